@@ -1,0 +1,97 @@
+"""What every verb shares: one-line errors, exit codes 0/1/2, and output folders that appear whole or not at all."""
+
+import argparse
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from bad_input import BadInput
+
+
+class VerbParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that ends in the remedy, and that knows `--verbose`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        self.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; run `{self.prog} --help` for the arguments\n")
+
+
+def run_verb(main: Callable[[], int | None]) -> NoReturn:
+    """Run a verb's `main` and exit: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+
+    `BadInput` becomes one line and exit code 2; anything else is a fault of ours (or of the machine: a full disk, no
+    rights) and becomes one line and exit code 1. `--verbose` adds the traceback to either.
+    """
+    name = Path(sys.argv[0]).name
+    try:
+        code = main() or 0
+    except BadInput as error:
+        code = _report(name, str(error), 2)
+    except KeyboardInterrupt:
+        code = _report(name, "interrupted; run the same command again to go on", 130)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        code = _report(name, f"{place}{error.strerror or error}; free the resource and run the same command again", 1)
+    except Exception as error:
+        said = " ".join(str(error).split()) or "no message"
+        code = _report(name, f"{type(error).__name__}: {said}; run again with --verbose for the traceback", 1)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _report(name: str, line: str, code: int) -> int:
+    if "--verbose" in sys.argv[1:]:
+        traceback.print_exc()
+    print(f"{name}: {line}", file=sys.stderr)
+    return code
+
+
+def check_output_folder(path: str | Path, made_by: str) -> Path:
+    """Return `path` if a verb may write there: absent, empty, or holding the file `made_by` of an earlier run.
+
+    Raises:
+        BadInput: the folder holds something else, or the path is a file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if any(path.iterdir()) and not (path / made_by).is_file():
+            raise BadInput(
+                f"the output folder holds something else (no {made_by} in it)",
+                remedy="name an empty or a new folder",
+                file=path,
+                field="output",
+            )
+    elif path.exists() or path.is_symlink():
+        raise BadInput("the output is a file, not a folder", remedy="name a new folder", file=path, field="output")
+    return path
+
+
+@contextmanager
+def whole_folder(path: str | Path, made_by: str) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    A reader of `path` sees the old folder or the new one, never a mixture. `made_by` is the file that marks a folder
+    as an earlier output of the same verb, which may be replaced (`check_output_folder`).
+    """
+    path = check_output_folder(path, made_by)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.parent / f".{path.name}.partial-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+        old = path.parent / f".{path.name}.old-{os.getpid()}"
+        if path.exists():
+            path.rename(old)
+        staging.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

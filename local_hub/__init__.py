@@ -1,0 +1,15 @@
+"""A Hugging Face Hub on your own machine: what `HF_ENDPOINT` may point at for a rehearsal or a test.
+
+    python -m local_hub --root DIR --port 0
+
+    with LocalHub(folder, token="secret") as hub:
+        subprocess.run([...], env=hub.environment(home))
+
+The unmodified clients create, upload (through LFS and through Xet), commit, list and load here. Not spoken: pull
+requests and discussions, multipart LFS, git itself, gating, the dataset viewer, moving and squashing.
+"""
+
+from local_hub.faults import Fault
+from local_hub.server import LocalHub
+
+__all__ = ["Fault", "LocalHub"]

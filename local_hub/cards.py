@@ -1,0 +1,39 @@
+"""The front matter of a README, which a Hub reads to know what a repository is."""
+
+import re
+from typing import Any
+
+_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_LISTS = (
+    "tags",
+    "datasets",
+    "metrics",
+    "task_categories",
+    "task_ids",
+    "size_categories",
+    "source_datasets",
+    "configs",
+)
+
+
+def read_front_matter(readme: str) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return (metadata, errors, warnings) of a README's text; the metadata is empty when there are errors."""
+    found = _FRONT_MATTER.match(readme)
+    if not found:
+        return {}, [], ["empty or missing yaml metadata in repo card"]
+    import yaml  # huggingface_hub brings it; the standard library reads no YAML
+
+    try:
+        metadata = yaml.safe_load(found.group(1) or "")
+    except yaml.YAMLError as error:
+        return {}, [f"YAML metadata in README.md is invalid: {' '.join(str(error).split())}"], []
+    if metadata is None:
+        return {}, [], ["empty or missing yaml metadata in repo card"]
+    if not isinstance(metadata, dict):
+        return {}, ["YAML metadata in README.md must be a mapping of keys to values"], []
+    errors = [f'"{key}" must be an array' for key in _LISTS if not isinstance(metadata.get(key, []), list)]
+    if not isinstance(metadata.get("license", ""), str | list):
+        errors.append('"license" must be a string or an array of strings')
+    if not isinstance(metadata.get("model-index", []), list):
+        errors.append('"model-index" must be an array')
+    return ({} if errors else metadata), errors, []
