@@ -1,0 +1,74 @@
+"""Compare models on the same questions, from the results folders that evaluate_scienceqa.py wrote.
+
+python compare_backbones.py mistral=results/mistral llama=results/llama --output comparison
+python compare_backbones.py m=r/m-seed0 m=r/m-seed1 l=r/l-seed0 l=r/l-seed1 --output comparison
+"""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from bad_input import BadInput
+from command_line import VerbParser, run_verb, whole_folder
+
+COLUMNS = ["ALL", "NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12"]
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = VerbParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "results", nargs="+", metavar="[NAME=]FOLDER", help="results folders; one NAME's are its seeds"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="write comparison.json, chart.png, report.html there"
+    )
+    parser.add_argument("--column", choices=COLUMNS, help="whose differences to test; ALL, or IMG with --reference")
+    parser.add_argument("--reference", action="store_true", help="add the published bars of the study this repeats")
+    parser.add_argument("--title", default="Models on the same questions", help="headline of chart and report")
+    return parser.parse_args(arguments)
+
+
+def main() -> int | None:
+    options = parse_arguments()
+    from evaluation.comparison import bars, compare, read_run, sentences
+    from evaluation.report import comparison_page
+    from evaluation.results import write_json
+
+    groups = {name: [read_run(folder) for folder in folders] for name, folders in named(options.results).items()}
+    column = options.column or ("IMG" if options.reference else "ALL")
+    comparison = compare(groups, column, reference=options.reference)
+    with whole_folder(options.output, "comparison.json") as folder:
+        chart = None
+        if find_spec("matplotlib") is not None:
+            from evaluation.charts import models_chart
+
+            chart = folder / "chart.png"
+            models_chart(bars(comparison), chart, title=options.title, chance=comparison["chance"])
+        else:
+            print("no chart.png: matplotlib is not installed; pip install matplotlib and run the same command again")
+        (folder / "report.html").write_text(comparison_page(comparison, chart, title=options.title), encoding="utf-8")
+        write_json(folder / "comparison.json", comparison)
+    for bar in bars(comparison):
+        print(f"{bar.name}: {bar.accuracy:.2f} % (95 % {bar.low:.2f} to {bar.high:.2f}; n = {bar.n:,})")
+    print("\n".join(sentences(comparison)))
+    print(Path(options.output) / "report.html")
+
+
+def named(results: list[str]) -> dict[str, list[str]]:
+    """Return {name: folders} of the arguments; a folder without a name is called by its path.
+
+    Raises:
+        BadInput: there is only one model.
+    """
+    groups: dict[str, list[str]] = {}
+    for argument in results:
+        name, _, folder = argument.rpartition("=")
+        groups.setdefault(name or str(Path(folder)), []).append(folder)
+    if len(groups) < 2:
+        names = ", ".join(groups)
+        raise BadInput(f"one model is no comparison ({names})", remedy="name two, as NAME=FOLDER", field="results")
+    return groups
+
+
+if __name__ == "__main__":
+    run_verb(main)

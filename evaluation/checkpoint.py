@@ -1,0 +1,195 @@
+"""A checkpoint that answers: loaded as a stranger would load it, put to batches of questions."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bad_input import BadInput
+from evaluation.journal import Answer, Asked
+from processing.scienceqa import LETTERS, Problem, question_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MID_GREY = (128, 128, 128)
+
+
+class Checkpoint:
+    """A model and its processor, from a folder or a Hub id.
+
+    Raises:
+        BadInput: the folder lacks a part, weights are missing from the file, or the template drops the question.
+    """
+
+    def __init__(
+        self, name: str, *, device: str | None = None, revision: str | None = None, chat_template: str | None = None
+    ):
+        check_checkpoint(name)
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.name = name
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        stranger = {"trust_remote_code": True, "revision": revision}
+        self.processor = AutoProcessor.from_pretrained(name, **stranger)
+        if chat_template is not None:
+            self.processor.chat_template = chat_template
+        self.lead, self.letter_ids = self._letter_tokens()
+        self.model, loading = AutoModelForImageTextToText.from_pretrained(
+            name, dtype="auto", output_loading_info=True, **stranger
+        )
+        absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+        if absent:
+            # transformers fills them with random numbers and goes on.
+            problem = f"{len(absent)} weights are missing or of another shape (first: {absent[0]})"
+            raise BadInput(problem, remedy="save the checkpoint again, whole", file=name)
+        self.model.to(self.device).eval()
+
+    def prompt(self, problem: Problem) -> str:
+        """Return the problem's prompt as text, one image token for its picture."""
+        return self._worded(problem.has_image, question_text(problem))
+
+    def _worded(self, has_image: bool, text: str, answer: str | None = None) -> str:
+        content = [{"type": "image"}] * has_image + [{"type": "text", "text": text}]
+        turns = [{"role": "user", "content": content}]
+        if answer is not None:
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        prompt = self.processor.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)
+        if text not in prompt:
+            remedy = "give one that does with --chat_template"
+            raise BadInput(
+                "the chat template drops the question", remedy=remedy, file=self.name, field="chat_template"
+            )
+        return prompt
+
+    def _letter_tokens(self) -> tuple[list[int], list[int]]:
+        """Return (lead, letters): the tokens an answer begins with whatever its letter, and the token of each letter.
+
+        They are taken from the template's own wording of an answer, tokenised apart from the prompt as in training:
+        "B" may be another token after a space, and the space a token of its own.
+        """
+        prompt = self._worded(False, "?")
+        answers = [self._worded(False, "?", letter)[len(prompt) :] for letter in LETTERS]
+        ids = [self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+        position = next((i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), None)
+        if position is None:
+            remedy = "use a tokenizer that knows the letters A to Z"
+            raise BadInput("the tokenizer does not tell letters apart", remedy=remedy, file=self.name)
+        return ids[0][:position], [tokens[position] for tokens in ids]
+
+    def inputs(self, problems: Sequence[Problem], images: str) -> Any:
+        """Return the tensors of a batch: left-padded prompts and their pictures, on the processor's device."""
+        pictures = [picture(problem, images) for problem in problems if problem.has_image]
+        return self.processor(
+            text=[self.prompt(problem) for problem in problems],
+            images=pictures or None,
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,  # the template writes <bos> itself
+            return_tensors="pt",
+        )
+
+    def answer(self, problems: Sequence[Problem], inputs: Any, asked: Asked) -> list[Answer]:
+        """Return the answers to one batch whose tensors are `inputs`."""
+        import torch
+
+        inputs = inputs.to(self.device, self.model.dtype)
+        with torch.inference_mode():
+            if asked.scoring == "likelihood":
+                outputs, logits = [None] * len(problems), self._letter_logits(inputs)
+            else:
+                outputs, logits = self._generate(inputs, asked.max_new_tokens)
+        scores = torch.log_softmax(logits.float(), dim=-1)[:, self.letter_ids].tolist()
+        return [
+            Answer(problem.pid, output, tuple(row[: len(problem.choices)]))
+            for problem, output, row in zip(problems, outputs, scores, strict=True)
+        ]
+
+    def _generate(self, inputs: Any, max_new_tokens: int) -> tuple[list[str], Any]:
+        tokenizer = self.processor.tokenizer
+        stops = self.model.generation_config.eos_token_id
+        found = self.model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id if stops is None else stops,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        written = found.sequences[:, inputs["input_ids"].shape[1] :]
+        texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+        # Without leading tokens the first step's logits are the letters' own, and the likelihood costs nothing.
+        return texts, self._letter_logits(inputs) if self.lead else found.logits[0]
+
+    def _letter_logits(self, inputs: Any) -> Any:
+        """Return the next-token logits (batch, vocabulary) where an answer's letter would come, by one forward."""
+        import torch
+
+        inputs = dict(inputs)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        lead = torch.tensor(self.lead, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
+        inputs["input_ids"] = torch.cat([ids, lead], dim=1)
+        inputs["attention_mask"] = torch.cat([mask, torch.ones_like(lead, dtype=mask.dtype)], dim=1)
+        return self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
+
+
+def check_checkpoint(name: str) -> None:
+    """Refuse what cannot be a checkpoint, before torch is imported: `transformers` would build a 7B default from it.
+
+    Raises:
+        BadInput: no such folder, or one without config.json or safetensors.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")) or folder.parent.is_dir():
+            raise BadInput("no such checkpoint folder", remedy="check the path", file=name, field="model")
+        return
+    for pattern, what in (("config.json", "config.json"), ("*.safetensors", "*.safetensors file")):
+        if not any(folder.glob(pattern)):
+            remedy = "name a folder that save_pretrained wrote"
+            raise BadInput(f"holds no {what}", remedy=remedy, file=name, field="model")
+
+
+def weights_fingerprint(name: str, revision: str | None = None) -> str:
+    """Return a hash of a local checkpoint's configuration and of its weight files' names, sizes and times.
+
+    On the Hub the id and the revision stand for them.
+    """
+    folder = Path(name)
+    digest = hashlib.sha256(b"" if folder.is_dir() else f"{name} {revision}".encode())
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        state = path.stat()
+        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    if (folder / "config.json").is_file():
+        digest.update((folder / "config.json").read_bytes())
+    return digest.hexdigest()
+
+
+def check_pictures(problems: Sequence[Problem]) -> None:
+    """Refuse questions whose pictures are not at hand, before a model is loaded."""
+    absent = [problem.pid for problem in problems if problem.has_image and problem.image is None]
+    if absent:
+        remedy = "put them beside problems.json, in images/{split}/{pid}/"
+        raise BadInput(f"{len(absent)} pictures are not at hand", remedy=remedy, record=absent[0], field="image")
+
+
+def picture(problem: Problem, images: str) -> "Image":
+    """Return the problem's picture in RGB and upright, or mid-grey of its size when `images` is "blank".
+
+    Raises:
+        BadInput: the picture is not at hand or cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    check_pictures([problem])
+    at_hand = isinstance(problem.image, Path)
+    try:
+        opened = Image.open(problem.image) if at_hand else problem.image
+        upright = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        file = problem.image if at_hand else None
+        remedy = "replace the picture or drop the record"
+        raise BadInput("cannot be decoded", remedy=remedy, file=file, record=problem.pid, field="image") from error
+    return Image.new("RGB", upright.size, MID_GREY) if images == "blank" else upright

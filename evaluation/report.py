@@ -1,0 +1,79 @@
+"""A comparison as one HTML page that needs nothing beside it."""
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from evaluation.comparison import sentences
+from evaluation.scoring import COLUMNS
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .6rem; text-align: right }
+th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd } small { color: #666 }
+img { max-width: 100%; height: auto } .scroll { overflow-x: auto }
+"""
+
+
+def comparison_page(comparison: Mapping[str, Any], chart: Path | None, *, title: str) -> str:
+    """Return the page: chart, differences in words, the nine columns of every model, where the figures are from."""
+    picture = ""
+    if chart is not None:
+        data = base64.b64encode(chart.read_bytes()).decode()
+        picture = f'<img alt="Bar chart of accuracies" src="data:image/png;base64,{data}">'
+    column, hashes = (
+        escape(comparison["column"]),
+        [(comparison[kind] or "unknown")[:16] for kind in ("question_hash", "prompt_hash")],
+    )
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(comparison))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{escape(title)}</title><style>{_STYLE}</style></head><body>
+<h1>{escape(title)}</h1>
+<p>Accuracy in percent on {comparison["questions"]:,} questions ({column}), where chance is {comparison["chance"]:.1f}.
+95 % intervals: Wilson's for one run, Student's t over seeds.</p>
+{picture}
+<h2>Differences</h2><ul>{items}</ul>
+<h2>All columns</h2><div class="scroll">{_columns_table(comparison)}</div>
+{_published_table(comparison)}
+<h2>Source</h2>{_sources_table(comparison)}
+<p><small>SHA-256, first 16 digits: questions {escape(hashes[0])}, prompts {escape(hashes[1])}</small></p>
+</body></html>
+"""
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return "<td>–</td>"
+    low, high = cell["ci95"]
+    return f"<td>{cell['accuracy']:.2f}<br><small>{low:.1f}–{high:.1f}</small></td>"
+
+
+def _columns_table(comparison: Mapping[str, Any]) -> str:
+    rows = [f"<tr><th>model</th>{''.join(f'<th>{column}</th>' for column in COLUMNS)}</tr>"]
+    for name, model in comparison["models"].items():
+        cells = "".join(_cell(model["columns"][column]) for column in COLUMNS)
+        rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _published_table(comparison: Mapping[str, Any]) -> str:
+    if not comparison["published"]:
+        return ""
+    rows = "".join(f"<tr><td>{escape(name)}</td>{_cell(cell)}</tr>" for name, cell in comparison["published"].items())
+    return (
+        "<h2>Published</h2><p>The study's own bars, on ScienceQA's 2,017 test questions with a picture; the intervals "
+        "are added here. They are no part of the tests above: its answers to the single questions are not published."
+        f"</p><table>{rows}</table>"
+    )
+
+
+def _sources_table(comparison: Mapping[str, Any]) -> str:
+    fields = ("seeds", "model", "predictions", "dataset", "split", "scoring", "images", "unread")
+    rows = [f"<tr><th>name</th>{''.join(f'<th>{field}</th>' for field in fields)}</tr>"]
+    for name, model in comparison["models"].items():
+        cells = "".join(f"<td>{escape(str('–' if model[field] is None else model[field]))}</td>" for field in fields)
+        rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
+    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'

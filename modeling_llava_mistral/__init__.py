@@ -1,0 +1,27 @@
+"""What the model is. Importing this package is the plugin: the Auto classes then know `llava_mistral`."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+
+from .configuration_llava_mistral import LlavaMistralConfig
+from .modeling_llava_mistral import (
+    LlavaMistralForConditionalGeneration,
+    LlavaMistralModel,
+    LlavaMistralPreTrainedModel,
+)
+
+
+AutoConfig.register("llava_mistral", LlavaMistralConfig, exist_ok=True)
+AutoModel.register(LlavaMistralConfig, LlavaMistralModel, exist_ok=True)
+AutoModelForImageTextToText.register(LlavaMistralConfig, LlavaMistralForConditionalGeneration, exist_ok=True)
+
+# Saving then copies the ▲ files into the folder, which is what makes it loadable by strangers.
+LlavaMistralConfig.register_for_auto_class()
+LlavaMistralModel.register_for_auto_class("AutoModel")
+LlavaMistralForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+
+__all__ = [
+    "LlavaMistralConfig",
+    "LlavaMistralForConditionalGeneration",
+    "LlavaMistralModel",
+    "LlavaMistralPreTrainedModel",
+]

@@ -1,0 +1,15 @@
+"""What the model reads: the processor, the wording of questions and conversations, and the data sets.
+
+The processor needs transformers, the rest of the package does not; it is imported when it is asked for, so that a verb
+that only reads questions starts at once.
+"""
+
+__all__ = ["LlavaMistralProcessor"]
+
+
+def __getattr__(name: str):
+    if name == "LlavaMistralProcessor":
+        from processing.processing_llava_mistral import LlavaMistralProcessor
+
+        return LlavaMistralProcessor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

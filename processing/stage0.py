@@ -1,0 +1,38 @@
+"""The processor of a stage-0 checkpoint, made from the parts' own image processor and tokenizer."""
+
+from pathlib import Path
+
+from transformers import AutoImageProcessor, AutoTokenizer, LlavaImageProcessorPil
+
+from .processing_llava_mistral import LlavaMistralProcessor
+
+
+IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
+
+
+def build_processor(
+    vision: str | Path,
+    llm: str | Path,
+    image_aspect_ratio: str,
+    chat_template: str,
+    revisions: tuple[str | None, str | None] = (None, None),
+) -> LlavaMistralProcessor:
+    """Join the image processor of `vision` and the tokenizer of `llm` (folders or Hub ids).
+
+    The tokenizer gets an image token, and a padding token where it has none, as llava-hf's checkpoints do. Padding is on
+    the left, so that a batch generates what each prompt would alone.
+
+    Args:
+        image_aspect_ratio: `"pad"` (LLaVA-1.5: square by mean colour) or `"square"` (centre crop).
+    """
+    tokenizer = AutoTokenizer.from_pretrained(llm, revision=revisions[1], padding_side="left")
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    image_processor = AutoImageProcessor.from_pretrained(vision, revision=revisions[0])
+    if image_aspect_ratio == "pad":
+        settings = {key: getattr(image_processor, key) for key in ("size", "crop_size", "image_mean", "image_std")}
+        image_processor = LlavaImageProcessorPil(do_pad=True, **settings)
+    return LlavaMistralProcessor(
+        image_processor=image_processor, tokenizer=tokenizer, chat_template=chat_template, image_token=IMAGE_TOKEN
+    )

@@ -1,0 +1,69 @@
+"""JSON files read as they are written: no key twice, no NaN, and every fault named in one line."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from bad_input import BadInput
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the contents of a JSON file; a UTF-8 byte order mark is accepted.
+
+    Raises:
+        BadInput: the file is missing, empty, not UTF-8, not JSON, nested beyond reason, says NaN or Infinity, holds
+            half a character, or names one key twice (Python's own reader would keep the last one without a word).
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput("is a folder, not a JSON file", remedy="name the JSON file inside it", file=path)
+    if not path.is_file():
+        raise BadInput("no such file", remedy="check the path", file=path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problem = f"is not UTF-8 text (byte {error.start})"
+        raise BadInput(problem, remedy="convert the file to UTF-8", file=path) from error
+    if not text.strip():
+        raise BadInput("is empty", remedy="write the file again from its source", file=path)
+    data = _parse(text, path)
+    if _SURROGATE.search(text):
+        _check_characters(data, path)
+    return data
+
+
+def _check_characters(data: Any, path: Path) -> None:
+    """Refuse half a character, which JSON can escape and no file, hash or tokenizer can take."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise BadInput(f"holds half a character ({half!a})", remedy="correct that text", file=path) from error
+
+
+def _parse(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise BadInput("is nested too deeply", remedy="flatten it to the documented form", file=path) from error
+    except json.JSONDecodeError as error:
+        problem = f"is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        raise BadInput(problem, remedy="write the file again from its source", file=path) from error
+    except ValueError as error:  # a duplicate key, NaN, or an integer of more digits than Python reads
+        raise BadInput(str(error), remedy="correct that value in the file", file=path) from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise ValueError(f"the key {twice[:80]!r} is written twice in one object")
+    return record
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
