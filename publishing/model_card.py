@@ -1,0 +1,243 @@
+"""The card of a model: its README.md, from the files of its checkpoint and its evaluation summaries."""
+
+from pathlib import Path
+
+from bad_input import BadInput
+from publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
+from publishing.scanning import plain_name
+from publishing.staging import parameter_count, read_json
+
+COLUMNS = ("ALL", "NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12")
+
+
+def model_card(
+    folder: Path,
+    repo_id: str,
+    *,
+    revision: str,
+    licence: str = UNKNOWN,
+    summaries: list[dict] | None = None,
+    chart: str | None = None,
+    recipe: str | None = None,
+    base_model: str | None = None,
+) -> str:
+    """The README.md of a checkpoint, from its own files.
+
+    Args:
+        folder: the staged checkpoint (config.json or adapter_config.json, weights, run.json when there is one).
+        revision: the tag the usage examples are pinned to.
+        licence: the Hub's identifier.
+        summaries: evaluation summaries (`summary.json`) for the results tables and the model-index.
+        chart: the chart's path inside the repository.
+        recipe: the YAML text of the recipe; without it, the recipe noted in run.json.
+        base_model: a Hub id to name as the base instead of what run.json says.
+
+    Raises:
+        BadInput: a summary is not one, or the card fails the Hub client's validation.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    adapter = (folder / "adapter_config.json").is_file()
+    run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    config = read_json(folder / ("adapter_config.json" if adapter else "config.json"))
+    bases = [base_model] if base_model else _as_list(run.get("base_model") or config.get("base_model_name_or_path"))
+    hub_bases = [base for base in bases if is_hub_id(base)]
+    data_name = _get(run, "data", "path")
+    summaries = [_checked_summary(summary) for summary in summaries or []]
+    name = repo_id.split("/")[-1]
+    data = card_data(
+        ModelCardData,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="image-text-to-text",
+        license=licence,
+        language=["en"],
+        base_model=hub_bases or None,
+        base_model_relation=("adapter" if adapter else "finetune") if hub_bases else None,
+        datasets=[data_name] if is_hub_id(data_name) else None,
+        tags=_tags(config, run, adapter),
+        model_name=name,
+        eval_results=[row for summary in summaries for row in _eval_results(summary)] or None,
+    )
+    text = pour(
+        "model_card.md",
+        front_matter=data.to_yaml(),
+        name=name,
+        what=_what_model(config, folder, adapter),
+        adapter=adapter,
+        has_code=bool(config.get("auto_map")),
+        revision=revision,
+        pipeline_snippet=pipeline_snippet(repo_id, revision, bool(config.get("auto_map"))),
+        classes_snippet=classes_snippet(repo_id, revision, bool(config.get("auto_map"))),
+        adapter_snippet=adapter_snippet(repo_id, revision, config.get("base_model_name_or_path") or UNKNOWN),
+        results=[_result(summary) for summary in summaries],
+        chart=chart,
+        facts=_facts(run, folder),
+        recipe=recipe.strip() if recipe else as_yaml(run.get("recipe")),
+        rerun=f"python train_sft.py --stage {run['stage']} --config recipe.yaml" if run.get("stage") else None,
+        hardware=_hardware(run),
+        license=licence,
+        parts=_parts(bases, data_name, _get(run, "data", "license")),
+    )
+    return validated(ModelCard, text)
+
+
+def pipeline_snippet(repo_id: str, revision: str, has_code: bool) -> str:
+    """Six lines a stranger pastes: a question about a picture, answered by the pinned revision."""
+    trust = ", trust_remote_code=True" if has_code else ""
+    return (
+        "from transformers import pipeline\n\n"
+        f'chat = pipeline("image-text-to-text", model="{repo_id}", revision="{revision}"{trust})\n'
+        'question = [{"type": "image", "path": "picture.png"}, {"type": "text", "text": "What is in this picture?"}]\n'
+        'answer = chat(text=[{"role": "user", "content": question}], max_new_tokens=64, return_full_text=False)\n'
+        'print(answer[0]["generated_text"])'
+    )
+
+
+def classes_snippet(repo_id: str, revision: str, has_code: bool) -> str:
+    """The same model and processor through the Auto classes."""
+    trust = ", trust_remote_code=True" if has_code else ""
+    return (
+        "from transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
+        f'pinned = dict(revision="{revision}"{trust})\n'
+        f'model = AutoModelForImageTextToText.from_pretrained("{repo_id}", **pinned)\n'
+        f'processor = AutoProcessor.from_pretrained("{repo_id}", **pinned)'
+    )
+
+
+def adapter_snippet(repo_id: str, revision: str, base: str) -> str:
+    """An adapter onto its base."""
+    return (
+        "from peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
+        f'base = AutoModelForImageTextToText.from_pretrained("{base}", trust_remote_code=True)\n'
+        f'model = PeftModel.from_pretrained(base, "{repo_id}", revision="{revision}")'
+    )
+
+
+def _what_model(config: dict, folder: Path, adapter: bool) -> str:
+    count = f"{parameter_count(folder):,}"
+    if adapter:
+        base = config.get("base_model_name_or_path") or UNKNOWN
+        return f"An adapter of {count} parameters ({config.get('peft_type', UNKNOWN)}) for `{base}`."
+    text, vision = (config.get(key) or {} for key in ("text_config", "vision_config"))
+    return (
+        f"A vision-language model (`{config.get('model_type', UNKNOWN)}`) of {count} parameters: a "
+        f"`{vision.get('model_type', UNKNOWN)}` vision tower reads pictures of {vision.get('image_size', UNKNOWN)} "
+        f"pixels a side, a projector turns them into tokens, and a `{text.get('model_type', UNKNOWN)}` language model "
+        f"of {text.get('num_hidden_layers', UNKNOWN)} layers answers."
+    )
+
+
+def _tags(config: dict, run: dict, adapter: bool) -> list[str]:
+    text = (config.get("text_config") or {}).get("model_type")
+    tags = ["llava", "vision-language", config.get("model_type"), text, run.get("stage")]
+    tags += ["custom_code"] if config.get("auto_map") else []
+    tags += ["lora"] if adapter and config.get("peft_type") == "LORA" else []
+    return list(dict.fromkeys(tag for tag in tags if tag))
+
+
+def _facts(run: dict, folder: Path) -> list[tuple[str, str]]:
+    parameters, data = run.get("parameters") or {}, run.get("data") or {}
+    versions = run.get("versions") or {}
+    return [
+        ("stage", say(run.get("stage"))),
+        ("made from", say([plain_name(str(base)) for base in _as_list(run.get("base_model"))])),
+        ("parameters, all", f"{parameter_count(folder):,}"),
+        ("parameters trained", say(parameters.get("trainable"))),
+        ("parameters frozen", say(parameters.get("frozen"))),
+        ("training data", say(plain_name(str(data["path"])) if data.get("path") else None)),
+        ("training rows", say(data.get("rows"))),
+        ("training data sha256", f"`{data['sha256']}`" if data.get("sha256") else UNKNOWN),
+        ("steps", say(run.get("steps"))),
+        ("epochs", say(run.get("epochs"))),
+        ("final loss", say(run.get("final_loss"))),
+        ("seed", say(run.get("seed"))),
+        ("versions", say([f"{key} {value}" for key, value in versions.items()])),
+    ]
+
+
+def _hardware(run: dict) -> list[tuple[str, str]]:
+    hardware = run.get("hardware")
+    if isinstance(hardware, dict):
+        hardware = [f"{key}: {value}" for key, value in hardware.items()]
+    seconds, energy = run.get("seconds"), run.get("energy_kwh")
+    return [
+        ("hardware", say(hardware)),
+        ("time", UNKNOWN if seconds is None else f"{seconds:,.0f} s ({seconds / 3600:.2g} h)"),
+        ("energy", UNKNOWN if energy is None else f"{energy:.3g} kWh"),
+    ]
+
+
+def _parts(bases: list[str], data_name: str | None, data_licence: str | None) -> list[tuple[str, str]]:
+    parts = [("model", _linked(base, "https://huggingface.co/")) for base in bases] or [("model", UNKNOWN)]
+    data = _linked(data_name, "https://huggingface.co/datasets/") if data_name else UNKNOWN
+    return [*parts, ("data", data + (f" ({data_licence})" if data_licence else ""))]
+
+
+def _linked(name: str, root: str) -> str:
+    return f"[{name}]({root}{name})" if is_hub_id(name) else f"`{plain_name(str(name))}`"
+
+
+def _checked_summary(summary: dict) -> dict:
+    overall = summary.get("ALL")
+    if not (isinstance(overall, dict) and isinstance(overall.get("accuracy"), int | float) and "n" in overall):
+        raise BadInput(
+            "the evaluation summary has no ALL.accuracy and ALL.n",
+            remedy="give a summary.json written by evaluate_scienceqa.py",
+            field="results",
+        )
+    return summary
+
+
+def _result(summary: dict) -> dict:
+    columns = [column for column in COLUMNS if column in summary]
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    cells = [summary[column] for column in columns]
+    lines.append("| accuracy | " + " | ".join("–" if c is None else f"{c['accuracy']:.2f}" for c in cells) + " |")
+    lines.append("| interval | " + " | ".join("–" if c is None else _interval(c) for c in cells) + " |")
+    lines.append("| questions | " + " | ".join("–" if c is None else f"{c['n']:,}" for c in cells) + " |")
+    variant = ", blank pictures" if summary.get("images") == "blank" else ""
+    dataset, split = plain_name(str(summary.get("dataset") or UNKNOWN)), summary.get("split") or UNKNOWN
+    return {
+        "title": f"**{dataset}, {split} split{variant}**",
+        "table": "\n".join(lines),
+        "interval": "95 % confidence intervals" if any(c and c.get("ci95") for c in cells) else "no intervals known",
+        "unread": summary["unread"] if isinstance(summary.get("unread"), int) else None,
+        "scoring": summary.get("scoring") if isinstance(summary.get("scoring"), str) else None,
+        "question_hash": summary.get("question_hash"),
+    }
+
+
+def _interval(cell: dict) -> str:
+    return UNKNOWN if not cell.get("ci95") else f"{cell['ci95'][0]:.1f}–{cell['ci95'][1]:.1f}"
+
+
+def _eval_results(summary: dict) -> list:
+    from huggingface_hub import EvalResult
+
+    if summary.get("images") == "blank":  # the control without pictures is no result to be ranked by
+        return []
+    dataset = str(summary.get("dataset") or UNKNOWN)
+    return [
+        EvalResult(
+            task_type="image-text-to-text",
+            task_name="multiple-choice questions about pictures",
+            dataset_type=dataset if is_hub_id(dataset) else plain_name(dataset).lower(),
+            dataset_name=plain_name(dataset),
+            dataset_split=summary.get("split"),
+            metric_type="accuracy",
+            metric_name=f"accuracy, {column}",
+            metric_value=round(float(summary[column]["accuracy"]), 2),
+        )
+        for column in COLUMNS
+        if summary.get(column)
+    ]
+
+
+def _as_list(value) -> list:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _get(value: dict, *keys: str):
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

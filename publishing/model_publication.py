@@ -1,0 +1,145 @@
+"""A checkpoint on its way to the Hub: staged, rehearsed, published, received."""
+
+from pathlib import Path
+
+from bad_input import BadInput
+from publishing import licences, parquet, staging, verification
+from publishing.cards import UNKNOWN
+from publishing.model_card import adapter_snippet, model_card, pipeline_snippet
+from publishing.scanning import refuse_findings, scan_folder
+from publishing.staging import files_under
+from publishing.upload import Publication, content_tag, publish, sha256_of, tag
+
+
+class ModelPublication:
+    """A staged checkpoint with its card.
+
+    Args:
+        folder: what `staging.stage_model` made.
+        rehearsal: where `check` leaves the logits that `verify` compares with.
+    """
+
+    repo_type = "model"
+
+    def __init__(self, repo_id: str, folder: Path, card: str, revision: str, left_out: list[str], rehearsal: Path):
+        self.repo_id, self.folder, self.revision, self.left_out = repo_id, folder, revision, left_out
+        self.adapter = (folder / "adapter_config.json").is_file()
+        self.rehearsal = rehearsal
+        self._files = {**files_under(folder), "README.md": card.encode()}
+
+    def files(self, head: str | None) -> dict[str, Path | bytes]:
+        """Path in the repository -> what will be there; the same whatever the head is."""
+        return self._files
+
+    def check(self) -> None:
+        """Load it as a stranger will, before anybody else sees it.
+
+        Raises:
+            BadInput: a weight is missing, surplus, misshapen or not finite, or the code does not run.
+        """
+        try:
+            verification.rehearse(self.folder, self.rehearsal)
+        except verification.VerificationError as error:
+            raise BadInput(
+                f"the checkpoint does not load in a clean process ({error})", remedy="correct it and save it again"
+            ) from error
+
+    def publish(self, api, private: bool) -> Publication:
+        """Commit it, and name the commit by its content."""
+        done = publish(
+            api,
+            self.repo_id,
+            self.repo_type,
+            self.files,
+            message=f"Publish {self.revision}",
+            owns=staging.is_replaced,
+            private=private,
+        )
+        tag(api, done, self.revision)
+        return done
+
+    def verify(self, published: Publication) -> str:
+        """Receive it as a stranger; say what was compared."""
+        logits = None if self.adapter else self.rehearsal
+        seen = verification.verify_model(published.repo_id, published.commit, published.files, logits)
+        if self.adapter:
+            return f"verified: {seen['files']} files equal by sha256 (an adapter's logits need its base: not compared)"
+        said = f", the pipeline answers {seen['answer']!r}" if seen["answer"] is not None else ""
+        prompts = " and ".join(seen["prompts"])
+        return f"verified: {seen['files']} files equal by sha256, logits equal bit for bit ({prompts} prompt){said}"
+
+    def snippet(self, published: Publication) -> str:
+        """Six lines a stranger pastes, pinned to the commit."""
+        if self.adapter:
+            base = staging.read_json(self.folder / "adapter_config.json")["base_model_name_or_path"]
+            return adapter_snippet(published.repo_id, published.commit, base)
+        has_code = bool(staging.read_json(self.folder / "config.json").get("auto_map"))
+        return pipeline_snippet(published.repo_id, published.commit, has_code)
+
+
+def prepare_model(
+    folder: Path,
+    repo_id: str,
+    workspace: Path,
+    *,
+    license: str | None = None,
+    results: list[Path] = (),
+    chart: Path | None = None,
+    recipe: Path | None = None,
+    base_model: str | None = None,
+) -> ModelPublication:
+    """Stage a checkpoint, scan it, and write its card.
+
+    Args:
+        workspace: an empty folder for the staged copy; weights are linked into it, not copied.
+        results: evaluation summaries for the results tables.
+
+    Raises:
+        BadInput: the folder is no checkpoint, or holds what must not leave.
+    """
+    staged = workspace / "files"
+    staged.mkdir()
+    left_out = staging.stage_model(folder, staged, base_model)
+    run = staging.read_json(staged / "run.json") if (staged / "run.json").is_file() else {}
+    if chart:
+        _add_chart(chart, staged / "assets" / "chart.png")
+    text = _recipe_text(recipe, run)
+    if text:
+        (staged / "recipe.yaml").write_text(text, encoding="utf-8")
+    refuse_findings(scan_folder(staged, folder), folder)
+    revision = content_tag("files", {path: sha256_of(content) for path, content in files_under(staged).items()})
+    card = model_card(
+        staged,
+        repo_id,
+        revision=revision,
+        licence=licences.check_identifier(license or run.get("license") or UNKNOWN),
+        summaries=[staging.scrub_paths(staging.read_json(path)) for path in results],
+        chart="assets/chart.png" if chart else None,
+        recipe=text,
+        base_model=base_model,
+    )
+    return ModelPublication(repo_id, staged, card, revision, left_out, workspace / "logits.npz")
+
+
+def _add_chart(chart: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True)
+    try:
+        target.write_bytes(parquet.clean_png(chart.read_bytes()))
+    except (OSError, ValueError, SyntaxError):
+        raise BadInput("is no picture", remedy="give the PNG of a chart", file=chart, field="chart") from None
+
+
+def _recipe_text(recipe: Path | None, run: dict) -> str | None:
+    """The recipe's text: the file the user gives, or what run.json noted."""
+    import yaml
+
+    if recipe is None:
+        noted = run.get("recipe")
+        return yaml.safe_dump(noted, sort_keys=False, allow_unicode=True) if noted else None
+    try:
+        text = recipe.read_text(encoding="utf-8")
+        yaml.safe_load(text)
+        return text
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise BadInput(f"is no recipe ({said})", remedy="give a YAML file", file=recipe, field="recipe") from None

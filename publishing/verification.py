@@ -1,0 +1,272 @@
+"""What a stranger receives, received: load it in a clean process and compare it with what was meant to be sent.
+
+The parent's half (`rehearse`, `verify_model`, `verify_dataset`) starts this very file as a script: no project on the
+path, no cache, no variables of ours but the Hub's address and token. The script's half therefore imports nothing of
+this project.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TEXT = "Which is heavier, a kilogram of feathers or a kilogram of iron?"
+STEPS = {
+    "rehearse": "loading the staged checkpoint",
+    "model": "receiving the published model",
+    "dataset": "receiving the published rows",
+}
+WAITS = (1, 2, 4, 8, 16)  # the client does not try a download again after a 5xx
+
+
+class VerificationError(RuntimeError):
+    """What came back from the Hub, or what would be sent there, is not what it ought to be."""
+
+
+def rehearse(folder: Path, logits: Path) -> dict:
+    """Load a staged checkpoint in a clean process as strictly as can be, before anybody else sees it.
+
+    Every weight must be there, of the right shape and finite, and nothing left over.
+
+    Args:
+        logits: the .npz file in which the logits of a text-only and, with a processor, an image prompt are left.
+
+    Returns:
+        {"class": class name, "prompts": ["text", "image"]}.
+
+    Raises:
+        VerificationError: naming what is wrong.
+    """
+    return _in_clean_process({"do": "rehearse", "folder": str(folder), "logits": str(logits)})
+
+
+def verify_model(repo_id: str, commit: str, files: dict[str, str], logits: Path | None) -> dict:
+    """Download a published model into an empty cache, compare every file, load it by commit and compare the logits.
+
+    It is loaded through AutoModelForImageTextToText, AutoProcessor, AutoModel and, with a chat template, the pipeline.
+
+    Args:
+        files: path in the repository -> sha256 of what was sent.
+        logits: what `rehearse` left; None for an adapter, which is compared by its files alone.
+
+    Returns:
+        {"files": number compared, "prompts": prompts whose logits are equal bit for bit, "answer": what the pipeline
+        answers to the image prompt, or None without a chat template}.
+    """
+    task = {"do": "model", "repo_id": repo_id, "commit": commit, "files": files}
+    return _in_clean_process({**task, "logits": str(logits) if logits else None})
+
+
+def verify_dataset(
+    repo_id: str, commit: str, files: dict[str, str], config: str, splits: dict[str, list[Path]]
+) -> dict:
+    """Download a published config, compare every file, and compare it with the source row for row, streaming too.
+
+    Args:
+        splits: split -> the parquet files it was made from.
+
+    Returns:
+        {"files": number compared, "rows": {split: rows equal}, "columns": [names]}.
+    """
+    paths = {split: [str(path.resolve()) for path in sources] for split, sources in splits.items()}
+    task = {"do": "dataset", "repo_id": repo_id, "commit": commit, "files": files}
+    return _in_clean_process({**task, "config": config, "splits": paths})
+
+
+def _in_clean_process(task: dict) -> dict:
+    from huggingface_hub import get_token
+
+    print(f"{STEPS[task['do']]} in a clean process", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="clean-") as home:
+        dropped = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+        ours = {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_HUB_DISABLE_XET") if name in os.environ}
+        ours |= {"HF_HOME": home, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+        ours |= {"DISABLE_SAFETENSORS_CONVERSION": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        if task["do"] == "rehearse":
+            ours["HF_HUB_OFFLINE"] = "1"
+        elif token := get_token():
+            ours["HF_TOKEN"] = token
+        done = subprocess.run(
+            [sys.executable, "-E", "-P", __file__],
+            input=json.dumps(task),
+            env={**kept, **ours},
+            cwd=home,
+            capture_output=True,
+            text=True,
+        )
+    last = done.stdout.strip().splitlines()[-1:] or [""]
+    if done.returncode == 0 and last[0].startswith("{"):
+        return json.loads(last[0])
+    told = done.stderr.strip().replace(get_token() or "\0", "<token>")
+    error = VerificationError((told.splitlines() or [f"the process ended with {done.returncode}"])[-1])
+    error.add_note(told)  # shown by --verbose
+    raise error
+
+
+def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) -> int:
+    """Fetch what was published into the (empty) cache and compare it file by file; return how many there were."""
+    from huggingface_hub import snapshot_download
+
+    for wait in (*WAITS, None):
+        try:
+            folder = snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(files))
+            break
+        except Exception:
+            if wait is None:
+                raise
+            time.sleep(wait)
+    for path, expected in files.items():
+        place = Path(folder) / path
+        if not place.is_file():
+            sys.exit(f"{path} is not in {repo_id} at {commit}")
+        with place.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                sys.exit(f"{path} came back from {repo_id} at {commit} with other bytes than were sent")
+    return len(files)
+
+
+def _load(place: str, with_head: bool = True, **pinned):
+    """A model in evaluation mode, whole: a missing, surplus, misshapen or non-finite weight ends the process.
+
+    Without its head (`AutoModel`) the weights of the head are left over, which is right.
+    """
+    from transformers import AutoModel, AutoModelForImageTextToText
+
+    auto = AutoModelForImageTextToText if with_head else AutoModel
+    model, info = auto.from_pretrained(place, dtype="auto", output_loading_info=True, trust_remote_code=True, **pinned)
+    for kind in ("missing_keys", "mismatched_keys", "error_msgs", *(["unexpected_keys"] if with_head else [])):
+        if found := sorted(map(str, info.get(kind) or [])):
+            sys.exit(
+                f"the weights do not fit the model: {kind.replace('_', ' ')} {', '.join(found[:3])} ({len(found)})"
+            )
+    _check_finite(model.state_dict())
+    return model.eval()
+
+
+def _check_finite(weights: dict) -> None:
+    import torch
+
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            sys.exit(f"the weights are not finite: {name}")
+
+
+def _picture():
+    """A picture that is the same everywhere: two colour ramps."""
+    from PIL import Image
+
+    ramp = Image.linear_gradient("L").resize((96, 64))
+    return Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.ROTATE_180), Image.new("L", (96, 64), 128)))
+
+
+def _logits(model, place: str, has_processor: bool, **pinned) -> dict:
+    """The logits of a text-only and, with a processor, of an image prompt, as float32 arrays."""
+    import torch
+    from transformers import AutoProcessor, AutoTokenizer
+
+    load = AutoProcessor if has_processor else AutoTokenizer
+    words = load.from_pretrained(place, trust_remote_code=True, **pinned)
+    prompts = {"text": words(text=TEXT, return_tensors="pt")}
+    if has_processor and getattr(words, "image_token", None):
+        prompts["image"] = words(images=_picture(), text=f"{words.image_token}\n{TEXT}", return_tensors="pt")
+    with torch.no_grad():
+        return {kind: model(**inputs.to(model.device)).logits.float().numpy() for kind, inputs in prompts.items()}
+
+
+def _rehearse(task: dict) -> dict:
+    import numpy as np
+    from safetensors.torch import load_file
+
+    folder = Path(task["folder"])
+    if (folder / "adapter_config.json").is_file():
+        _check_finite(load_file(folder / "adapter_model.safetensors"))
+        return {"class": "adapter", "prompts": []}
+    model = _load(task["folder"])
+    logits = _logits(model, task["folder"], (folder / "processor_config.json").is_file())
+    np.savez(task["logits"], **logits)
+    return {"class": type(model).__name__, "prompts": list(logits)}
+
+
+def _model(task: dict) -> dict:
+    report = {
+        "files": _download(task["repo_id"], task["commit"], task["files"], "model"),
+        "prompts": [],
+        "answer": None,
+    }
+    if task["logits"] is None:
+        return report
+    import numpy as np
+
+    model = _load(task["repo_id"], revision=task["commit"])
+    has_processor = "processor_config.json" in task["files"]
+    here = _logits(model, task["repo_id"], has_processor, revision=task["commit"])
+    with np.load(task["logits"]) as sent:
+        for kind in sent.files:
+            if sent[kind].shape != here[kind].shape or sent[kind].tobytes() != here[kind].tobytes():
+                sys.exit(f"the published model's logits differ from the folder's on the {kind} prompt")
+    report["prompts"] = list(here)
+    del model
+    _load(task["repo_id"], with_head=False, revision=task["commit"])
+    if has_processor and "chat_template.jinja" in task["files"]:
+        report["answer"] = _answer(task["repo_id"], task["commit"])
+    return report
+
+
+def _answer(repo_id: str, commit: str) -> str:
+    from transformers import pipeline
+
+    chat = pipeline("image-text-to-text", model=repo_id, revision=commit, trust_remote_code=True)
+    question = [{"type": "image", "image": _picture()}, {"type": "text", "text": "What is in this picture?"}]
+    said = chat(text=[{"role": "user", "content": question}], max_new_tokens=8, return_full_text=False)
+    return said[0]["generated_text"]
+
+
+def _row_sums(rows) -> list[str]:
+    """One sha256 per row, over its values and the size, mode and pixels of its pictures."""
+    return [hashlib.sha256(json.dumps(_canonical(row), sort_keys=True).encode()).hexdigest() for row in rows]
+
+
+def _canonical(value):
+    if hasattr(value, "tobytes") and hasattr(value, "mode"):
+        if value.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):  # as publishing/parquet.py stores it
+            value = value.convert("RGBA" if "a" in value.mode else "RGB")
+        pixels = value.convert("RGBA") if value.mode == "P" else value
+        return [value.mode, value.size, hashlib.sha256(pixels.tobytes()).hexdigest()]
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def _dataset(task: dict) -> dict:
+    from datasets import load_dataset
+
+    report = {"files": _download(task["repo_id"], task["commit"], task["files"], "dataset"), "rows": {}, "columns": []}
+    for split, sources in task["splits"].items():
+        here = load_dataset("parquet", data_files={split: sources}, split=split)
+        pinned = {"split": split, "revision": task["commit"]}
+        there = load_dataset(task["repo_id"], task["config"], **pinned)
+        streamed = load_dataset(task["repo_id"], task["config"], **pinned, streaming=True)
+        if here.column_names != there.column_names or here.features != there.features:
+            sys.exit(f"the published columns {there.column_names} are not the folder's {here.column_names}")
+        sent = _row_sums(here)
+        for how, rows in (("loaded", there), ("streamed", streamed)):
+            came = _row_sums(rows)
+            if came != sent:
+                where = next((i for i, pair in enumerate(zip(sent, came, strict=False)) if pair[0] != pair[1]), None)
+                what = f"row {where} differs" if where is not None else f"{len(came)} rows instead of {len(sent)}"
+                sys.exit(f"the published {split} split is not the folder's when {how}: {what}")
+        report["rows"][split], report["columns"] = len(sent), here.column_names
+    return report
+
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    result = {"rehearse": _rehearse, "model": _model, "dataset": _dataset}[given["do"]](given)
+    print(json.dumps(result))

@@ -1,0 +1,108 @@
+"""Publish a checkpoint or a pruned dataset to the Hub, with its card, and prove that what strangers receive is it.
+
+    python push_to_hub.py model outputs/finetune OWNER/NAME --results outputs/evaluation/summary.json
+    python push_to_hub.py dataset outputs/pruned OWNER/NAME --license cc-by-4.0
+
+The token comes from HF_TOKEN or from `hf auth login`; HF_ENDPOINT names another Hub.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from bad_input import BadInput
+from command_line import VerbParser, run_verb
+
+
+def build_parser() -> VerbParser:
+    parser = VerbParser(prog="push_to_hub.py", description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{model,dataset}", parser_class=VerbParser)
+    for kind, what in (("model", "a checkpoint or adapter folder"), ("dataset", "an output of prune_dataset.py")):
+        one = kinds.add_parser(kind, help=f"publish {what}")
+        one.add_argument("folder", type=Path, metavar="FOLDER", help=what)
+        one.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub")
+        one.add_argument("--private", action="store_true", help="create the repository private")
+        one.add_argument("--dry_run", action="store_true", help="show what would be published, contact nothing")
+        one.add_argument("--license", help="the Hub's identifier, e.g. apache-2.0 or cc-by-4.0")
+        one.add_argument("--no_verify", action="store_true", help="do not download and compare what was published")
+        one.add_argument(
+            "--timeout", type=float, default=30, help="seconds without a byte before a request is repeated"
+        )
+        one.add_argument(
+            "--preview",
+            type=Path,
+            default=Path("outputs/card"),
+            help="with --dry_run: the folder for the card as a page",
+        )
+        if kind == "model":
+            one.add_argument("--results", type=Path, action="append", default=[], help="summary.json; may be repeated")
+            one.add_argument("--chart", type=Path, help="a PNG for the card")
+            one.add_argument("--recipe", type=Path, help="the YAML the model was made with")
+            one.add_argument("--base_model", help="the base's Hub id, where the folder names a local one")
+        else:
+            one.add_argument("--split", help="the split's name on the Hub, where the folder has one split")
+    return parser
+
+
+def main() -> int | None:
+    args = build_parser().parse_args()
+    if not args.folder.is_dir():
+        raise BadInput("the folder does not exist", remedy="give the folder to publish", file=args.folder)
+    if not args.timeout > 0:
+        raise BadInput(f"{args.timeout} s is no time to wait", remedy="give seconds above 0", field="timeout")
+    from publishing.connection import connect
+    from publishing.upload import check_repo_id
+
+    check_repo_id(args.repo_id)
+    api = None if args.dry_run else connect(args.timeout)  # asks for the token; contacts nothing yet
+    if args.kind == "model":
+        from publishing.model_publication import prepare_model as prepare
+    else:
+        from publishing.dataset_publication import prepare_dataset as prepare
+
+    with tempfile.TemporaryDirectory(prefix="publish-") as staging:
+        options = {name: value for name, value in vars(args).items() if name not in NOT_FOR_PREPARING}
+        prepared = prepare(args.folder, args.repo_id, Path(staging), **options)
+        show(prepared.files(None), prepared.left_out)
+        prepared.check()
+        if args.dry_run:
+            show_card(prepared, args.preview)
+            return
+        published = prepared.publish(api, args.private)
+        done = "published as" if published.changed else "unchanged at"
+        print(f"{published.repo_id} {done} {published.commit}", flush=True)
+        if not args.no_verify:
+            print(prepared.verify(published), flush=True)
+        print(f"\n{prepared.snippet(published)}")
+
+
+NOT_FOR_PREPARING = {"kind", "folder", "repo_id", "private", "dry_run", "no_verify", "timeout", "preview", "verbose"}
+
+
+def show(files: dict, left_out: list[str]) -> None:
+    """Print what leaves, with sizes, and what stays."""
+    for path, content in sorted(files.items()):
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        print(f"{size:>14,}  {path}")
+    if left_out:
+        print(f"stays here: {', '.join(left_out[:20])}{' …' if len(left_out) > 20 else ''}")
+
+
+def show_card(prepared, preview: Path) -> None:
+    """Print the card, and write it into `preview` as README.md and README.html with its pictures."""
+    from publishing.cards import card_html
+
+    files = prepared.files(None)
+    card = files["README.md"].decode()
+    print(f"\n{card}")
+    for path, content in files.items():
+        if path.endswith((".md", ".png")):
+            place = preview / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    (preview / "README.html").write_text(card_html(card, prepared.repo_id), encoding="utf-8")
+    print(f"see {preview / 'README.html'}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,149 @@
+"""Cards are data poured into templates: every number from a file, unknown as unknown, valid for the Hub's client."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_publications import RUN, SUMMARY, save_checkpoint, save_dataset
+
+from bad_input import BadInput
+from publishing.cards import card_html
+from publishing.dataset_card import dataset_card
+from publishing.model_card import model_card
+from publishing.staging import stage_model
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    target = folder / "staged"
+    target.mkdir()
+    stage_model(save_checkpoint(folder / "made"), target)
+    return target
+
+
+def card(staged, **options):
+    return model_card(staged, "owner/name", revision="files-0123456789ab", **options)
+
+
+def test_a_model_card_says_what_its_files_say_and_no_more(staged):
+    text = card(staged, summaries=[SUMMARY])
+    for said in (
+        "1,234,567",
+        "4,321",
+        "77 s",
+        "torch 2.13.0",
+        "| training data | pruned |",
+        "74.39",
+        "70.7–77.7",
+        "600",
+    ):
+        assert said in text
+    for unknown in ("epochs", "final loss", "hardware", "energy"):
+        assert f"| {unknown} | unknown |" in text
+    assert "outputs/" not in text
+
+
+def test_a_card_from_no_record_reads_as_unknown_throughout(staged, tmp_path):
+    for path in staged.iterdir():
+        if path.name != "run.json":
+            (tmp_path / path.name).symlink_to(path)
+    text = card(tmp_path)
+    assert "The recipe is unknown." in text
+    assert "Not measured" in text
+    assert "license: unknown" in text
+    assert "base_model" not in text.split("---")[1]
+    assert "None" not in text
+
+
+def test_the_front_matter_is_what_the_hub_indexes(staged):
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(card(staged, summaries=[SUMMARY], licence="apache-2.0")).data
+    assert data.library_name == "transformers"
+    assert data.pipeline_tag == "image-text-to-text"
+    assert data.license == "apache-2.0"
+    assert data.base_model == ["openai/clip-vit-large-patch14-336"]  # the local one is a plain name in the text
+    assert data.base_model_relation == "finetune"
+    assert [(r.metric_name, r.metric_value) for r in data.eval_results] == [
+        ("accuracy, ALL", 74.39),
+        ("accuracy, NAT", 80.0),
+    ]
+    assert data.datasets is None
+
+
+def test_the_control_with_blank_pictures_is_shown_and_not_ranked(staged):
+    from huggingface_hub import ModelCard
+
+    text = card(staged, summaries=[SUMMARY, {**SUMMARY, "images": "blank"}])
+    assert "test split, blank pictures" in text
+    assert len(ModelCard(text).data.eval_results) == 2
+
+
+def test_a_column_without_labels_is_a_dash_and_no_zero(staged):
+    assert "| accuracy | 74.39 | 80.00 | – |" in card(staged, summaries=[SUMMARY])
+
+
+def test_a_summary_without_an_overall_accuracy_is_refused(staged):
+    with pytest.raises(BadInput, match="ALL.accuracy"):
+        card(staged, summaries=[{"NAT": SUMMARY["NAT"]}])
+
+
+def test_a_local_path_never_reaches_a_card(staged):
+    with pytest.raises(BadInput, match="a local path"):
+        card(staged, recipe="output_dir: /home/somebody/runs/7")
+
+
+def test_a_card_is_pinned_to_the_revision_it_came_with(staged):
+    text = card(staged)
+    assert text.count('revision="files-0123456789ab"') == 2
+
+
+def entry(manifest, rows, split="train"):
+    features = [{"name": "id", "dtype": "string"}, {"name": "images", "list": "image"}]
+    splits = [{"name": split, "num_bytes": 9, "num_examples": rows}]
+    return {"manifest": manifest, "revision": "x-1", "info": {"features": features, "splits": splits}}
+
+
+def test_a_dataset_card_lists_one_config_per_method(tmp_path):
+    from huggingface_hub import DatasetCard
+
+    manifest = json.loads((save_dataset(tmp_path / "made") / "manifest.json").read_text())
+    configs = {"principles": entry(manifest, 900), "random": entry({**manifest, "method": "random"}, 300)}
+    text = dataset_card("owner/name", configs, "cc-by-4.0")
+    data = DatasetCard(text).data
+    assert [config["config_name"] for config in data.configs] == ["principles", "random"]
+    assert data.configs[1]["data_files"] == [{"split": "train", "path": "random/train-*"}]
+    assert [info["splits"][0]["num_examples"] for info in data.dataset_info] == [900, 300]
+    assert data.size_categories == ["1K<n<10K"]
+    assert data.license == "cc-by-4.0"
+    assert "| answered without the picture | 40 |" in text
+    assert "--method random --size 10 --seed 7" in text
+
+
+def test_a_config_of_another_tool_keeps_its_files_and_claims_no_manifest():
+    from huggingface_hub import DatasetCard
+
+    files = [{"split": "train", "path": "data/train-*"}]
+    text = dataset_card("owner/name", {"default": {**entry({}, 5), "data_files": files}}, "mit")
+    assert DatasetCard(text).data.configs == [{"config_name": "default", "data_files": files}]
+    assert "manifest.json" not in text
+    assert "None" not in text
+
+
+def test_a_card_is_a_page_with_its_tables_and_pictures(staged):
+    page = card_html(card(staged, summaries=[SUMMARY], chart="assets/chart.png"), "owner/name")
+    assert '<img src="assets/chart.png"' in page
+    assert "<td>74.39</td>" in page
+    assert "<summary>front matter</summary>" in page
+
+
+def test_cards_import_no_torch():
+    code = "import sys, publishing.model_card, publishing.dataset_card; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_the_rerun_command_names_the_stage_of_the_run(staged):
+    assert f"--stage {RUN['stage']} --config recipe.yaml" in card(staged)

@@ -1,0 +1,302 @@
+"""The verb, end to end: what a stranger receives from a Hub is what was made, or nothing was written."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_publications import SUMMARY, png, save_checkpoint, save_dataset
+
+from local_hub import LocalHub
+
+VERB = Path(__file__).parents[1] / "push_to_hub.py"
+TOKEN = "hf_" + "T" * 34
+WRITES = {"create", "put", "commit", "xet-token", "tag"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("made") / "checkpoint")
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with LocalHub(tmp_path / "hub", token=TOKEN) as hub:
+        yield hub
+
+
+def push(hub, home, *arguments, xet=False, code=0, **environment):
+    """Run the verb as a user does and return what it said."""
+    done = subprocess.run(
+        [sys.executable, VERB, *map(str, arguments)],
+        env={**hub.environment(home, xet=xet), **environment},
+        cwd=home.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def written(hub) -> list[dict]:
+    return [request for request in hub.requests if request["route"] in WRITES and request["status"] == 200]
+
+
+def download(hub, home, repo_id, repo_type="model", **options) -> Path:
+    code = "import sys, json, huggingface_hub as h; print(h.snapshot_download(**json.load(sys.stdin)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps({"repo_id": repo_id, "repo_type": repo_type, **options}),
+        env=hub.environment(home),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return Path(done.stdout.strip())
+
+
+@pytest.mark.parametrize("xet", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_model_arrives_bit_for_bit_and_answers(hub, checkpoint, tmp_path, xet):
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    (tmp_path / "chart.png").write_bytes(png(1))
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 2.0e-5  # as in the study\n")
+    extras = [
+        "--results",
+        tmp_path / "summary.json",
+        "--chart",
+        tmp_path / "chart.png",
+        "--recipe",
+        tmp_path / "recipe.yaml",
+    ]
+    said = push(hub, tmp_path / "home", "model", checkpoint, "owner/name", *extras, "--license", "apache-2.0", xet=xet)
+    assert "files equal by sha256, logits equal bit for bit (text and image prompt), the pipeline answers" in said
+    assert "stays here: checkpoint-8/optimizer.pt, training_args.bin" in said
+
+    received = download(hub, tmp_path / "stranger", "owner/name")
+    weights = [hashlib.sha256((place / "model.safetensors").read_bytes()).digest() for place in (received, checkpoint)]
+    assert weights[0] == weights[1]
+    assert not {"training_args.bin", "checkpoint-8"} & {path.name for path in received.iterdir()}
+    assert {"README.md", "recipe.yaml", "run.json", "assets"} <= {path.name for path in received.iterdir()}
+    card = (received / "README.md").read_text()
+    assert "74.39" in card
+    assert TOKEN not in card
+    revision = card.split('revision="')[1].split('"')[0]
+    assert download(hub, tmp_path / "other", "owner/name", revision=revision) / "x" != received  # the tag is there
+
+    snippet = said[said.rindex("from transformers import pipeline") :].strip().splitlines()
+    assert len(snippet) == 6
+    assert 'revision="' in snippet[2]
+    commit = snippet[2].split('revision="')[1].split('"')[0]
+    assert commit == received.name
+    assert len(commit) == 40
+
+
+def test_several_configs_of_a_dataset_share_a_repository_and_its_card(hub, tmp_path):
+    first = save_dataset(tmp_path / "first", "principles", rows=10)
+    second = save_dataset(tmp_path / "second", "random", rows=7)
+    home = tmp_path / "home"
+    assert "loaded and streamed (train 10)" in push(hub, home, "dataset", first, "owner/rows")
+    assert "published as" in push(hub, home, "dataset", second, "owner/rows", "--no_verify")
+    assert "unchanged at" in push(hub, home, "dataset", first, "owner/rows", "--no_verify")
+    assert len([request for request in written(hub) if request["route"] == "commit"]) == 2
+    code = (
+        "from datasets import get_dataset_config_names, load_dataset\n"
+        "print(*[(name, load_dataset('owner/rows', name, split='train').num_rows)"
+        " for name in get_dataset_config_names('owner/rows')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=hub.environment(tmp_path / "stranger"), capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "('principles', 10) ('random', 7)", done.stderr
+
+
+@pytest.mark.slow
+def test_a_second_licence_does_not_slip_into_a_repository(hub, tmp_path):
+    home = tmp_path / "home"
+    push(hub, home, "dataset", save_dataset(tmp_path / "first"), "owner/rows", "--no_verify")
+    commits = len(written(hub))
+    second = save_dataset(tmp_path / "second", "random", license="cc-by-nc-sa-4.0")
+    assert "a repository of their own" in push(hub, home, "dataset", second, "owner/rows", code=2)
+    assert len(written(hub)) == commits
+
+
+@pytest.mark.slow
+def test_five_publishers_of_five_configs_all_arrive(hub, tmp_path):
+    methods = ["principles", "farthest", "random", "longest", "shortest"]
+    folders = [save_dataset(tmp_path / method, method) for method in methods]
+    running = [
+        subprocess.Popen(
+            [sys.executable, VERB, "dataset", folder, "owner/rows"],
+            env=hub.environment(tmp_path / f"home-{folder.name}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for folder in folders
+    ]
+    said = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0] * 5, said
+    card = (download(hub, tmp_path / "stranger", "owner/rows", "dataset") / "README.md").read_text()
+    assert all(f"config_name: {method}" in card for method in methods)
+
+
+def test_a_dry_run_shows_the_card_and_contacts_nothing(hub, tmp_path):
+    folder = save_dataset(tmp_path / "made")
+    options = ["--dry_run", "--preview", tmp_path / "preview"]
+    said = push(hub, tmp_path / "home", "dataset", folder, "owner/rows", *options)
+    assert "principles/train-00000-of-00001.parquet" in said
+    assert "license: cc-by-4.0" in said
+    assert not hub.requests
+    assert (tmp_path / "preview" / "README.html").read_text().startswith("<!doctype html>")
+
+
+def spoil(folder: Path, change) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def without_first(weights):
+    return dict(list(weights.items())[1:])
+
+
+def with_nan(weights):
+    name = next(name for name in weights if "projector" in name and name.endswith("weight"))
+    weights[name].view(-1)[3] = float("nan")
+    return weights
+
+
+def with_another(weights):
+    return {**weights, "model.stray.weight": next(iter(weights.values())).clone()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(without_first, "missing keys", marks=pytest.mark.slow),
+        pytest.param(with_nan, "not finite: model.multi_modal_projector", marks=pytest.mark.slow),
+        pytest.param(with_another, "unexpected keys model.stray.weight", marks=pytest.mark.slow),
+    ],
+)
+def test_a_checkpoint_that_does_not_load_whole_is_refused_before_anything_is_written(hub, tmp_path, change, said):
+    folder = save_checkpoint(tmp_path / "checkpoint")
+    spoil(folder, change)
+    assert said in push(hub, tmp_path / "home", "model", folder, "owner/name", code=2)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["model", "absent", "owner/name"], {}, "the folder does not exist"),
+        (["model", ".", "owner/name"], {}, "is no checkpoint"),
+        (["model", ".", "a--b/c"], {}, "no repository name"),
+        (["model", ".", "owner/name"], {"HF_TOKEN": ""}, "hf auth login"),
+        (["model", ".", "owner/name"], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+        (["model", ".", "owner/name", "--timeout", "0"], {}, "above 0"),
+        (["model", ".", "owner/name", "--privat"], {}, "unrecognized arguments: --privat"),
+        (["dataset", ".", "owner/name"], {}, "manifest.json: does not exist"),
+        (["space", ".", "owner/name"], {}, "invalid choice"),
+    ],
+)
+def test_bad_usage_is_one_line_exit_2_and_no_request(hub, tmp_path, arguments, environment, said):
+    (tmp_path / "home").mkdir()
+    started = time.monotonic()
+    error = push(hub, tmp_path / "home", *arguments, code=2, **environment)
+    assert time.monotonic() - started < 4  # 2 s on a quiet machine
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert not hub.requests
+
+
+def test_a_secret_in_any_file_stops_everything(hub, tmp_path):
+    folder = save_dataset(tmp_path / "made", recipe={"wandb": "https://me:hunter22@example.org"})
+    error = push(hub, tmp_path / "home", "dataset", folder, "owner/rows", code=2)
+    assert "principles/manifest.json holds a password in an address" in error
+    assert "hunter22" not in error
+    assert not hub.requests
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("route", "said"), [("commit", "may not write"), ("create", "may not write")])
+def test_a_forbidden_repository_is_said_in_one_line(hub, tmp_path, route, said):
+    hub.add_fault(route=route, status=403, times=0)
+    error = push(hub, tmp_path / "home", "dataset", save_dataset(tmp_path / "made"), "owner/rows", code=2)
+    assert said in error.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_token_is_in_no_output_even_when_everything_is_logged(hub, tmp_path):
+    folder = save_dataset(tmp_path / "made")
+    loud = {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug"}
+    push(hub, tmp_path / "home", "dataset", folder, "owner/rows", "--verbose", **loud)
+    hub.add_fault(route="commit", status=400, message=f"header was Bearer {TOKEN}", times=0)
+    changed = save_dataset(tmp_path / "changed", rows=3)
+    push(hub, tmp_path / "home", "dataset", changed, "owner/rows", code=2, **loud)
+
+
+def test_a_flipped_byte_on_the_way_back_is_detected(hub, tmp_path):
+    hub.add_fault(route="resolve", method="GET", path="*.parquet", flip=0.5, times=0)
+    error = push(hub, tmp_path / "home", "dataset", save_dataset(tmp_path / "made"), "owner/rows", code=1)
+    assert "came back" in error
+    assert "other bytes than were sent" in error
+
+
+@pytest.mark.slow
+def test_a_download_that_fails_in_passing_is_tried_again(hub, tmp_path):
+    hub.add_fault(route="resolve", method="GET", path="*.parquet", status=503)
+    assert "verified" in push(hub, tmp_path / "home", "dataset", save_dataset(tmp_path / "made"), "owner/rows")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["put", "commit"])
+def test_a_killed_push_shows_nothing_and_is_finished_by_the_next(hub, tmp_path, route):
+    folder = save_dataset(tmp_path / "made")
+    hub.add_fault(route=route, delay=20)
+    running = subprocess.Popen(
+        [sys.executable, VERB, "dataset", folder, "owner/rows"],
+        env=hub.environment(tmp_path / "home", xet=False),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    before = "batch" if route == "put" else "put"
+    while not [request for request in hub.requests if request["route"] == before]:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    running.kill()
+    running.wait()
+    assert not [request for request in hub.requests if request["route"] == "commit"]
+    assert "verified" in push(hub, tmp_path / "home", "dataset", folder, "owner/rows")
+
+
+@pytest.mark.slow
+def test_an_adapter_arrives_with_the_name_of_its_base(hub, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base")}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    save_file({"lora_A": torch.ones(2, 3)}, folder / "adapter_model.safetensors")
+    home = tmp_path / "home"
+    assert "--base_model" in push(hub, home, "model", folder, "owner/lora", code=2)
+    said = push(hub, home, "model", folder, "owner/lora", "--base_model", "owner/base")
+    assert "files equal by sha256" in said
+    assert 'PeftModel.from_pretrained(base, "owner/lora"' in said
+    card = (download(hub, tmp_path / "stranger", "owner/lora") / "README.md").read_text()
+    assert "base_model_relation: adapter" in card
+
+
+def test_help_comes_in_under_two_seconds():
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, VERB, "model", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert time.monotonic() - started < 2

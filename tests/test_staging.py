@@ -1,0 +1,306 @@
+"""What leaves is listed, scrubbed and whole; licences are carried."""
+
+import hashlib
+import io
+import json
+import os
+
+import pytest
+from tiny_publications import png, save_checkpoint, save_dataset
+
+from bad_input import BadInput
+from publishing import licences, staging
+from publishing.dataset_publication import prepare_dataset
+from publishing.parquet import clean_png
+from publishing.scanning import scan_folder
+
+FORBIDDEN = [
+    "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "events.out.1",
+    "wandb/run.json", ".env", ".git/config", "core", "__pycache__/x.pyc", "pytorch_model.bin", "my_notes.txt",
+    "checkpoint-8/config.json", "modeling_other.py", ".cache/x.json", "README.md",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "made")
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A checkpoint of one's own to damage: links, so that a test replaces files and never writes into them."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in made.iterdir():
+        if path.is_file():
+            os.link(path, folder / path.name)
+    return folder
+
+
+def stage(folder, tmp_path, **options):
+    target = tmp_path / "staged"
+    target.mkdir()
+    return target, staging.stage_model(folder, target, **options)
+
+
+def replace(path, change):
+    value = change(json.loads(path.read_text()))
+    path.unlink()
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_only_what_is_on_the_list_leaves(copy, tmp_path, name):
+    path = copy / name
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text("x")
+    target, _ = stage(copy, tmp_path)
+    assert not (target / name).exists()
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= set(os.listdir(target))
+
+
+@pytest.mark.parametrize("name", ["modeling_llava_mistral.py", "LICENSE", "generation_config.json"])
+def test_their_legal_neighbours_do(copy, tmp_path, name):
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).write_text("{}")
+    target, _ = stage(copy, tmp_path)
+    assert (target / name).is_file()
+
+
+def test_notes_of_where_things_lay_are_scrubbed_and_hub_ids_stay(copy, tmp_path):
+    def note(config):
+        config["_name_or_path"] = "/home/somebody/stage-1"
+        config["text_config"]["_name_or_path"] = "mistralai/Mistral-7B-v0.1"
+        config["vision_config"]["_name_or_path"] = "/scratch/somebody/clip"
+        return config
+
+    replace(copy / "config.json", note)
+    target, _ = stage(copy, tmp_path)
+    config = json.loads((target / "config.json").read_text())
+    assert "_name_or_path" not in config
+    assert "_name_or_path" not in config["vision_config"]
+    assert config["text_config"]["_name_or_path"] == "mistralai/Mistral-7B-v0.1"
+    assert not scan_folder(target, copy)
+
+
+def test_an_unchanged_config_leaves_byte_for_byte(copy, tmp_path):
+    target, _ = stage(copy, tmp_path)
+    assert (target / "config.json").read_bytes() == (copy / "config.json").read_bytes()
+
+
+def test_the_record_of_the_run_leaves_with_plain_names(copy, tmp_path):
+    target, _ = stage(copy, tmp_path)
+    run = json.loads((target / "run.json").read_text())
+    assert run["data"]["path"] == "pruned"
+    assert run["base_model"] == ["openai/clip-vit-large-patch14-336", "language-model"]
+
+
+def drop(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def write(name, text):
+    def change(folder):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_text(text)
+
+    return change
+
+
+def config(**fields):
+    return lambda folder: replace(folder / "config.json", lambda value: {**value, **fields})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (drop("config.json"), "is no checkpoint"),
+        (drop("model.safetensors"), "model.safetensors is missing"),
+        (write("config.json", "{"), "is no JSON"),
+        (write("config.json", "[]"), "holds no JSON object"),
+        (config(model_type=None), "names no model"),
+        (config(auto_map={"AutoModel": "else/where--modeling_x.X"}), "another repository"),
+        (config(auto_map={"AutoModel": "modeling_x.X"}), "modeling_x.py, which is not in the folder"),
+        (write("model.safetensors", "version https://git-lfs.github.com/spec/v1"), "no whole safetensors"),
+        (write("model.safetensors", ""), "no whole safetensors"),
+        (write("model.safetensors", '\x08\0\0\0\0\0\0\0{"w": 1}'), "no whole safetensors"),
+        (write("model.safetensors", "\x02\0\0\0\0\0\0\0[]"), "no whole safetensors"),
+        (
+            write("model.safetensors.index.json", '{"weight_map": {"w": "../../secret"}}'),
+            "no weight file of this folder",
+        ),
+        (
+            write("model.safetensors.index.json", '{"weight_map": {"w": "model-00001-of-00002.safetensors"}}'),
+            "model-00001-of-00002.safetensors is missing",
+        ),
+        (write("model.safetensors.index.json", "{}"), "no weight_map"),
+    ],
+)
+def test_what_is_no_whole_checkpoint_is_refused_by_name(copy, tmp_path, damage, said):
+    damage(copy)
+    with pytest.raises(BadInput, match=said):
+        stage(copy, tmp_path)
+
+
+def test_a_cut_weight_file_is_refused(copy, tmp_path):
+    data = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").write_bytes(data[:-1])
+    with pytest.raises(BadInput, match="no whole safetensors"):
+        stage(copy, tmp_path)
+
+
+def test_a_file_over_the_hubs_limit_is_refused_with_the_remedy(copy, tmp_path):
+    (copy / "model.safetensors").unlink()
+    with (copy / "model.safetensors").open("wb") as file:
+        file.truncate(staging.MAX_FILE_BYTES + 1)  # sparse: takes no room
+    with pytest.raises(BadInput, match="max_shard_size"):
+        stage(copy, tmp_path)
+
+
+def save_adapter(folder, base):
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": base}))
+    save_file({"lora_A": torch.ones(2, 3)}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_an_adapter_of_a_local_base_needs_a_name_for_it(tmp_path):
+    folder = save_adapter(tmp_path / "adapter", "/home/somebody/base")
+    with pytest.raises(BadInput, match="--base_model"):
+        stage(folder, tmp_path)
+    (tmp_path / "staged").rmdir()
+    target, _ = stage(folder, tmp_path, base_model="owner/base")
+    assert json.loads((target / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base"
+
+
+@pytest.mark.parametrize(
+    ("source", "stated", "given"),
+    [
+        ("cc-by-4.0", None, "cc-by-4.0"),
+        (None, "mit", "mit"),
+        ("cc-by-4.0", "cc-by-sa-4.0", "cc-by-sa-4.0"),
+        ("CC BY 4.0", None, "cc-by-4.0"),
+    ],
+)
+def test_a_licence_is_carried_or_stated(tmp_path, source, stated, given):
+    assert licences.dataset_licence({"license": source}, stated, tmp_path) == given
+
+
+@pytest.mark.parametrize(
+    ("manifest", "stated", "said"),
+    [
+        ({}, None, "state it with --license"),
+        ({"license": "cc-by-nc-sa-4.0"}, "cc-by-4.0", "same terms"),
+        ({"license": "cc-by-nc-4.0"}, "mit", "commercial"),
+        ({"license": "cc-by-4.0"}, "cc0-1.0", "attribution"),
+        ({"license": "cc-by-nc-nd-4.0"}, "cc-by-nc-4.0", "derivatives"),
+        ({"license": "my own"}, None, "not a licence the Hub knows"),
+        ({"input": {"name": "derek-thomas/ScienceQA"}}, "mit", "cc-by-nc-sa-4.0"),
+    ],
+)
+def test_an_unknown_or_incompatible_licence_is_refused(tmp_path, manifest, stated, said):
+    with pytest.raises(BadInput, match=said):
+        licences.dataset_licence(manifest, stated, tmp_path)
+
+
+def test_scienceqa_carries_its_licence_unasked(tmp_path):
+    assert licences.dataset_licence({"input": {"name": "scienceqa"}}, None, tmp_path) == "cc-by-nc-sa-4.0"
+
+
+def with_gps() -> bytes:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: lies on its side
+    exif[0x010E] = "at /home/somebody"
+    exif.get_ifd(0x8825)[1] = "N"
+    return png(3, format="JPEG", exif=exif, comment=b"secret comment")
+
+
+def test_a_published_picture_is_its_pixels_and_nothing_else():
+    from PIL import Image, ImageOps
+
+    source = with_gps()
+    clean = clean_png(source)
+    with Image.open(io.BytesIO(source)) as before, Image.open(io.BytesIO(clean)) as after:
+        assert after.format == "PNG"
+        assert ImageOps.exif_transpose(before).tobytes() == after.tobytes()
+        assert after.size == (8, 12)
+        assert not after.getexif()
+        assert not after.info
+    assert b"somebody" not in clean
+    assert clean_png(clean) == clean
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_every_usual_mode_keeps_its_pixels(mode):
+    from PIL import Image
+
+    source = Image.new("I;16", (5, 4), 700) if mode == "I;16" else Image.open(io.BytesIO(png(1))).convert(mode)
+    buffer = io.BytesIO()
+    source.save(buffer, format="TIFF")
+    with Image.open(io.BytesIO(clean_png(buffer.getvalue()))) as after:
+        expected = source.convert("RGB") if mode == "CMYK" else source
+        assert after.convert("RGBA").tobytes() == expected.convert("RGBA").tobytes()
+
+
+def prepare(folder, tmp_path, **options):
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    return prepare_dataset(folder, "owner/name", workspace, **options)
+
+
+def test_rows_leave_with_their_config_and_a_manifest_of_plain_names(tmp_path):
+    made = save_dataset(tmp_path / "made", pictures=[with_gps()], input={"name": "/home/somebody/digits", "rows": 50})
+    files = prepare(made, tmp_path).files(None)
+    assert set(files) == {"README.md", "principles/manifest.json", "principles/train-00000-of-00001.parquet"}
+    manifest = json.loads(files["principles/manifest.json"].read_text())
+    assert manifest["input"]["name"] == "digits"
+    assert len(manifest["kept"]) == 10
+    rows = files["principles/train-00000-of-00001.parquet"].read_bytes()
+    assert manifest["files"] == {"train-00000-of-00001.parquet": hashlib.sha256(rows).hexdigest()}
+
+
+def test_two_preparations_of_the_same_folder_are_the_same_bytes(tmp_path):
+    made = save_dataset(tmp_path / "made")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    first, second = (prepare(made, tmp_path / name).files(None) for name in ("one", "two"))
+    read = lambda content: content if isinstance(content, bytes) else content.read_bytes()  # noqa: E731
+    assert {path: read(content) for path, content in first.items()} == {p: read(c) for p, c in second.items()}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ({"kept": ["one"]}, "manifest keeps 1"),
+        ({"files": {"data/train-00000-of-00001.parquet": "ab" * 32}}, "not the file its manifest was written for"),
+        ({"method": "../x"}, "no name for a config"),
+        ({"method": None}, "no name for a config"),
+        ({"license": None}, "state it with --license"),
+        ({"recipe": {"note": "see /home/somebody/x"}}, "manifest.json holds a local path"),
+        ({"pictures": [b"<html>not a picture</html>"]}, "record 0: field images: the picture cannot be read"),
+    ],
+)
+def test_a_dataset_that_cannot_be_published_is_refused(tmp_path, manifest, said):
+    made = save_dataset(tmp_path / "made", **manifest)
+    with pytest.raises(BadInput, match=said):
+        prepare(made, tmp_path)
+
+
+def test_a_row_whose_picture_lies_elsewhere_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "outside.png").write_bytes(png(0))
+    made = save_dataset(tmp_path / "made", rows=1)
+    picture = pa.array(
+        [{"bytes": None, "path": "../outside.png"}], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
+    pq.write_table(pa.table({"image": picture}), made / "data" / "train-00000-of-00001.parquet")
+    with pytest.raises(BadInput, match="outside the dataset's folder"):
+        prepare(made, tmp_path)

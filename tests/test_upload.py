@@ -1,0 +1,295 @@
+"""One commit or none, whatever the Hub and the wire do: against a Hub on this machine that misbehaves on order."""
+
+import hashlib
+import threading
+import time
+
+import pytest
+
+from bad_input import BadInput
+from local_hub import LocalHub
+from publishing import connection
+from publishing.connection import HubError, connect
+from publishing.upload import check_repo_id, content_tag, publish, read_remote, tag
+
+TOKEN = "hf_" + "T" * 34
+CARD = b"---\nlicense: mit\n---\n# A model\n"
+WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
+STATUSES = [429, 500, 502, 503, 504]
+ROUTES = ["validate-yaml", "create", "info", "tree", "preupload", "batch", "put", "verify", "commit", "tag"]
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub that this process' client believes in; uploads go through LFS, where faults can strike."""
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    with LocalHub(tmp_path / "hub", token=TOKEN) as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield hub
+    set_client_factory(default_client_factory)
+
+
+@pytest.fixture
+def files(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(WEIGHTS)
+    return {"README.md": CARD, "model.safetensors": path, "config.json": b"{}"}
+
+
+def send(files, repo_id="owner/name", timeout=30, **options):
+    api = connect(timeout)
+    done = publish(api, repo_id, "model", lambda head: files, message="Publish", **options)
+    tag(api, done, "files-1")
+    return done
+
+
+def commits(repo_id="owner/name") -> int:
+    """How many commits there are beside the one that made the repository."""
+    from huggingface_hub import HfApi
+
+    return len(HfApi(token=TOKEN).list_repo_commits(repo_id)) - 1
+
+
+def holds(files, repo_id="owner/name") -> bool:
+    api = connect()
+    whole = {path: data if isinstance(data, bytes) else data.read_bytes() for path, data in files.items()}
+    return all(read_remote(api, repo_id, "model", path, "main") == data for path, data in whole.items())
+
+
+def test_everything_arrives_in_one_commit_onto_the_head_it_was_made_for(hub, files):
+    done = send(files)
+    assert done.changed
+    assert commits() == 1
+    assert holds(files)
+    assert done.files["model.safetensors"] == hashlib.sha256(WEIGHTS).hexdigest()
+
+
+def test_an_unchanged_push_makes_no_commit(hub, files):
+    first = send(files)
+    second = send(files)
+    assert (second.changed, second.commit, commits()) == (False, first.commit, 1)
+
+
+def test_only_what_changed_is_sent(hub, files):
+    send(files)
+    sent = len(hub.requests)
+    send({**files, "config.json": b'{"a": 1}'})
+    assert "put" not in [request["route"] for request in hub.requests[sent:]]
+    assert commits() == 2
+
+
+def test_files_that_are_no_longer_part_of_it_go_and_others_stay(hub, files):
+    send({**files, "old.py": b"1", "LICENSE": b"by hand"})
+    done = send(files, owns=lambda path: path.endswith(".py"))
+    from huggingface_hub import HfApi
+
+    there = HfApi(token=TOKEN).list_repo_files("owner/name", revision=done.commit)
+    assert "old.py" not in there
+    assert "LICENSE" in there
+
+
+@pytest.mark.parametrize("route", ["put", "commit"])
+def test_a_passing_503_on_any_route_is_survived(hub, files, route):
+    hub.add_fault(route=route, status=503)
+    send(files)
+    assert commits() == 1
+    assert holds(files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_passing_status_on_every_route_is_survived(hub, files, route, status):
+    hub.add_fault(route=route, status=status, retry_after=2 if status == 429 else None)
+    send(files)
+    assert commits() == 1
+    assert holds(files)
+    assert any(request["fault"] for request in hub.requests)
+
+
+@pytest.mark.parametrize(("route", "status"), [("commit", 503), slow("preupload", 500), slow("create", 429)])
+def test_a_hub_that_fails_for_ever_ends_in_a_clear_error_and_no_commit(hub, files, monkeypatch, route, status):
+    monkeypatch.setattr(connection, "FAILING_SECONDS", 2)
+    hub.add_fault(route=route, status=status, times=0)
+    started = time.monotonic()
+    with pytest.raises(HubError, match="kept failing") as error:
+        send(files)
+    assert time.monotonic() - started < 20
+    assert TOKEN not in str(error.value)
+    hub.clear_faults()
+    if route != "create":
+        assert commits() == 0
+    send(files)
+    assert commits() == 1
+
+
+@pytest.mark.slow
+# Not "verify": the Hub then says at the next try that it holds the bytes, and the push goes through.
+@pytest.mark.parametrize("route", [route for route in ROUTES if route != "verify"])
+def test_for_ever_ends_within_a_minute_at_the_real_patience(hub, files, route):
+    hub.add_fault(route=route, status=503, times=0)
+    started = time.monotonic()
+    with pytest.raises(HubError, match="kept failing"):
+        send(files)
+    assert time.monotonic() - started < 60
+
+
+def test_a_hub_that_asks_for_an_hour_is_not_waited_for(hub, files):
+    hub.add_fault(route="preupload", status=429, retry_after=3600, times=0)
+    started = time.monotonic()
+    with pytest.raises(HubError, match="come back in 3600 s"):
+        send(files)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("place", [slow(0), slow(0.01), 0.5, slow(0.99), slow(1.0)])
+def test_a_cut_upload_is_sent_again(hub, files, place):
+    hub.add_fault(route="put", cut=place)
+    send(files)
+    assert commits() == 1
+    assert holds(files)
+
+
+@pytest.mark.parametrize("side", ["request", "response"])
+def test_a_cut_commit_is_made_exactly_once(hub, files, side):
+    hub.add_fault(route="commit", cut=0.5 if side == "request" else 0, side=side)
+    done = send(files)
+    assert done.changed
+    assert commits() == 1
+    assert holds(files)
+
+
+@pytest.mark.parametrize("route", [slow("commit"), slow("put"), "info"])
+def test_a_stalled_answer_is_given_up_and_asked_again(hub, files, route):
+    hub.add_fault(route=route, delay=8)
+    started = time.monotonic()
+    send(files, timeout=0.5)
+    assert time.monotonic() - started < 8
+    assert commits() == 1
+
+
+def test_a_commit_by_another_in_between_is_built_upon(hub, files):
+    from huggingface_hub import HfApi
+
+    send(files)
+    heads = []
+
+    def compose(head):
+        heads.append(head)
+        if len(heads) == 3:  # once for the card's validation, once for the first head: then somebody is faster
+            HfApi(token=TOKEN).upload_file(path_or_fileobj=b"theirs", path_in_repo="b.txt", repo_id="owner/name")
+        return {**files, "heads.json": str(heads[1:]).encode()}
+
+    heads.append(None)
+    publish(connect(), "owner/name", "model", compose, message="Publish")
+    assert len(set(heads[2:])) == 2
+    assert commits() == 3
+    assert holds({"b.txt": b"theirs", "heads.json": str(heads[1:]).encode()})
+
+
+def test_five_publishers_at_once_all_arrive(hub, tmp_path):
+    send({"README.md": CARD})
+    api, failures = connect(), []
+
+    def one(number):
+        own = {f"{number}/data.txt": bytes([number]) * 99}
+        try:
+            publish(api, "owner/name", "model", lambda head: own, message=f"Publish {number}")
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(5)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not failures
+    assert commits() == 6
+    assert holds({f"{number}/data.txt": bytes([number]) * 99 for number in range(5)})
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"route": "create", "status": 403, "times": 0}, "may not write"),
+        ({"route": "commit", "status": 403, "times": 0}, "may not write"),
+        ({"route": "create", "status": 401, "times": 0}, "does not accept the token"),
+        ({"route": "info", "status": 404, "headers": {"X-Error-Code": "RepoNotFound"}, "times": 0}, "does not exist"),
+        ({"route": "info", "status": 403, "headers": {"X-Error-Code": "GatedRepo"}, "times": 0}, "is gated"),
+        (
+            {"route": "info", "status": 404, "headers": {"X-Error-Code": "RevisionNotFound"}, "times": 0},
+            "no such revision",
+        ),
+        ({"route": "commit", "status": 400, "times": 0}, "refuses this"),
+    ],
+)
+def test_each_refusal_has_its_own_words_and_is_not_repeated(hub, files, rule, said):
+    hub.add_fault(**rule)
+    with pytest.raises(BadInput, match=said) as error:
+        send(files)
+    assert TOKEN not in str(error.value)
+
+
+def test_a_wrong_token_is_said_and_never_shown(hub, files, monkeypatch, caplog):
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "W" * 34)
+    with pytest.raises(BadInput) as error:
+        send(files)
+    assert "token" in str(error.value)
+    assert "WWWW" not in str(error.value) + caplog.text
+    assert not [r for r in hub.requests if r["route"] in ("put", "commit")]
+
+
+def test_no_token_is_refused_before_any_request(hub, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(BadInput, match="hf auth login"):
+        connect()
+    assert not hub.requests
+
+
+def test_a_server_that_echoes_the_token_does_not_get_it_into_an_error(hub, files):
+    hub.add_fault(route="commit", status=400, message=f"bad header Bearer {TOKEN}", times=0)
+    with pytest.raises(BadInput) as error:
+        send(files)
+    assert TOKEN not in str(error.value)
+
+
+@pytest.mark.parametrize("field", [b"license: [1, 2", b"tags: {a: b}"])
+def test_a_card_the_hub_refuses_leaves_no_repository_behind(hub, field):
+    with pytest.raises(BadInput, match="refuses the card"):
+        send({"README.md": b"---\n" + field + b"\n---\n", "config.json": b"{}"})
+    assert not [r for r in hub.requests if r["route"] in ("create", "put", "commit")]
+
+
+def test_private_is_kept_and_a_public_repository_is_not_taken_for_it(hub, files):
+    from huggingface_hub import HfApi
+
+    send(files, "owner/closed", private=True)
+    assert HfApi(token=TOKEN).repo_info("owner/closed").private
+    send(files, "owner/open")
+    with pytest.raises(BadInput, match="is public"):
+        send({**files, "new.txt": b"x"}, "owner/open", private=True)
+    assert commits("owner/open") == 1
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "..", "x/y/z", "n" * 97, "owner/name.git", "-a/b", "a b/c"])
+def test_a_name_the_hub_would_refuse_is_refused_here(name):
+    with pytest.raises(BadInput, match="no repository name"):
+        check_repo_id(name)
+
+
+def test_a_content_tag_names_the_content_alone():
+    sums = {"a": "1", "b": "2"}
+    assert content_tag("files", sums) == content_tag("files", dict(reversed(sums.items())))
+    assert content_tag("files", sums) != content_tag("files", {"a": "1", "b": "3"})

@@ -1,0 +1,82 @@
+"""Train one stage of LLaVA-Mistral with TRL's SFTTrainer; every run that counts is a recipe.
+
+    python train_sft.py --stage pretrain --config recipes/mistral/pretrain.yaml
+    python train_sft.py --stage finetune --config recipes/mistral/finetune.yaml --learning_rate 1e-5
+
+The flags are SFTConfig's and those of `training.recipe.StageArguments`; a flag overrides the recipe. A run that was
+interrupted goes on from its last checkpoint when the same command is given again.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from command_line import run_verb
+from training.recipe import StageArguments, check_recipe, given_values
+
+
+PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
+
+
+def main() -> None:
+    arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
+    asked_for_help = {"-h", "--help"} & set(arguments)
+    if not asked_for_help:
+        values, recipe_file = given_values(arguments)
+        check_recipe(values, recipe_file)
+    stage, config = parse(arguments)
+
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.trainer_utils import get_last_checkpoint
+    from trl import SFTTrainer
+
+    from processing.conversations import read_rows
+    from training.collator import AnswerCollator
+    from training.run_record import LossLog, finish_run
+    from training.stages import check_rows, check_template, set_trainable
+
+    started = time.time()
+    rows = read_rows(
+        stage.dataset, image_folder=stage.image_folder, split=stage.dataset_split, answer_style=stage.answer_style
+    )
+    check_rows(rows, stage.stage, stage.dataset)
+    load = {"revision": stage.model_revision, "trust_remote_code": True}
+    processor = AutoProcessor.from_pretrained(stage.model_name_or_path, **load)
+    own_template = processor.chat_template
+    template = Path(stage.chat_template or PLAIN) if stage.chat_template or stage.stage == "pretrain" else None
+    processor.chat_template = template.read_text(encoding="utf-8") if template else own_template
+    check_template(processor, stage.stage, str(template or stage.model_name_or_path))
+    model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
+    parameters = set_trainable(model, stage.stage)
+
+    collator, losses = AnswerCollator(processor), LossLog()
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=rows,
+        processing_class=processor,
+        data_collator=collator,
+        callbacks=[losses],
+    )
+    resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
+    trainer.train(resume_from_checkpoint=resume)
+    processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
+    if trainer.is_world_process_zero():
+        finish_run(trainer, processor, stage, rows, parameters, collator.tokens, losses, time.time() - started)
+        print(f"{config.output_dir}: {stage.stage}, {trainer.state.global_step} steps, loss {losses.last:.4f}")
+
+
+def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: F821
+    """TRL's parser over the recipe and the flags; what it cannot parse is one line, as elsewhere."""
+    from trl import SFTConfig, TrlParser
+
+    parser = TrlParser((StageArguments, SFTConfig), prog="train_sft.py", allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f"train_sft.py: {message}; run `train_sft.py --help` for the flags\n")
+    stage, config = parser.parse_args_and_config(arguments)
+    config.max_length = None  # truncation would cut image tokens, and with them the picture
+    config.remove_unused_columns = False
+    return stage, config
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,147 @@
+"""A training recipe, checked before anything heavy is imported: its keys, its paths, its numbers.
+
+Importing TRL takes several seconds; a misspelt key should not. The names that SFTConfig knows are therefore read from the
+source of the installed libraries, without running them.
+"""
+
+import ast
+import importlib.util
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bad_input import BadInput
+
+
+@dataclass
+class StageArguments:
+    """What a stage needs beside TRL's SFTConfig."""
+
+    stage: str = field(default="", metadata={"help": "pretrain (projector only) or finetune", "choices": ["pretrain", "finetune"]})
+    model_name_or_path: str = field(default="", metadata={"help": "checkpoint to start from: folder or Hub id"})
+    model_revision: str | None = field(default=None, metadata={"help": "commit, tag or branch of a Hub checkpoint"})
+    dataset: str = field(default="", metadata={"help": "LLaVA JSON, ScienceQA folder, datasets folder or Hub id"})
+    dataset_split: str = field(default="train", metadata={"help": "split of a data set that has several"})
+    image_folder: str | None = field(default=None, metadata={"help": "where the pictures of a LLaVA JSON lie"})
+    answer_style: str = field(default="letter", metadata={"help": "ScienceQA answers: letter, or explained"})
+    chat_template: str | None = field(default=None, metadata={"help": "wording of this stage; the checkpoint keeps its own"})
+
+
+SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
+NUMBERS = {
+    "learning_rate": lambda value: 0 < value < math.inf,
+    "num_train_epochs": lambda value: 0 < value < math.inf,
+    "per_device_train_batch_size": lambda value: value >= 1,
+    "gradient_accumulation_steps": lambda value: value >= 1,
+    "weight_decay": lambda value: 0 <= value < math.inf,
+}
+
+
+def known_keys() -> set[str]:
+    """Names of the fields of `SFTConfig`, its parents and `StageArguments`, without importing trl or transformers."""
+    names = set(StageArguments.__dataclass_fields__)
+    for package, files in SOURCES.items():
+        root = Path(importlib.util.find_spec(package).origin).parent
+        for file in files:
+            for node in ast.parse((root / file).read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    fields = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+                    names |= {line.target.id for line in fields}
+    return names
+
+
+def read_recipe(path: str | Path) -> dict:
+    """Read a YAML recipe, refusing what is no recipe and keys that nobody would read."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot be read ({error.strerror})", remedy="give a YAML recipe", file=path) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"is not YAML ({error})", remedy="mend the recipe", file=path) from None
+    if not isinstance(values, dict):
+        raise BadInput("is not a mapping of keys to values", remedy="write `key: value` lines", file=path)
+    known = known_keys()
+    for key in values:
+        if key not in known:
+            raise BadInput("there is no such key", remedy=f"did you mean {_nearest(key, known)}?", file=path, field=key)
+    return values
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    from difflib import get_close_matches
+
+    return (get_close_matches(str(key), sorted(known), 1, 0) or ["another"])[0]
+
+
+def given_values(arguments: list[str]) -> tuple[dict, str | None]:
+    """What recipe and command line say together, the command line last; and the recipe's path.
+
+    Only for checking: TrlParser parses the same arguments again, with types.
+    """
+    values, recipe, flags = {}, None, iter(arguments)
+    pairs = {}
+    for flag in flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        if flag.startswith("--"):
+            pairs[name] = value or next(flags, "")
+    recipe = pairs.pop("config", None)
+    if recipe:
+        values = read_recipe(recipe)
+    return {**values, **pairs}, recipe
+
+
+def check_recipe(values: dict, file: str | None) -> None:
+    """Refuse what can be known to fail: a missing stage, path or output, or a number outside its range.
+
+    Raises:
+        BadInput: names the key.
+    """
+    for key in ("stage", "model_name_or_path", "dataset", "output_dir"):
+        if not values.get(key):
+            raise BadInput("is not given", remedy=f"add it to the recipe or pass --{key}", file=file, field=key)
+    if values["stage"] not in ("pretrain", "finetune"):
+        raise BadInput(f"{values['stage']!r} is no stage", remedy="use pretrain or finetune", file=file, field="stage")
+    for key, fits in NUMBERS.items():
+        if key in values and not _is_number(values[key], fits):
+            raise BadInput(f"{values[key]!r} is out of range", remedy="give a positive number", file=file, field=key)
+    _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
+    _check_exists(values["dataset"], "dataset", file)
+    if values.get("image_folder"):
+        _check_exists(str(values["image_folder"]) + "/", "image_folder", file)
+    if values.get("chat_template") and not Path(values["chat_template"]).is_file():
+        raise BadInput("no such file", remedy="give a .jinja template", file=values["chat_template"], field="chat_template")
+    output = Path(values["output_dir"])
+    if output.exists() and not output.is_dir():
+        raise BadInput("the output is a file", remedy="name a new folder", file=output, field="output_dir")
+    if (output / "run.json").is_file():
+        raise BadInput(
+            "the folder holds a finished run", remedy="name a new folder or remove this one", file=output, field="output_dir"
+        )
+    if output.is_dir() and any(entry for entry in output.iterdir() if not entry.name.startswith("checkpoint-")):
+        raise BadInput(
+            "the folder holds something else", remedy="name an empty or a new folder", file=output, field="output_dir"
+        )
+
+
+def _is_number(value, fits) -> bool:
+    try:
+        return bool(fits(float(value)))
+    except (TypeError, ValueError):
+        return False
+
+
+def _looks_like_path(value: str) -> bool:
+    return value.startswith((".", "/", "~")) or value.count("/") != 1 or Path(value).suffix in (".json", ".parquet")
+
+
+def _check_exists(value: str, key: str, file: str | None) -> None:
+    if _looks_like_path(value) and not Path(value).expanduser().exists():
+        raise BadInput(f"{value.rstrip('/')} does not exist", remedy="give an existing path", file=file, field=key)
+
+
+def _check_folder(value: str, marker: str, key: str, file: str | None) -> None:
+    _check_exists(value, key, file)
+    if Path(value).is_dir() and not (Path(value) / marker).is_file():
+        raise BadInput(f"there is no {marker} in it", remedy="give a checkpoint folder", file=value, field=key)

@@ -1,0 +1,74 @@
+"""What each stage trains, and what its template must not do.
+
+Stage 1 (`pretrain`) moves the projector alone; stage 2 (`finetune`) moves the projector and the text model. The vision tower
+is frozen in both. Source: Liu et al., "Improved Baselines with Visual Instruction Tuning", 2023.
+"""
+
+import torch
+
+from bad_input import BadInput
+
+
+TRAINED = {
+    "pretrain": ("model.multi_modal_projector.",),
+    "finetune": ("model.multi_modal_projector.", "model.language_model.", "lm_head."),
+}
+
+
+def set_trainable(model: torch.nn.Module, stage: str) -> dict[str, int]:
+    """Freeze all but what `stage` trains; returns parameter counts `{"trainable": …, "frozen": …}`."""
+    counts = {"trainable": 0, "frozen": 0}
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name.startswith(TRAINED[stage]))
+        counts["trainable" if weight.requires_grad else "frozen"] += weight.numel()
+    return counts
+
+
+def check_template(processor, stage: str, file: str) -> None:
+    """Refuse to fine-tune with a template that does not render the question.
+
+    The study's published scripts did: LLaVA's `plain` renders picture and answer, so the loss went down while the question
+    was never seen.
+
+    Raises:
+        BadInput: stage 2 and the question is not in the rendered prompt.
+    """
+    probe = "zebra crossing"  # words no template brings along
+    question = [{"type": "image"}, {"type": "text", "text": probe}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
+    if stage == "finetune" and probe not in prompt:
+        raise BadInput(
+            "the chat template drops the question",
+            remedy="use mistral_instruct or vicuna_v1 for stage 2; plain is for captions in stage 1",
+            file=file,
+            field="chat_template",
+        )
+
+
+def check_rows(rows, stage: str, file: str) -> None:
+    """Refuse an empty data set, and pictures missing where stage 1 has nothing else to learn from.
+
+    Raises:
+        BadInput: names the first row without a picture.
+    """
+    if len(rows) == 0:
+        raise BadInput("the data set is empty", remedy="give one with at least one row", file=file, field="dataset")
+    if stage != "pretrain":
+        return
+    counts = rows.with_format("arrow")["images"]
+    for index, count in enumerate(_lengths(counts)):
+        if count == 0:
+            raise BadInput(
+                "stage 1 trains the projector and this row has no picture",
+                remedy="give image-text pairs",
+                file=file,
+                record=rows[index]["id"],
+                field="images",
+            )
+
+
+def _lengths(column) -> list[int]:
+    import pyarrow.compute
+
+    chunks = column.chunks if hasattr(column, "chunks") else [column[:]]
+    return [length for chunk in chunks for length in pyarrow.compute.list_value_length(chunk).to_pylist()]
