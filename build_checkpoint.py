@@ -19,11 +19,18 @@ def parse_arguments():
     parser.add_argument("--llm", required=True, help="Mistral or LLaMA model with its tokenizer: Hub id or folder")
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--projector", choices=["mlp2x_gelu", "linear"], default="mlp2x_gelu", help="projector type")
-    parser.add_argument("--image_aspect_ratio", choices=["pad", "square"], default="pad", help="how pictures become square")
     parser.add_argument(
-        "--chat_template", choices=["mistral_instruct", "vicuna_v1"], default="mistral_instruct", help="wording of a chat"
+        "--image_aspect_ratio", choices=["pad", "square"], default="pad", help="how pictures become square"
     )
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="of the weights")
+    parser.add_argument(
+        "--chat_template",
+        choices=["mistral_instruct", "vicuna_v1"],
+        default="mistral_instruct",
+        help="wording of a chat",
+    )
+    parser.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="of the weights"
+    )
     parser.add_argument("--vision_revision", help="commit, tag or branch of --vision")
     parser.add_argument("--llm_revision", help="commit, tag or branch of --llm")
     parser.add_argument("--seed", type=int, default=0, help="seed of the projector's initial weights")
@@ -65,9 +72,13 @@ def refuse_missing_folder(field: str, source: str) -> None:
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") != 1
     folder = Path(source).expanduser()
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise BadInput("there is no config.json in it", remedy="give a saved transformers model", file=source, field=field)
+        raise BadInput(
+            "there is no config.json in it", remedy="give a saved transformers model", file=source, field=field
+        )
     if looks_like_path and not folder.is_dir():
-        raise BadInput("no such folder, and not a Hub id", remedy="give a folder or owner/name", file=source, field=field)
+        raise BadInput(
+            "no such folder, and not a Hub id", remedy="give a folder or owner/name", file=source, field=field
+        )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from bad_input import BadInput
 from command_line import run_verb
 from training.recipe import StageArguments, check_recipe, given_values
 
@@ -20,26 +21,18 @@ PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
-    asked_for_help = {"-h", "--help"} & set(arguments)
-    if not asked_for_help:
-        values, recipe_file = given_values(arguments)
-        check_recipe(values, recipe_file)
+    started = time.time()
+    rows = None if {"-h", "--help"} & set(arguments) else checked_rows(arguments)
     stage, config = parse(arguments)
 
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTTrainer
 
-    from processing.conversations import read_rows
     from training.collator import AnswerCollator
     from training.run_record import LossLog, finish_run
-    from training.stages import check_rows, check_template, set_trainable
+    from training.stages import check_template, set_trainable
 
-    started = time.time()
-    rows = read_rows(
-        stage.dataset, image_folder=stage.image_folder, split=stage.dataset_split, answer_style=stage.answer_style
-    )
-    check_rows(rows, stage.stage, stage.dataset)
     load = {"revision": stage.model_revision, "trust_remote_code": True}
     processor = AutoProcessor.from_pretrained(stage.model_name_or_path, **load)
     own_template = processor.chat_template
@@ -66,13 +59,32 @@ def main() -> None:
         print(f"{config.output_dir}: {stage.stage}, {trainer.state.global_step} steps, loss {losses.last:.4f}")
 
 
+def checked_rows(arguments: list[str]) -> "Dataset":  # noqa: F821
+    """Check recipe and flags and read the data, before TRL is imported: an absent picture is named at once."""
+    values, recipe_file = given_values(arguments)
+    check_recipe(values, recipe_file)
+
+    from processing.conversations import read_rows
+    from training.stages import check_rows
+
+    stage = StageArguments(**{key: values[key] for key in StageArguments.__dataclass_fields__ if key in values})
+    rows = read_rows(
+        stage.dataset, image_folder=stage.image_folder, split=stage.dataset_split, answer_style=stage.answer_style
+    )
+    check_rows(rows, stage.stage, stage.dataset)
+    return rows
+
+
 def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: F821
     """TRL's parser over the recipe and the flags; what it cannot parse is one line, as elsewhere."""
     from trl import SFTConfig, TrlParser
 
     parser = TrlParser((StageArguments, SFTConfig), prog="train_sft.py", allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f"train_sft.py: {message}; run `train_sft.py --help` for the flags\n")
-    stage, config = parser.parse_args_and_config(arguments)
+    try:
+        stage, config = parser.parse_args_and_config(arguments)
+    except ValueError as error:  # what TrainingArguments refuses, such as bf16 on a machine that has none
+        raise BadInput(str(error), remedy="mend the recipe or the flag; `train_sft.py --help` lists them") from None
     config.max_length = None  # truncation would cut image tokens, and with them the picture
     config.remove_unused_columns = False
     return stage, config

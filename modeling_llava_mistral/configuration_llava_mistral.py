@@ -61,7 +61,9 @@ class LlavaMistralConfig(LlavaConfig):
                 f"vision_config.image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}; "
                 "a picture must fall into whole patches"
             )
-        layers = self.vision_feature_layer if isinstance(self.vision_feature_layer, list) else [self.vision_feature_layer]
+        layers = (
+            self.vision_feature_layer if isinstance(self.vision_feature_layer, list) else [self.vision_feature_layer]
+        )
         depth = vision.num_hidden_layers + 1  # the embeddings are hidden state 0
         for layer in layers:
             if not -depth <= layer < depth:

@@ -37,14 +37,16 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
-        """Load a complete checkpoint, or refuse it: a weight that is missing, left over or not finite is an error.
+        """Load a complete checkpoint, or refuse it: no weight may be missing, left over, misshapen or not finite.
 
         The library fills missing weights with random numbers and prints a table; an answer of such a model looks like
         any other. Arguments and return value are those of [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: names the first weights that are missing, unexpected or not finite.
+            ValueError: names the first weights that are missing, unexpected, mismatched or not finite.
         """
+        # The library's own refusal of a wrong shape leaves the weight's name to the log; ours says it.
+        kwargs["ignore_mismatched_sizes"] = True
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
@@ -96,7 +98,9 @@ def _refuse_incomplete(model: nn.Module, info: dict, name) -> None:
             )
     for key, weight in model.named_parameters():
         if weight.is_floating_point() and weight.device.type != "meta" and not torch.isfinite(weight).all():
-            raise ValueError(f"{name}: weight {key} holds NaN or infinity; the checkpoint is damaged, take another one")
+            raise ValueError(
+                f"{name}: weight {key} holds NaN or infinity; the checkpoint is damaged, take another one"
+            )
 
 
 __all__ = ["LlavaMistralForConditionalGeneration", "LlavaMistralModel", "LlavaMistralPreTrainedModel"]

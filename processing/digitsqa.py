@@ -23,7 +23,7 @@ from bad_input import BadInput
 
 LICENSE = "cc-by-4.0"
 SOURCE = "scikit-learn load_digits (UCI Optical Recognition of Handwritten Digits)"
-SPLIT_SIZES = {"train": 3600, "val": 720, "test": 720}
+SPLIT_SIZES = {"train": 4800, "val": 720, "test": 720}
 ALIGNMENT_SIZE = 4800
 TILE, MARGIN = 48, 8  # pixels: a scan is enlarged six times
 
@@ -87,7 +87,19 @@ def caption(digits: list[int], turned: bool = False) -> str:
 # Each maker takes a random.Random and returns a Draft. Number choices stand in order, as ScienceQA's do.
 def read_digit(rng):
     digit = rng.randrange(10)
-    return Draft("Which digit is written?", list("0123456789"), str(digit), f"It is {caption([digit])}.", digits=[digit])
+    return Draft(
+        "Which digit is written?", list("0123456789"), str(digit), f"It is {caption([digit])}.", digits=[digit]
+    )
+
+
+def read_elsewhere(question: str, solution: str):
+    """A digit read where people meet one; the same reading, other words."""
+
+    def make(rng):
+        digit = rng.randrange(10)
+        return Draft(question, list("0123456789"), str(digit), solution.format(caption([digit])), digits=[digit])
+
+    return make
 
 
 def count_in_strip(rng):
@@ -104,7 +116,9 @@ def larger_of_two(rng):
     left, right = rng.sample(range(10), 2)
     answer = "left" if left > right else "right"
     solution = f"The picture shows {caption([left, right])}. The larger one is on the {answer}."
-    return Draft("On which side is the larger digit written?", ["left", "right"], answer, solution, digits=[left, right])
+    return Draft(
+        "On which side is the larger digit written?", ["left", "right"], answer, solution, digits=[left, right]
+    )
 
 
 def odd_one_out(rng):
@@ -150,7 +164,7 @@ def upside_down(rng):
         "Is the written digit upside down?",
         ["yes", "no"],
         "yes" if turned else "no",
-        f"It is {caption([digit], turned)}.",
+        f"It is {caption([digit])}. It stands {'on its head' if turned else 'as it should'}.",
         digits=[digit],
         turned=turned,
     )
@@ -234,9 +248,7 @@ def rhyme(rng):
 def add_figures(rng):
     left, right = rng.randrange(10), rng.randrange(10)
     total = left + right
-    return Draft(
-        f"What is {left} + {right}?", _numbers_around(rng, total), str(total), f"{left} + {right} = {total}."
-    )
+    return Draft(f"What is {left} + {right}?", _numbers_around(rng, total), str(total), f"{left} + {right} = {total}.")
 
 
 def subtract_figures(rng):
@@ -296,6 +308,8 @@ NATURAL, SOCIAL, LANGUAGE = "natural science", "social science", "language scien
 EVEN_ODD = "The digits zero, two, four, six and eight are even. The digits one, three, five, seven and nine are odd."
 ORDER = "The digits in order are zero, one, two, three, four, five, six, seven, eight and nine."
 SUMS = "To add two numbers, start at the first and count on as many steps as the second says."
+leaf = read_elsewhere("Which day is shown on this calendar leaf?", "The leaf shows {}.")
+door = read_elsewhere("Which number is shown on this door?", "The door has {}.")
 measure = _definition("What does a {} measure?", "A {} measures {}.", INSTRUMENTS)
 money = _definition("What is a {}?", "A {} is {}.", MONEY)
 meaning = _definition("What does the word {} mean?", "The word {} means {}.", VOCABULARY)
@@ -306,11 +320,13 @@ SPELLED = "Numbers have words: 0 zero, 1 one, 2 two, 3 three, 4 four, 5 five, 6 
 RHYMED = "Rhymes: " + " ".join(f"{name.capitalize()} rhymes with {word}." for name, word in zip(NAMES, RHYMES))
 
 SKILLS = (
-    Skill(NATURAL, "counting", "Numbers to nine", "Read a written digit", (1, 2), read_digit, SPELLED, 6),
+    Skill(NATURAL, "counting", "Numbers to nine", "Read a written digit", (1, 2), read_digit, SPELLED, 5),
     Skill(NATURAL, "counting", "Numbers to nine", "Read a number word", (1, 2), in_words(read_digit), SPELLED, 2),
     Skill(NATURAL, "counting", "Counting", "Count a digit in a strip", (3, 5), count_in_strip, ORDER),
     Skill(NATURAL, "comparison", "Larger and smaller", "Compare two written digits", (2, 4), larger_of_two, ORDER),
-    Skill(NATURAL, "comparison", "Larger and smaller", "Compare two number words", (2, 4), in_words(larger_of_two), ORDER),
+    Skill(
+        NATURAL, "comparison", "Larger and smaller", "Compare two number words", (2, 4), in_words(larger_of_two), ORDER
+    ),
     Skill(NATURAL, "comparison", "Same and different", "Find the odd one out", (4, 6), odd_one_out, ORDER),
     Skill(NATURAL, "comparison", "Same and different", "Odd one out in words", (4, 6), in_words(odd_one_out), ORDER),
     Skill(NATURAL, "arithmetic", "Addition", "Add two written digits", (3, 6), sum_of_two, SUMS),
@@ -322,6 +338,8 @@ SKILLS = (
     Skill(NATURAL, "geometry", "Turning", "Right way up or upside down", (3, 6), upside_down, SPELLED),
     Skill(NATURAL, "measurement", "Instruments", "Know what an instrument measures", (6, 10), measure, TOOLS),
     Skill(NATURAL, "measurement", "Instruments", "Instruments beside a drawing", (6, 10), decorated(measure), TOOLS),
+    Skill(SOCIAL, "calendar", "Days", "Read a calendar leaf", (1, 3), leaf, SPELLED),
+    Skill(SOCIAL, "towns", "Streets", "Read a door number", (1, 3), door, SPELLED),
     Skill(SOCIAL, "calendar", "Days", "Find the next day", (3, 5), calendar_leaf, ORDER),
     Skill(SOCIAL, "towns", "Streets", "Find a house by its number", (4, 7), house_number, EVEN_ODD),
     Skill(SOCIAL, "civics", "Elections", "Tell who won a vote", (5, 9), votes, ORDER),
@@ -349,7 +367,9 @@ class Scans:
         paper = Image.new("L", (2 * MARGIN + TILE * len(digits), 2 * MARGIN + TILE), 255)
         for place, digit in enumerate(digits):
             ink = rng.choice(self.by_label[digit])
-            tile = Image.fromarray((255 - ink * 255 / 16).astype("uint8")).resize((TILE, TILE), Image.Resampling.BICUBIC)
+            tile = Image.fromarray((255 - ink * 255 / 16).astype("uint8")).resize(
+                (TILE, TILE), Image.Resampling.BICUBIC
+            )
             tile = tile.rotate(180 if turned else 0)
             shift = (rng.randint(-MARGIN // 2, MARGIN // 2), rng.randint(-MARGIN // 2, MARGIN // 2))
             paper.paste(tile, (MARGIN + place * TILE + shift[0], MARGIN + shift[1]))
@@ -469,7 +489,9 @@ def main() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError:
-        raise BadInput("scikit-learn carries the scans and is not installed", remedy="pip install scikit-learn") from None
+        raise BadInput(
+            "scikit-learn carries the scans and is not installed", remedy="pip install scikit-learn"
+        ) from None
     with whole_folder(args.output, "problems.json") as folder:
         counts = build(folder, args.seed)
     print(f"{args.output}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

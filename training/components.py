@@ -28,8 +28,8 @@ class ComponentsConfig:
         clip_epochs: passes over the alignment pairs.
         text: fields of `MistralConfig`; the LLaMA twin takes those that `LlamaConfig` has.
         backbones: which text models to make.
-        text_epochs: passes over the lectures and text-only questions.
-        batch_size: samples per step, of either.
+        text_epochs: passes over the captions, lectures and text-only questions.
+        clip_batch_size, text_batch_size: samples per step.
         learning_rate: of AdamW (embeddings, norms, heads).
         matrix_learning_rate: of Muon (the weight matrices of the layers).
         seed: of initial weights and order.
@@ -42,7 +42,8 @@ class ComponentsConfig:
     text: dict = field(default_factory=dict)
     backbones: list[str] = field(default_factory=lambda: ["mistral"])
     text_epochs: int = 8
-    batch_size: int = 64
+    clip_batch_size: int = 128
+    text_batch_size: int = 64
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 1e-2
     seed: int = 0
@@ -63,16 +64,16 @@ class ComponentsConfig:
         return cls(**values)
 
 
-def text_documents(problems: list) -> list[tuple[str, str]]:
-    """What the text model reads before it ever sees: `(given, to learn)` pairs of lectures, solutions and questions.
+def text_documents(problems: list, captions: list[str]) -> list[tuple[str, str]]:
+    """What the text model reads before it ever sees: `(given, to learn)` pairs of captions, lectures and questions.
 
-    A question without a picture is worded as it will be asked, and only its answer is learned; of a lecture or a solution
-    every word is.
+    A question without a picture is worded as it will be asked, and only its answer is learned; of a lecture, and of a
+    solution after its hint, every word is.
     """
-    lectures = [problem.lecture for problem in problems]
-    solutions = [problem.solution for problem in problems]
+    lectures = {("", problem.lecture) for problem in problems}
+    solutions = {("", f"{problem.hint} {problem.solution}".strip()) for problem in problems if not problem.has_image}
     questions = [(question_text(problem), answer_text(problem)) for problem in problems if not problem.has_image]
-    return sorted({("", text) for text in [*lectures, *solutions]}) + questions
+    return sorted({("", caption) for caption in captions} | lectures | solutions) + questions
 
 
 def train_tokenizer(texts: list[str], vocab_size: int):
@@ -107,9 +108,12 @@ def train_clip(pictures, captions: list[str], tokenizer, config: ComponentsConfi
     """Contrast `pictures` `(pairs, 3, side, side)` with their captions; returns a `CLIPModel`.
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021. Equal captions in a
-    batch share the target, because there are only ten digits to be alone in a picture.
+    batch share the target, because there are only ten digits to be alone in a picture. Beside the class token, the mean of
+    the patch features that LLaVA reads (layer -2) is contrasted, too: in 24 layers every patch comes to know the whole
+    picture, in four it has no reason to.
     """
     import torch
+    from torch.nn.functional import normalize
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(config.seed)
@@ -132,12 +136,19 @@ def train_clip(pictures, captions: list[str], tokenizer, config: ComponentsConfi
 
     def loss_of(batch):
         shifted = torch.roll(pictures[batch], (shift.randint(-2, 2), shift.randint(-2, 2)), (2, 3))
-        logits = clip(input_ids=input_ids[batch], pixel_values=shifted).logits_per_image  # (pictures, captions)
+        tower = clip.vision_model(pixel_values=shifted, output_hidden_states=True)
+        patches = clip.vision_model.post_layernorm(tower.hidden_states[-2][:, 1:].mean(1))
+        words = normalize(clip.get_text_features(input_ids=input_ids[batch]).pooler_output, dim=-1)
         target = (group[batch][:, None] == group[batch][None]).float()
         target = target / target.sum(1, keepdim=True)
-        return -(target * (logits.log_softmax(1) + logits.t().log_softmax(1))).sum(1).mean() / 2
+        loss = 0.0
+        for seen in (tower.pooler_output, patches):
+            logits = clip.logit_scale.exp() * normalize(clip.visual_projection(seen), dim=-1) @ words.t()
+            loss = loss - (target * (logits.log_softmax(1) + logits.t().log_softmax(1))).sum(1).mean() / 4
+        return loss
 
-    _fit(clip, loss_of, len(captions), config.clip_epochs, config, "tiny CLIP")
+    ones = torch.ones(len(captions))
+    _fit(clip, loss_of, ones, config.clip_epochs, config.clip_batch_size, config, "tiny CLIP")
     return clip
 
 
@@ -162,7 +173,8 @@ def pretrain_text_model(documents: list[tuple[str, str]], tokenizer, model_type:
         labels = torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in picked])
         return model(input_ids=input_ids, attention_mask=input_ids != tokenizer.pad_token_id, labels=labels).loss
 
-    _fit(model, loss_of, len(rows), config.text_epochs, config, f"tiny {model_type}")
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    _fit(model, loss_of, lengths, config.text_epochs, config.text_batch_size, config, f"tiny {model_type}")
     return model
 
 
@@ -177,16 +189,19 @@ def _encode(given: str, learned: str, tokenizer) -> tuple[list[int], list[int]]:
     return [tokenizer.bos_token_id, *ids, end], [-100, *labels, end]
 
 
-def _fit(model, loss_of, rows: int, epochs: int, config: ComponentsConfig, name: str) -> None:
-    """Muon for the layers' matrices and AdamW for the rest, one cycle; several times quicker here than AdamW alone."""
+def _fit(model, loss_of, lengths, epochs: int, batch_size: int, config: ComponentsConfig, name: str) -> None:
+    """Muon for the layers' matrices and AdamW for the rest, one cycle; several times quicker here than AdamW alone.
+
+    `lengths` `(rows,)` are the rows' sizes: a batch is made of rows of about the same, so that little of it is padding.
+    """
     import torch
     from tqdm import tqdm
 
     matrices = [weight for key, weight in model.named_parameters() if weight.ndim == 2 and ".layers." in key]
     others = [weight for key, weight in model.named_parameters() if not (weight.ndim == 2 and ".layers." in key)]
     optimizers = [torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))]
-    optimizers.append(torch.optim.Muon(matrices, lr=config.matrix_learning_rate, weight_decay=0.0))
-    steps_per_epoch = rows // config.batch_size
+    optimizers.append(torch.optim.Muon(matrices, lr=config.matrix_learning_rate, weight_decay=0.0, ns_steps=4))
+    steps_per_epoch = len(lengths) // batch_size
     schedulers = [
         torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -201,8 +216,9 @@ def _fit(model, loss_of, rows: int, epochs: int, config: ComponentsConfig, name:
     model.train()
     with tqdm(total=epochs * steps_per_epoch, desc=name, unit="step") as bar:
         for _ in range(epochs):
-            shuffled = torch.randperm(rows, generator=order)
-            for batch in shuffled[: steps_per_epoch * config.batch_size].split(config.batch_size):
+            rows = torch.randperm(len(lengths), generator=order)[: steps_per_epoch * batch_size]
+            by_length = rows[torch.argsort(lengths[rows], stable=True)].view(steps_per_epoch, batch_size)
+            for batch in by_length[torch.randperm(steps_per_epoch, generator=order)]:
                 loss = loss_of(batch)
                 model.zero_grad()
                 loss.backward()
@@ -224,7 +240,7 @@ def make_components(data: Path, config: ComponentsConfig, folder: Path) -> dict[
     problems = read_problems(data, split="train")
     pairs = json.loads((data / "alignment" / "alignment.json").read_text(encoding="utf-8"))
     captions = [pair["conversations"][1]["value"] for pair in pairs]
-    documents = text_documents(problems)
+    documents = text_documents(problems, captions)
     wordings = [question_text(problem) for problem in problems] + [f"[INST] {caption} [/INST]" for caption in captions]
     tokenizer = train_tokenizer([*wordings, *(learned for _, learned in documents)], config.vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -233,7 +249,10 @@ def make_components(data: Path, config: ComponentsConfig, folder: Path) -> dict[
     look = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     files = [data / "alignment" / "images" / pair["image"] for pair in pairs]
     pictures = torch.cat(
-        [look(Image.open(file), return_tensors="pt").pixel_values for file in tqdm(files, desc="pictures", unit="picture")]
+        [
+            look(Image.open(file), return_tensors="pt").pixel_values
+            for file in tqdm(files, desc="pictures", unit="picture")
+        ]
     )
     clip = train_clip(pictures, captions, tokenizer, config)
     clip.save_pretrained(folder / "vision")
@@ -244,7 +263,9 @@ def make_components(data: Path, config: ComponentsConfig, folder: Path) -> dict[
         model.save_pretrained(folder / model_type)
         tokenizer.save_pretrained(folder / model_type)
         counts[model_type] = sum(weight.numel() for weight in model.parameters())
-    (folder / "components.json").write_text(json.dumps({"config": asdict(config), "parameters": counts}, indent=1) + "\n")
+    (folder / "components.json").write_text(
+        json.dumps({"config": asdict(config), "parameters": counts}, indent=1) + "\n"
+    )
     return counts
 
 

@@ -17,14 +17,18 @@ from bad_input import BadInput
 class StageArguments:
     """What a stage needs beside TRL's SFTConfig."""
 
-    stage: str = field(default="", metadata={"help": "pretrain (projector only) or finetune", "choices": ["pretrain", "finetune"]})
+    stage: str = field(
+        default="", metadata={"help": "pretrain (projector only) or finetune", "choices": ["pretrain", "finetune"]}
+    )
     model_name_or_path: str = field(default="", metadata={"help": "checkpoint to start from: folder or Hub id"})
     model_revision: str | None = field(default=None, metadata={"help": "commit, tag or branch of a Hub checkpoint"})
     dataset: str = field(default="", metadata={"help": "LLaVA JSON, ScienceQA folder, datasets folder or Hub id"})
     dataset_split: str = field(default="train", metadata={"help": "split of a data set that has several"})
     image_folder: str | None = field(default=None, metadata={"help": "where the pictures of a LLaVA JSON lie"})
     answer_style: str = field(default="letter", metadata={"help": "ScienceQA answers: letter, or explained"})
-    chat_template: str | None = field(default=None, metadata={"help": "wording of this stage; the checkpoint keeps its own"})
+    chat_template: str | None = field(
+        default=None, metadata={"help": "wording of this stage; the checkpoint keeps its own"}
+    )
 
 
 SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
@@ -65,7 +69,9 @@ def read_recipe(path: str | Path) -> dict:
     known = known_keys()
     for key in values:
         if key not in known:
-            raise BadInput("there is no such key", remedy=f"did you mean {_nearest(key, known)}?", file=path, field=key)
+            raise BadInput(
+                "there is no such key", remedy=f"did you mean {_nearest(key, known)}?", file=path, field=key
+            )
     return values
 
 
@@ -80,15 +86,18 @@ def given_values(arguments: list[str]) -> tuple[dict, str | None]:
 
     Only for checking: TrlParser parses the same arguments again, with types.
     """
-    values, recipe, flags = {}, None, iter(arguments)
-    pairs = {}
-    for flag in flags:
-        name, _, value = flag.removeprefix("--").partition("=")
-        if flag.startswith("--"):
-            pairs[name] = value or next(flags, "")
+    pairs, known = {}, known_keys() | {"config"}
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if not flag.startswith("--"):
+            continue
+        name, _, value = flag.removeprefix("--").replace("-", "_").partition("=")
+        name = name.removeprefix("no_") if name not in known else name  # the parser's own way to say false
+        if name not in known:
+            raise BadInput("there is no such flag", remedy=f"did you mean --{_nearest(name, known)}?", field=name)
+        value = flag.partition("=")[2] or following
+        pairs[name] = "" if value.startswith("--") else value  # a switch may stand without a value
     recipe = pairs.pop("config", None)
-    if recipe:
-        values = read_recipe(recipe)
+    values = read_recipe(recipe) if recipe else {}
     return {**values, **pairs}, recipe
 
 
@@ -99,8 +108,9 @@ def check_recipe(values: dict, file: str | None) -> None:
         BadInput: names the key.
     """
     for key in ("stage", "model_name_or_path", "dataset", "output_dir"):
-        if not values.get(key):
-            raise BadInput("is not given", remedy=f"add it to the recipe or pass --{key}", file=file, field=key)
+        if not isinstance(values.get(key), str) or not values[key]:
+            problem = f"{values[key]!r} is no text" if values.get(key) else "is not given"
+            raise BadInput(problem, remedy=f"add it to the recipe or pass --{key}", file=file, field=key)
     if values["stage"] not in ("pretrain", "finetune"):
         raise BadInput(f"{values['stage']!r} is no stage", remedy="use pretrain or finetune", file=file, field="stage")
     for key, fits in NUMBERS.items():
@@ -111,18 +121,30 @@ def check_recipe(values: dict, file: str | None) -> None:
     if values.get("image_folder"):
         _check_exists(str(values["image_folder"]) + "/", "image_folder", file)
     if values.get("chat_template") and not Path(values["chat_template"]).is_file():
-        raise BadInput("no such file", remedy="give a .jinja template", file=values["chat_template"], field="chat_template")
+        raise BadInput(
+            "no such file", remedy="give a .jinja template", file=values["chat_template"], field="chat_template"
+        )
     output = Path(values["output_dir"])
     if output.exists() and not output.is_dir():
         raise BadInput("the output is a file", remedy="name a new folder", file=output, field="output_dir")
     if (output / "run.json").is_file():
         raise BadInput(
-            "the folder holds a finished run", remedy="name a new folder or remove this one", file=output, field="output_dir"
+            "the folder holds a finished run",
+            remedy="name a new folder or remove this one",
+            file=output,
+            field="output_dir",
         )
-    if output.is_dir() and any(entry for entry in output.iterdir() if not entry.name.startswith("checkpoint-")):
+    if output.is_dir() and not _is_empty_or_interrupted(output):
         raise BadInput(
             "the folder holds something else", remedy="name an empty or a new folder", file=output, field="output_dir"
         )
+
+
+def _is_empty_or_interrupted(output: Path) -> bool:
+    """An interrupted run leaves checkpoints, TRL's card and logs beside them, or a half-made `.finished`."""
+    left = ("checkpoint-", ".finished")
+    left += ("README.md", "runs") if any(output.glob("checkpoint-*")) else ()
+    return all(entry.name.startswith(left) for entry in output.iterdir())
 
 
 def _is_number(value, fits) -> bool:

@@ -29,12 +29,16 @@ class LossLog(TrainerCallback):
         return self.curve[-1][1] if self.curve else float("nan")
 
 
-def finish_run(trainer, processor, stage, rows, parameters: dict, tokens: dict, losses: LossLog, seconds: float) -> None:
+def finish_run(
+    trainer, processor, stage, rows, parameters: dict, tokens: dict, losses: LossLog, seconds: float
+) -> None:
     """Save model, processor and `run.json` into the output folder, the record last: without it a run is unfinished."""
     output = Path(trainer.args.output_dir)
     staging = output / ".finished"
     shutil.rmtree(staging, ignore_errors=True)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    if "use_cache" in vars(model.config):  # the Trainer's own mark; those who load the model want their cache
+        del model.config.use_cache
     model.save_pretrained(staging)
     processor.save_pretrained(staging)
     _write_json(staging / "run.json", run_record(trainer, stage, rows, parameters, tokens, losses, seconds))
@@ -42,6 +46,7 @@ def finish_run(trainer, processor, stage, rows, parameters: dict, tokens: dict, 
     for file in files:
         os.replace(file, output / file.name)
     staging.rmdir()
+    (output / "README.md").unlink(missing_ok=True)  # TRL's own, of every checkpoint; the card is publishing's
     for checkpoint in output.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 

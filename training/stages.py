@@ -4,9 +4,13 @@ Stage 1 (`pretrain`) moves the projector alone; stage 2 (`finetune`) moves the p
 is frozen in both. Source: Liu et al., "Improved Baselines with Visual Instruction Tuning", 2023.
 """
 
-import torch
+from typing import TYPE_CHECKING
 
 from bad_input import BadInput
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 TRAINED = {
@@ -15,7 +19,7 @@ TRAINED = {
 }
 
 
-def set_trainable(model: torch.nn.Module, stage: str) -> dict[str, int]:
+def set_trainable(model: "torch.nn.Module", stage: str) -> dict[str, int]:
     """Freeze all but what `stage` trains; returns parameter counts `{"trainable": …, "frozen": …}`."""
     counts = {"trainable": 0, "frozen": 0}
     for name, weight in model.named_parameters():

@@ -1,0 +1,281 @@
+"""Choose the samples that are worth training on: dataset -> pruned dataset + manifest.json + report.html.
+
+    python prune_dataset.py --dataset DIGITSQA --method principles --size 600 --output pruned
+    python prune_dataset.py --dataset data.json --method farthest --embeddings vectors.npy --size 1000 --output far
+    python prune_dataset.py --verify pruned
+    python prune_dataset.py --compare pruned far
+
+`principles` keeps samples whose image is needed, spread over all skills, hard ones first; `farthest` those farthest
+apart in an embedding; `random` and `full` are the controls.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from bad_input import BadInput
+from command_line import VerbParser, check_output_folder, run_verb, whole_folder
+
+RECIPE = (
+    "dataset", "method", "size", "seed", "split", "pool", "necessity", "coverage", "scorer", "stratified", "within",
+    "embeddings", "embedder", "answer_style", "pid_splits", "image_folder", "llava_json", "source", "license",
+)  # fmt: skip
+
+
+def parse_arguments():
+    parser = VerbParser(prog="prune_dataset.py", description=__doc__.split("\n")[0])
+    what = parser.add_argument_group("what to choose from")
+    what.add_argument("--dataset", help="ScienceQA folder, problems.json, LLaVA JSON, datasets folder or Hub id")
+    what.add_argument("--split", default="train", help="split to choose from")
+    what.add_argument("--pid_splits", help="ScienceQA's pid_splits.json, where it does not lie beside problems.json")
+    what.add_argument("--image_folder", help="folder of the pictures of a LLaVA JSON")
+    what.add_argument(
+        "--pool", choices=["all", "images"], default="all", help="choose from all samples or pictured ones"
+    )
+    how = parser.add_argument_group("how to choose")
+    how.add_argument("--method", choices=["principles", "farthest", "random", "full"])
+    how.add_argument("--size", type=int, help="how many samples to keep (full: all)")
+    how.add_argument("--seed", type=int, default=0, help="seed of the random choice")
+    how.add_argument("--necessity", type=float, default=0.5, help="principles: from what score on an image is needed")
+    how.add_argument(
+        "--coverage",
+        choices=["images", "fitting"],
+        default="images",
+        help="principles: cover the labels of all pictured samples, or only of those whose image is needed",
+    )
+    how.add_argument(
+        "--scorer",
+        help="principles: checkpoint to ask whether it needs the picture; its answers are kept in OUTPUT.scores",
+    )
+    how.add_argument("--stratified", action="store_true", help="random: evenly over the skills")
+    how.add_argument(
+        "--within",
+        choices=["subject", "topic", "category", "skill"],
+        help="farthest: give every such label its fair share of the size",
+    )
+    how.add_argument("--embeddings", help="farthest: .npy file, a float16 or float32 row per sample, in order")
+    how.add_argument(
+        "--embedder",
+        help="farthest: CLIP-like model or LLaVA checkpoint that makes the embeddings, and keeps them in --embeddings",
+    )
+    how.add_argument("--device", help="farthest: torch device, such as cuda:0; default: the GPU where there is one")
+    how.add_argument("--threads", type=int, help="farthest: worker threads; default: all cores")
+    how.add_argument("--max_memory", help="farthest: resident memory to stay within, such as 1GB")
+    out = parser.add_argument_group("what to write")
+    out.add_argument("--output", help="folder to write")
+    out.add_argument("--answer_style", choices=["letter", "explained"], default="letter", help="wording of the answer")
+    out.add_argument("--llava_json", action="store_true", help="write the rows as LLaVA JSON too")
+    out.add_argument("--source", help="where the data comes from, for the manifest and the card")
+    out.add_argument("--license", help="its licence, such as cc-by-4.0")
+    parser.add_argument(
+        "--verify", metavar="DIR", help="make a pruned set again and compare (with --dataset: from there)"
+    )
+    parser.add_argument("--compare", metavar="DIR", nargs="+", help="print how much pruned sets have in common")
+    args = parser.parse_args()
+    _check_arguments(parser, args)
+    return args
+
+
+def _check_arguments(parser, args) -> None:
+    if args.compare and len(args.compare) < 2:
+        parser.error("--compare needs something to compare with; name two pruned sets or more")
+    if args.verify or args.compare:
+        return
+    for name in ("dataset", "method", "output"):
+        if getattr(args, name) is None:
+            parser.error(f"--{name} is missing")
+    if args.size is None and args.method != "full":
+        parser.error("--size is missing")
+    if args.size is not None and args.size < 1:
+        parser.error(f"--size {args.size} is below 1")
+    if not 0 <= args.necessity <= 1:
+        parser.error(f"--necessity {args.necessity} is not between 0 and 1")
+    if args.method == "farthest" and args.embeddings is None and args.embedder is None:
+        parser.error("--method farthest needs --embeddings or --embedder")
+    check_output_folder(args.output, "manifest.json")
+
+
+def ask_model(args, problems, cache: Path):
+    """Return what `--scorer` says of each problem with a picture; answers are kept in `cache`, and gone on with."""
+    from evaluation.journal import Asked
+    from evaluation.prediction import answer_problems
+    from pruning.principles import ModelEvidence
+
+    pictured = [problem for problem in problems if problem.has_image]
+    mute = next((problem for problem in pictured if problem.answer is None), None)
+    if mute is not None:
+        problem = "has no right choice to ask a model for"
+        raise BadInput(problem, remedy="leave --scorer out", file=args.dataset, record=mute.pid, field="answer")
+    likelihood = Asked(scoring="likelihood")
+    given = {"images": ("real", "blank"), "folder": cache, "device": args.device}
+    answers = answer_problems(args.scorer, pictured, likelihood, **given)
+    return {
+        problem.pid: ModelEvidence(*(answers[kind][problem.pid].letters[problem.answer] for kind in ("real", "blank")))
+        for problem in pictured
+    }
+
+
+def choose(args, samples, scores, processes):
+    """Return the choice, and what the report draws of the embedding where there is one."""
+    from pruning import methods
+
+    problems = samples.problems
+    pool = [i for i, problem in enumerate(problems) if args.pool == "all" or problem.has_image]
+    if args.method == "principles":
+        options = {"threshold": args.necessity, "whole_coverage": args.coverage == "images"}
+        return methods.by_principles(problems, scores, args.size, **options), None
+    if args.method == "random":
+        return methods.by_chance(problems, pool, args.size, seed=args.seed, stratified=args.stratified), None
+    if args.method == "full":
+        return methods.everything(problems, pool, args.size), None
+    return choose_far_apart(args, samples, pool, processes)
+
+
+def choose_far_apart(args, samples, pool, processes):
+    from tqdm import tqdm
+
+    from pruning.embedding import embed, flat_map
+    from pruning.manifest import sha256_of
+    from pruning.methods import by_distance
+    from pruning.processes import pick_device
+    from pruning.report import Embedding
+    from pruning.rows import Rows, bytes_of, open_embeddings
+
+    most = bytes_of(args.max_memory) if args.max_memory else None
+    path = Path(args.embeddings) if args.embeddings else None
+    if args.embedder and not (path and path.is_file()):
+        matrix = embed(samples, args.embedder, path, device=args.device, processes=processes)
+    else:
+        matrix = open_embeddings(path, len(samples.problems))
+    matrix = matrix if len(pool) == len(matrix) else matrix[pool]
+    share = processes.share(len(pool))
+    rows = Rows(
+        matrix[share.start : share.stop],
+        threads=args.threads,
+        device=pick_device(args.device),
+        release=most is not None and most < 2 * matrix.nbytes,
+        name=args.embeddings or args.embedder,
+    )
+    with tqdm(total=args.size, desc="farthest first", unit=" picks", delay=2) as bar:
+        options = {"within": args.within, "progress": bar.update, "processes": processes}
+        choice, nearest = by_distance(samples.problems, pool, rows, args.size, **options)
+    if path:
+        choice.facts["embeddings_sha256"] = sha256_of(path)
+    row = {sample: place for place, sample in enumerate(pool)}
+    return choice, Embedding(flat_map(matrix), nearest, [row[sample] for sample in choice.picks])
+
+
+def prune(args, output: str | Path, processes) -> dict | None:
+    """Choose, write `output` whole and return its manifest; all processes but the first write and return nothing."""
+    from pruning import manifest, principles
+    from pruning.samples import read_samples
+
+    places = {"split": args.split, "pid_splits": args.pid_splits, "image_folder": args.image_folder}
+    samples = read_samples(args.dataset, **places, answer_style=args.answer_style)
+    if args.method != "farthest" and processes.rank:
+        return None
+    asked = ask_model(args, samples.problems, Path(f"{args.output or output}.scores")) if args.scorer else None
+    scores = principles.score(samples.problems, asked)
+    choice, embedding = choose(args, samples, scores, processes)
+    if processes.rank:
+        return None
+    lacks = principles.missing_principles(samples.problems) if args.method == "principles" else []
+    told = manifest.describe(
+        choice,
+        samples.problems,
+        recipe={name: getattr(args, name) for name in RECIPE},
+        input_sha256=samples.sha256(),
+        source=args.source,
+        license=args.license,
+        notes=[f"not judged by {lack}" for lack in lacks],
+    )
+    write(args, output, told, samples, choice, scores, embedding)
+    if choice.cost:
+        print(f"{args.method}: {choice.cost}")
+    return told
+
+
+def write(args, output, told, samples, choice, scores, embedding) -> None:
+    from pruning import manifest, report
+    from pruning.output import DATA_FILE, write_llava_json, write_rows
+
+    with whole_folder(output, manifest.NAME) as folder:
+        if samples.pictures:
+            table = samples.rows(choice.picks)
+            write_rows(table, folder / DATA_FILE, source=args.dataset)
+            if args.llava_json:
+                write_llava_json(table, folder, source=args.dataset)
+        report.write_report(folder, told, samples, choice, scores, embedding)
+        manifest.write_manifest(told, folder)
+    if not samples.pictures:
+        print(f"{args.dataset}: the pictures are not at hand; wrote the manifest and the report without the rows")
+
+
+def verify(args) -> int:
+    """Make the set again beside it and compare; 0 when nothing differs."""
+    from pruning import manifest
+    from pruning.processes import Processes
+
+    recipe = manifest.read_manifest(args.verify)["recipe"]
+    missing = [name for name in RECIPE if name not in recipe]
+    if missing:
+        problem = f"lacks {', '.join(missing)}"
+        raise BadInput(problem, remedy="make the set again", file=Path(args.verify) / manifest.NAME, field="recipe")
+    for name in RECIPE:
+        setattr(args, name, getattr(args, name) if name == "dataset" and args.dataset else recipe[name])
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder) / "again"
+        prune(args, again, Processes())
+        differences = manifest.differences(Path(args.verify), again)
+    for line in differences:
+        print(f"{args.verify}: {line}")
+    if not differences:
+        print(f"{args.verify}: comes out the same, byte for byte")
+    return 1 if differences else 0
+
+
+def compare(folders: list[str]) -> None:
+    """Print what each set is and covers, then how much each two have in common."""
+    from itertools import combinations
+
+    from pruning import manifest
+
+    told = {folder: manifest.read_manifest(folder) for folder in folders}
+    for folder, of in told.items():
+        covered = ", ".join(f"{counts[0]} {level} labels" for level, counts in of["coverage"].items())
+        print(f"{folder}: {of['size']:,} of {of['input']['rows']:,} by {of['method']}; {covered}")
+    for first, second in combinations(told, 2):
+        common = manifest.overlap(told[first], told[second])
+        print(f"{first} and {second}: {common['both']:,} in both, {100 * common['jaccard']:.1f} % of their union")
+
+
+def main() -> int | None:
+    args = parse_arguments()
+    if args.compare:
+        return compare(args.compare)
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if args.verify:
+        return verify(args)
+    from pruning.processes import processes
+
+    with processes() as group:
+        told = prune(args, args.output, group)
+    if told is not None:
+        say(args, told)
+    return None
+
+
+def say(args, told: dict) -> None:
+    """Print what was kept, what it covers, and how many samples were dropped for which reason."""
+    pool = 1 if args.method == "principles" or args.pool == "images" else 2
+    covered = ", ".join(f"{level} {of[0]}/{of[pool]}" for level, of in told["coverage"].items() if of[pool])
+    print(
+        f"{args.output}: kept {told['size']:,} of {told['input']['rows']:,}"
+        + (f"; covers {covered}" if covered else "")
+    )
+    for reason, count in told["counts"].items():
+        print(f"  {count:>8,}  {reason}")
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,77 @@
+"""Every test's world: no network, an empty Hugging Face cache, and tiny components that are made once."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything imports huggingface_hub, which reads these once. Child processes inherit them.
+_HOME = tempfile.TemporaryDirectory(prefix="hf-home-")
+os.environ.update(HF_HOME=_HOME.name, HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
+    os.environ.pop(_name, None)
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def offline_unless_a_hub_is_here(request):
+    """A module that starts a Hub of its own talks to that one, and so may not be offline."""
+    if not hasattr(request.module, "LocalHub"):
+        yield
+        return
+    from huggingface_hub import constants
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_HUB_OFFLINE")
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference material beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip("the reference material (../shared) is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def vision_folder(tmp_path_factory) -> Path:
+    from tests.tiny_components import save_vision
+
+    return save_vision(tmp_path_factory.mktemp("components") / "vision")
+
+
+@pytest.fixture(scope="session")
+def mistral_folder(tmp_path_factory) -> Path:
+    from tests.tiny_components import save_text_model
+
+    return save_text_model(tmp_path_factory.mktemp("components") / "mistral", "mistral")
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory) -> Path:
+    from tests.tiny_components import save_text_model
+
+    return save_text_model(tmp_path_factory.mktemp("components") / "llama", "llama")
+
+
+@pytest.fixture(scope="session")
+def stage0(tmp_path_factory, vision_folder, mistral_folder) -> Path:
+    """A checkpoint before any training, built by the verb. Read it; copy it before you change it."""
+    from build_checkpoint import main
+    from tests.running import run_here
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "stage0"
+    run_here(main, "--vision", vision_folder, "--llm", mistral_folder, "--output", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory) -> Path:
+    """Eight captioned pictures in LLaVA's form."""
+    from tests.tiny_components import save_rows
+
+    return save_rows(tmp_path_factory.mktemp("rows"))

@@ -1,0 +1,110 @@
+"""The verb: two parts in, one loadable folder out; bad input leaves nothing behind."""
+
+import json
+import time
+
+import pytest
+
+from build_checkpoint import main
+from tests.running import run_apart, run_here
+
+GENERATED = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "chat_template.jinja"}
+
+
+def build(vision, llm, output, *options, code: int = 0):
+    return run_here(main, "--vision", vision, "--llm", llm, "--output", output, *options, code=code)
+
+
+def test_the_folder_is_whole_and_opens_with_the_auto_classes(stage0):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    assert GENERATED.issubset(path.name for path in stage0.iterdir())
+    model = AutoModelForImageTextToText.from_pretrained(stage0, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(stage0, trust_remote_code=True)
+    assert (
+        model.config.image_token_index
+        == processor.image_token_id
+        == processor.tokenizer.convert_tokens_to_ids("<image>")
+    )
+    assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
+    assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
+    assert processor.patch_size == model.config.vision_config.patch_size
+    assert processor.chat_template.startswith("{{- bos_token -}}")
+
+
+def test_it_says_what_it_made(vision_folder, llama_folder, tmp_path):
+    """Options reach the folder (projector, template, picture handling, precision); the counts are the weights'."""
+    from safetensors.torch import load_file
+
+    out = tmp_path / "made" / "stage0"  # a parent that does not exist yet
+    options = ["--projector", "linear", "--chat_template", "vicuna_v1", "--image_aspect_ratio", "square"]
+    done = build(vision_folder, llama_folder, out, *options, "--dtype", "bfloat16")
+    weights = load_file(out / "model.safetensors")
+    config = json.loads((out / "config.json").read_text())
+    assert (config["projector_type"], config["image_aspect_ratio"]) == ("linear", "square")
+    assert (config["text_config"]["model_type"], config["dtype"]) == ("llama", "bfloat16")
+    assert {str(weight.dtype) for weight in weights.values()} == {"torch.bfloat16"}
+    assert "USER: " in (out / "chat_template.jinja").read_text()
+    assert not json.loads((out / "processor_config.json").read_text())["image_processor"].get("do_pad")
+    for part in ("vision_tower", "multi_modal_projector", "language_model"):
+        count = sum(weight.numel() for name, weight in weights.items() if name.startswith(f"model.{part}."))
+        assert f"{part} {count:,}" in done.stdout
+
+
+def test_the_same_seed_gives_the_same_bytes(vision_folder, mistral_folder, stage0, tmp_path):
+    build(vision_folder, mistral_folder, tmp_path / "again")
+    build(vision_folder, mistral_folder, tmp_path / "other", "--seed", 1)
+    names = {path.name for path in stage0.iterdir()}
+    assert names == {path.name for path in (tmp_path / "again").iterdir()}
+    for name in names:
+        same = (tmp_path / "again" / name).read_bytes() == (stage0 / name).read_bytes()
+        assert same, name
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != (stage0 / "model.safetensors").read_bytes()
+
+
+def test_an_earlier_output_is_replaced_and_nothing_stays_beside_it(vision_folder, mistral_folder, tmp_path):
+    build(vision_folder, mistral_folder, tmp_path / "stage0", "--projector", "linear")
+    build(vision_folder, mistral_folder, tmp_path / "stage0")
+    assert json.loads((tmp_path / "stage0" / "config.json").read_text())["projector_type"] == "mlp2x_gelu"
+    assert [path.name for path in tmp_path.iterdir()] == ["stage0"]
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("--vision", "./absent", "no such folder, and not a Hub id; give a folder or owner/name"),
+        ("--llm", "absent", "no such folder, and not a Hub id"),
+        ("--llm", "{empty}", "there is no config.json in it; give a saved transformers model"),
+        ("--output", "{occupied}", "the output folder holds something else (no config.json in it); name an empty"),
+        ("--output", "{file}", "the output is a file, not a folder; name a new folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2_at_once(vision_folder, mistral_folder, tmp_path, part, value, said):
+    """In a process of its own: heavy imports would take longer than the refusal."""
+    occupied, empty, file = (tmp_path / name for name in ("occupied", "empty", "file"))
+    occupied.mkdir(), empty.mkdir(), file.write_text("mine"), (occupied / "mine.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    given = {"--vision": vision_folder, "--llm": mistral_folder, "--output": tmp_path / "out"}
+    given[part] = value.format(occupied=occupied, empty=empty, file=file)
+    started = time.monotonic()
+    done = run_apart("build_checkpoint.py", *[word for pair in given.items() for word in pair], code=2)
+    assert time.monotonic() - started < 3 * 2, "twice the time is for a busy machine"
+    assert said in done.error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_text_model_of_another_kind_is_refused_and_nothing_is_written(vision_folder, tmp_path):
+    from transformers import GPT2Config
+
+    from tests.tiny_components import tiny_tokenizer
+
+    GPT2Config(n_embd=8, n_layer=1, n_head=1).save_pretrained(tmp_path / "gpt2")
+    tiny_tokenizer().save_pretrained(tmp_path / "gpt2")
+    done = build(vision_folder, tmp_path / "gpt2", tmp_path / "out", code=2)
+    assert "field llm" in done.error and "give a mistral or llama model" in done.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_argument_names_the_help(tmp_path):
+    done = run_apart("build_checkpoint.py", "--visoin", "x", code=2)
+    assert done.error.endswith("run `build_checkpoint.py --help` for the arguments")

@@ -1,0 +1,146 @@
+"""A conversation is worded as the original code words it, token for token."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+TEMPLATES = Path(__file__).parents[1] / "processing" / "chat_templates"
+NAMES = {"mistral_instruct": "mistral_instruct", "v1": "vicuna_v1", "plain": "plain"}  # theirs: ours
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+CASES = 9  # in chat_prompts.json
+CASES_WITH_IDS = (0, 1, 2, 3, 8)  # mistral_instruct and plain
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tests.tiny_components import tiny_tokenizer
+
+    return tiny_tokenizer()
+
+
+def render(tokenizer, template: str, turns: list[dict], **options) -> str:
+    source = (TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
+    return tokenizer.apply_chat_template(turns, chat_template=source, tokenize=False, **options)
+
+
+def messages(turns: list[str]) -> list[dict]:
+    """The original's alternating turns; `<image>` at the start of one becomes a part of its own."""
+    said = []
+    for index, text in enumerate(turns):
+        parts = [{"type": "image"}] if text.startswith("<image>") else []
+        text = text.removeprefix("<image>").removeprefix("\n")
+        role = ("user", "assistant")[index % 2]
+        said.append({"role": role, "content": [*parts, *([{"type": "text", "text": text}] if text else [])]})
+    return said
+
+
+def ask(*texts: str) -> list[dict]:
+    """Turns of plain text, the user first."""
+    return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="module")
+def mistral_tokenizer(shared):
+    """Mistral's own tokenizer, from its sentencepiece model, with the image token that `build_checkpoint.py` adds."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    from tokenizers import AddedToken, Tokenizer, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    pieces = sentencepiece.SentencePieceProcessor(str(shared / "mistral_tokenizer" / "tokenizer.model"))
+    vocabulary = {pieces.id_to_piece(index): index for index in range(pieces.get_piece_size())}
+    merges = generate_merges(vocabulary, {piece: pieces.get_score(index) for piece, index in vocabulary.items()})
+    model = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    # Its legacy behaviour: every piece between two special tokens begins with a space of its own.
+    model.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    model.add_special_tokens([AddedToken(token, normalized=False) for token in ("<unk>", "<s>", "</s>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    return tokenizer
+
+
+def original_cases(shared) -> list[dict]:
+    cases = json.loads((shared / "original_llava" / "chat_prompts.json").read_text(encoding="utf-8"))
+    assert len(cases) == CASES
+    return cases
+
+
+def worded(tokenizer, case: dict) -> str:
+    turns = messages(case["turns"])
+    return render(tokenizer, NAMES[case["template"]], turns, add_generation_prompt=turns[-1]["role"] == "user")
+
+
+@pytest.mark.parametrize("index", range(CASES))
+def test_a_prompt_is_the_originals(tokenizer, shared, index):
+    case = original_cases(shared)[index]
+    assert worded(tokenizer, case) == "<s>" + case["prompt"]
+
+
+@pytest.mark.parametrize("index", CASES_WITH_IDS)
+def test_token_ids_are_the_originals_with_the_real_tokenizer(mistral_tokenizer, shared, index):
+    case = original_cases(shared)[index]
+    image = mistral_tokenizer.convert_tokens_to_ids("<image>")
+    ids = mistral_tokenizer(worded(mistral_tokenizer, case), add_special_tokens=False).input_ids
+    assert [-200 if token == image else token for token in ids] == case["input_ids"]
+
+
+def test_mistral_puts_the_system_message_into_the_first_question(tokenizer):
+    """As LLaMA-2 does, and LLaVA's `mistral_instruct` with it; Mistral has no marks for it."""
+    turns = [{"role": "system", "content": "Be brief."}, *ask("Hello?", "Yes.", "Sure?")]
+    assert render(tokenizer, "mistral_instruct", turns) == (
+        "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHello? [/INST] Yes. </s>[INST] Sure? [/INST]"
+    )
+
+
+def test_vicuna_takes_a_system_message_for_its_own(tokenizer):
+    turns = [{"role": "system", "content": "Be brief."}, *ask("Hello?")]
+    assert render(tokenizer, "vicuna_v1", turns, add_generation_prompt=True) == (
+        "<s>Be brief. USER: Hello? ASSISTANT:"
+    )
+
+
+@pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
+@pytest.mark.parametrize(
+    ("turns", "said"),
+    [
+        ([*ask("Hello?"), {"role": "system", "content": "Be brief."}], "the system message must come first"),
+        ([{"role": "robot", "content": "Beep."}], "unknown role robot"),
+    ],
+)
+def test_a_conversation_that_cannot_be_worded_is_refused(tokenizer, template, turns, said):
+    from jinja2.exceptions import TemplateError
+
+    with pytest.raises(TemplateError, match=said):
+        render(tokenizer, template, turns)
+
+
+@pytest.mark.parametrize("template", sorted(NAMES.values()))
+@pytest.mark.parametrize("turns", [["<image>\nWhat?", "A lake."], ["<image>\nWhat?", "A lake.", "Sure?", "Yes."]])
+def test_the_prompt_is_a_prefix_of_the_conversation(tokenizer, template, turns):
+    """What training masks and what generation starts from are then the same characters."""
+    prompt = render(tokenizer, template, messages(turns[:-1]), add_generation_prompt=True)
+    whole = render(tokenizer, template, messages(turns))
+    assert whole.startswith(prompt)
+    assert whole[len(prompt) :].strip().startswith(turns[-1])
+
+
+@pytest.mark.parametrize("template", sorted(NAMES.values()))
+def test_plain_text_and_a_list_of_parts_are_worded_alike(tokenizer, template):
+    turns = ask("2 + 2?", "4")
+    parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    assert render(tokenizer, template, parts) == render(tokenizer, template, turns)
+
+
+def test_pictures_come_before_the_words_wherever_they_stood(tokenizer):
+    text, image = {"type": "text", "text": "Same?"}, {"type": "image"}
+    first = render(tokenizer, "mistral_instruct", [{"role": "user", "content": [image, image, text]}])
+    assert first == render(tokenizer, "mistral_instruct", [{"role": "user", "content": [image, text, image]}])
+    assert first == "<s>[INST] <image>\n<image>\nSame? [/INST]"
+
+
+def test_the_vicuna_default_system_message_is_llavas(tokenizer):
+    assert render(tokenizer, "vicuna_v1", ask("Hi"), add_generation_prompt=True).startswith(f"<s>{VICUNA} USER: Hi ")

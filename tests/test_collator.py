@@ -1,0 +1,107 @@
+"""What carries loss: the answer and the template's end, after exactly the prompt that inference would give."""
+
+import pytest
+
+from bad_input import BadInput
+from tests.running import HOME
+from tests.tiny_components import IMAGE_TOKENS
+
+TEMPLATES = HOME / "processing" / "chat_templates"
+
+
+@pytest.fixture(scope="module")
+def processor(stage0):
+    from processing import LlavaMistralProcessor
+
+    return LlavaMistralProcessor.from_pretrained(stage0)
+
+
+@pytest.fixture(scope="module")
+def rows(rows_file):
+    from processing.conversations import read_rows
+
+    return list(read_rows(rows_file))
+
+
+def with_template(processor, name: str):
+    processor.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    return processor
+
+
+def collate(processor, rows):
+    from training.collator import AnswerCollator
+
+    return AnswerCollator(processor)(rows)
+
+
+TEXT_ROW = {
+    "id": "text",
+    "images": [],
+    "prompt": [{"role": "user", "content": "What is 2 + 2?"}],
+    "completion": [{"role": "assistant", "content": "four"}],
+}
+LONG_ROW = {**TEXT_ROW, "id": "long", "completion": [{"role": "assistant", "content": "It is four. " * 12}]}
+
+
+@pytest.mark.parametrize(
+    ("template", "ending"), [("mistral_instruct", " </s>"), ("vicuna_v1", "</s>"), ("plain", "\n")]
+)
+def test_only_the_answer_and_the_templates_end_carry_loss(processor, rows, template, ending):
+    """On every row of a mixed, padded batch; never an image token, never padding."""
+    batch = collate(with_template(processor, template), [*rows[:3], TEXT_ROW, LONG_ROW])
+    tokenizer = processor.tokenizer
+    for index, row in enumerate([*rows[:3], TEXT_ROW, LONG_ROW]):
+        labels, ids = batch["labels"][index], batch["input_ids"][index]
+        learned = labels != -100
+        assert (labels[learned] == ids[learned]).all()
+        assert tokenizer.decode(ids[learned]).strip() == (row["completion"][0]["content"] + ending).strip()
+        first, last = learned.nonzero().flatten()[[0, -1]].tolist()
+        assert learned[first : last + 1].all(), "the answer is one piece"
+        assert batch["attention_mask"][index, last + 1 :].sum() == 0, "and its end is the row's"
+        assert (labels[ids == processor.image_token_id] == -100).all()
+        assert (labels[batch["attention_mask"][index] == 0] == -100).all()
+        assert int((ids == processor.image_token_id).sum()) == IMAGE_TOKENS * len(row["images"])
+
+
+@pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1", "plain"])
+def test_the_trained_prompt_is_the_inference_prompt_token_for_token(processor, rows, template):
+    with_template(processor, template)
+    chosen = [rows[0], TEXT_ROW]
+    batch = collate(processor, chosen)
+    words = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    for index, row in enumerate(chosen):
+        pictures = [{"type": "image", "image": picture} for picture in row["images"]]
+        text = {"type": "text", "text": row["prompt"][0]["content"]}
+        asked = processor.apply_chat_template([{"role": "user", "content": [*pictures, text]}], **words)
+        start = int((batch["labels"][index] != -100).nonzero()[0])
+        assert batch["input_ids"][index, :start].tolist() == asked["input_ids"][0].tolist()
+        if pictures:
+            assert batch["pixel_values"][0].equal(asked["pixel_values"][0])
+
+
+def test_the_answer_begins_as_generation_would_begin_it(processor, rows):
+    """The answer's tokens are those of the whole conversation, not of the answer tokenised apart."""
+    with_template(processor, "mistral_instruct")
+    batch = collate(processor, rows[:1])
+    whole = "<s>[INST] <image>\nWhich digit is written? [/INST] It is zero. </s>"
+    ids = processor(images=rows[0]["images"], text=[whole], add_special_tokens=False, return_tensors="pt").input_ids
+    assert batch["input_ids"].tolist() == ids.tolist()
+
+
+def test_a_batch_without_pictures_has_no_pixels(processor):
+    assert "pixel_values" not in collate(with_template(processor, "mistral_instruct"), [TEXT_ROW, LONG_ROW])
+
+
+def test_a_row_without_an_answer_is_refused(processor):
+    row = {**TEXT_ROW, "completion": []}
+    with pytest.raises(BadInput, match="there is no answer to learn; give a completion"):
+        collate(with_template(processor, "mistral_instruct"), [row])
+
+
+def test_a_template_that_words_the_prompt_twice_is_refused(processor):
+    processor.chat_template = (
+        "{{ '1' if messages[-1]['role'] == 'assistant' else '2' }}"
+        "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    )
+    with pytest.raises(BadInput, match="words the prompt differently once the answer follows"):
+        collate(processor, [TEXT_ROW])

@@ -1,0 +1,203 @@
+"""DigitsQA: as many questions as promised, right answers, fair splits, and the same bytes for the same seed."""
+
+import hashlib
+import json
+import random
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from processing import digitsqa
+from tests.running import run_apart, run_here
+
+LEAST = {"train": 3000, "val": 600, "test": 600}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The whole set, once: (folder, what `build` said)."""
+    folder = tmp_path_factory.mktemp("data") / "digitsqa"
+    folder.mkdir()
+    return folder, digitsqa.build(folder)
+
+
+@pytest.fixture(scope="module")
+def problems(built):
+    from processing.scienceqa import read_problems
+
+    return read_problems(built[0])
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Sizes at which a set is built in a fraction of a second."""
+    for split, size in (("train", 90), ("val", 45), ("test", 45)):
+        monkeypatch.setitem(digitsqa.SPLIT_SIZES, split, size)
+    monkeypatch.setattr(digitsqa, "ALIGNMENT_SIZE", 30)
+
+
+def test_there_are_as_many_questions_as_promised(built, problems):
+    counts = Counter(problem.split for problem in problems)
+    assert all(counts[split] >= least for split, least in LEAST.items())
+    assert built[1] == {**counts, "alignment": len(alignment(built[0]))}
+    assert len({problem.pid for problem in problems}) == len(problems)
+
+
+def test_subjects_topics_skills_and_grades_are_as_many_as_promised(problems):
+    """In every split, so that each column of the table has questions."""
+    for split in LEAST:
+        asked = [problem for problem in problems if problem.split == split]
+        kinds = {
+            name: {getattr(problem, name) for problem in asked} for name in ("subject", "topic", "skill", "grade")
+        }
+        assert kinds["subject"] == {"natural science", "social science", "language science"}
+        assert len(kinds["topic"]) >= 8 and len(kinds["skill"]) >= 16
+        assert kinds["grade"] == {f"grade{number}" for number in range(1, 13)}
+        assert all(problem.lecture and problem.solution and problem.category and problem.task for problem in asked)
+
+
+def test_there_are_questions_that_need_their_picture_that_only_have_one_and_that_have_none(problems):
+    for split in LEAST:
+        needed = Counter(problem.image_needed for problem in problems if problem.split == split)
+        assert set(needed) == {True, False, None} and min(needed.values()) >= 30
+    assert all((problem.image_needed is None) == (not problem.has_image) for problem in problems)
+    assert all(problem.image is not None for problem in problems if problem.has_image)
+
+
+def test_whether_the_picture_is_needed_never_reaches_the_model(built, problems):
+    from processing.conversations import rows_of_problems
+    from processing.scienceqa import answer_text, question_text
+
+    for problem in problems[::7]:
+        twins = [replace(problem, image_needed=needed) for needed in (True, False, None)]
+        assert len({question_text(twin) for twin in twins}) == 1
+        assert "image_needed" not in question_text(problem) + answer_text(problem, "explained")
+    assert "image_needed" not in rows_of_problems(problems[:50], source=built[0]).column_names
+
+
+def test_a_digit_cannot_be_read_without_looking(problems):
+    """One wording, ten answers, none of them much more frequent than the others."""
+    for split in LEAST:
+        read = [p for p in problems if p.question == "Which digit is written?" and p.split == split and p.has_image]
+        answers = Counter(problem.answer for problem in read)
+        assert len(answers) == 10 and max(answers.values()) < 0.2 * len(read)
+        assert {problem.choices for problem in read} == {tuple("0123456789")}
+        assert {problem.image_needed for problem in read} == {True}
+
+
+NAMES = digitsqa.NAMES
+TRUTH = {  # what is right, worked out from the digits in the picture alone
+    "read_digit": lambda draft: str(draft.digits[0]),
+    "parity": lambda draft: ("even", "odd")[draft.digits[0] % 2],
+    "larger_of_two": lambda draft: "left" if draft.digits[0] > draft.digits[1] else "right",
+    "sum_of_two": lambda draft: str(sum(draft.digits)),
+    "count_in_strip": lambda draft: str(draft.digits.count(NAMES.index(draft.question.split()[4]))),
+    "odd_one_out": lambda draft: ("first", "second", "third")[[draft.digits.count(d) for d in draft.digits].index(1)],
+    "spell": lambda draft: NAMES[draft.digits[0]],
+    "calendar_leaf": lambda draft: str(draft.digits[0] + 1),
+    "votes": lambda draft: "red" if draft.digits[0] > draft.digits[1] else "blue",
+    "house_number": lambda draft: "south" if draft.digits[0] % 2 else "north",
+    "upside_down": lambda draft: "yes" if draft.turned else "no",
+    "letters_in_word": lambda draft: str(len(NAMES[draft.digits[0]])),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TRUTH))
+def test_the_answer_follows_from_the_digits_drawn(name):
+    make = getattr(digitsqa, name)
+    for seed in range(60):
+        draft = make(random.Random(seed))
+        assert draft.answer == TRUTH[name](draft), draft
+        assert draft.choices.count(draft.answer) == 1
+
+
+def test_text_only_sums_are_right(problems):
+    sums = [
+        p for p in problems if p.question.startswith("What is ") and p.question.split()[3] in "+-" and not p.has_image
+    ]
+    assert len(sums) > 50
+    for problem in sums:
+        left, sign, right = problem.question.removeprefix("What is ").removesuffix("?").split()
+        truth = int(left) + int(right) if sign == "+" else int(left) - int(right)
+        assert problem.choices[problem.answer] == str(truth)
+
+
+def test_choices_are_distinct_and_the_answer_is_one_of_them(problems):
+    for problem in problems:
+        assert len(set(problem.choices)) == len(problem.choices) >= 2
+        assert 0 <= problem.answer < len(problem.choices)
+
+
+def test_no_scan_serves_two_splits():
+    """1,797 scans, all different, each in one split, every digit in each."""
+    parts = {split: scans.by_label for split, scans in digitsqa.load_scans(seed=0).items()}
+    ink = {split: {scan.tobytes() for label in labels for scan in labels[label]} for split, labels in parts.items()}
+    assert sum(map(len, ink.values())) == 1797 == len(set.union(*ink.values()))
+    assert all(len(labels[digit]) >= 15 for labels in parts.values() for digit in range(10))
+
+
+def test_a_picture_shows_as_many_tiles_as_digits():
+    scans = digitsqa.load_scans(seed=0)["test"]
+    for count in (1, 2, 3):
+        picture = scans.draw(random.Random(0), list(range(count)))
+        assert (picture.mode, picture.size) == ("RGB", (16 + 48 * count, 64))
+        assert picture.convert("L").getextrema()[0] < 80, "there is ink"
+
+
+def alignment(folder: Path) -> list[dict]:
+    return json.loads((folder / "alignment" / "alignment.json").read_text(encoding="utf-8"))
+
+
+def test_the_alignment_set_is_read_as_llava_558k_is(built):
+    from processing.conversations import read_rows
+
+    rows = read_rows(built[0] / "alignment" / "alignment.json")
+    assert len(rows) == len(alignment(built[0])) >= 3000
+    words = Counter()
+    for row in rows.select(range(0, len(rows), 97)):
+        assert len(row["images"]) == 1 and row["images"][0].size[1] == 64
+        words[row["completion"][0]["content"]] += 1
+        assert "<image>" not in row["prompt"][0]["content"]
+    assert len(words) > 10
+
+
+def test_the_folder_is_read_as_scienceqa_is(built):
+    from processing.conversations import read_rows
+
+    rows = read_rows(built[0], split="test")
+    splits = json.loads((built[0] / "pid_splits.json").read_text())
+    assert rows["id"] == splits["test"]
+    assert {len(images) for images in rows.select(range(60))["images"]} == {0, 1}
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_same_seed_gives_the_same_bytes(small, tmp_path):
+    first, again, other = tmp_path / "first", tmp_path / "again", tmp_path / "other"
+    for folder, seed in ((first, 5), (again, 5), (other, 6)):
+        run_here(digitsqa.main, "--output", folder, "--seed", seed)
+    assert digest(first) == digest(again)
+    assert digest(first) != digest(other)
+    assert len(digest(first)) > 100
+
+
+def test_another_command_line_says_what_it_wrote(small, tmp_path):
+    done = run_here(digitsqa.main, "--output", tmp_path / "set")
+    assert done.stdout == f"{tmp_path / 'set'}: 90 train, 45 val, 45 test, 30 alignment\n"
+
+
+def test_an_occupied_folder_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    started = time.monotonic()
+    done = run_apart("-m", "processing.digitsqa", "--output", tmp_path, code=2)
+    assert time.monotonic() - started < 3 * 2
+    assert (
+        "the output folder holds something else (no problems.json in it); name an empty or a new folder" in done.error
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

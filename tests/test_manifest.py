@@ -1,0 +1,98 @@
+"""The manifest accounts for every sample, says what made it, and tells a changed set from an unchanged one."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from bad_input import BadInput
+from processing.scienceqa import Problem
+from pruning.manifest import describe, differences, overlap, read_manifest, sha256_of, write_manifest
+from pruning.methods import Choice
+from pruning.output import open_picture
+
+RECIPE = {"dataset": "data/of/ScienceQA", "method": "random", "size": 2, "seed": 0, "split": "train"}
+PROBLEMS = [Problem(pid=name, question="?", choices=("a", "b"), topic="t", has_image=name != "d") for name in "abcd"]
+CHOICE = Choice([2, 0], {1: "not drawn", 3: "has no image"}, facts={"stratified": False})
+
+
+def described(**changes):
+    return describe(CHOICE, PROBLEMS, recipe=RECIPE, input_sha256="0" * 64) | changes
+
+
+def test_every_sample_is_kept_or_dropped_with_a_reason():
+    told = described()
+    assert told["kept"] == ["c", "a"]
+    assert told["dropped"] == {"b": "not drawn", "d": "has no image"}
+    assert told["counts"] == {"kept": 2, "has no image": 1, "not drawn": 1}
+    assert sum(told["counts"].values()) == told["input"]["rows"] == 4
+    assert told["coverage"]["topic"] == [1, 1, 1] and told["coverage"]["skill"] == [0, 0, 0]
+    assert told["versions"].keys() >= {"python", "numpy", "pillow"}
+
+
+def test_the_licence_is_that_of_the_source_when_it_is_known(tmp_path):
+    assert described()["license"] == "cc-by-nc-sa-4.0"
+    assert described()["source"] == "ScienceQA"
+    other = {"recipe": RECIPE | {"dataset": "mine/set"}, "input_sha256": ""}
+    assert describe(CHOICE, PROBLEMS, **other)["license"] is None
+    assert describe(CHOICE, PROBLEMS, **other)["source"] == "mine/set"
+    assert describe(CHOICE, PROBLEMS, **other, source="Mine", license="cc-by-4.0")["license"] == "cc-by-4.0"
+    write_manifest(described(), tmp_path)
+    again = describe(CHOICE, PROBLEMS, recipe=RECIPE | {"dataset": str(tmp_path)}, input_sha256="")
+    assert (again["source"], again["license"]) == ("ScienceQA", "cc-by-nc-sa-4.0")
+
+
+def test_what_differs_is_named(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data/rows").write_text("rows")
+        write_manifest(described(), folder)
+    assert differences(old, new) == []
+    write_manifest(described(seed=1, recipe=RECIPE | {"dataset": "elsewhere"}), new)
+    assert differences(old, new) == ["manifest.json: seed differs"]
+    (old / "data/rows").write_text("other rows")
+    assert "data/rows: is not the file that was written" in differences(old, new)
+    (old / "data/rows").unlink()
+    write_manifest(described(versions={"python": "2.7"}), new)
+    assert differences(old, new)[0] == "data/rows: is missing"
+    assert "python" in differences(old, new)[-1]
+
+
+def test_files_are_hashed_and_a_manifest_without_its_parts_is_refused(tmp_path):
+    (tmp_path / "report.html").write_text("report")
+    write_manifest(described(), tmp_path)
+    assert read_manifest(tmp_path)["files"] == {"report.html": sha256_of(tmp_path / "report.html")}
+    (tmp_path / "manifest.json").write_text(json.dumps({"kept": []}))
+    with pytest.raises(BadInput, match="field recipe: is missing or malformed"):
+        read_manifest(tmp_path)
+    with pytest.raises(BadInput, match="no such file"):
+        read_manifest(tmp_path / "nowhere")
+
+
+def test_two_choices_overlap_by_what_both_keep():
+    assert overlap({"kept": ["a", "b", "c"]}, {"kept": ["b", "c", "d"]}) == {"both": 2, "jaccard": 0.5}
+    assert overlap({"kept": []}, {"kept": []}) == {"both": 0, "jaccard": 0}
+
+
+def picture(path, mode="RGB", size=(4, 4), **options):
+    Image.new(mode, size, 1 if mode == "P" else None).save(path, **options)
+    return {"bytes": path.read_bytes(), "path": None}
+
+
+def test_pictures_come_out_upright_and_bare(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "taken at home"  # orientation: turn right; description
+    turned = open_picture(picture(tmp_path / "a.jpg", size=(4, 8), exif=exif), "x", "1")
+    assert turned.size == (8, 4) and not turned.getexif() and not turned.info
+    assert open_picture(picture(tmp_path / "b.jpg", "CMYK"), "x", "1").mode == "RGB"
+    assert open_picture(picture(tmp_path / "c.gif", "P", transparency=1), "x", "1").mode == "RGBA"
+    assert open_picture(picture(tmp_path / "d.png", "L"), "x", "1").mode == "L"
+
+
+def test_what_is_no_picture_is_refused_with_its_row(tmp_path):
+    whole = picture(tmp_path / "a.png", size=(64, 64))["bytes"]
+    huge = picture(tmp_path / "b.png", "1", size=(10_000, 9_000))["bytes"]
+    for data in (b"", b"<html>", whole[: len(whole) // 2], huge):
+        with pytest.raises(BadInput, match="set: record 7: field image: is not a picture that can be read"):
+            open_picture({"bytes": data, "path": None}, "set", "7")

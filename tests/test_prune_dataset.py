@@ -1,0 +1,309 @@
+"""The verb: any source in, one whole folder out, the same bytes every time; bad input leaves nothing behind."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command_line import run_verb
+from prune_dataset import main
+from pruning.samples import read_samples
+
+HOME = Path(__file__).parents[1]
+REAL = HOME.parent / "shared" / "scienceqa"
+FORMS = {"shown": "Which colour is shown?", "fact": "What is the capital of place {}?", "text": "What is {} + 1?"}
+
+
+@dataclass
+class Done:
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def prune(monkeypatch, capfd):
+    """Run the verb in this process, where the libraries are loaded already; returns what it printed."""
+
+    def run(*arguments, check: int = 0) -> Done:
+        monkeypatch.setattr(sys, "argv", ["prune_dataset.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            run_verb(main)
+        done = Done(*capfd.readouterr())
+        assert left.value.code == check, done
+        return done
+
+    return run
+
+
+def prune_apart(*arguments, check: int = 0, **environment: str) -> Done:
+    """Run the verb in a process of its own."""
+    command = [sys.executable, str(HOME / "prune_dataset.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    assert done.returncode == check, done
+    return Done(done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def scienceqa(tmp_path_factory) -> Path:
+    """24 training problems: 8 that need their picture, 8 that only have one, 8 without."""
+    folder = tmp_path_factory.mktemp("set")
+    problems = {}
+    for i in range(24):
+        kind = list(FORMS)[i % 3]
+        problem = {"question": FORMS[kind].format(i), "choices": ["red", "blue"], "answer": i // 3 % 2, "hint": ""}
+        problem |= {"image": None if kind == "text" else "image.png", "split": "train", "grade": f"grade{1 + i % 12}"}
+        problem |= {"subject": "s", "topic": f"t{i % 2}", "category": f"c{i % 2}", "skill": f"{kind}{i % 4}"}
+        problems[str(i)] = problem
+        if kind != "text":
+            (folder / f"images/train/{i}").mkdir(parents=True)
+            Image.new("RGB", (24, 16), (10 * i, 0, 99)).save(folder / f"images/train/{i}/image.png")
+    (folder / "problems.json").write_text(json.dumps(problems))
+    (folder / "pid_splits.json").write_text(json.dumps({"train": list(problems), "val": [], "test": []}))
+    rng = np.random.default_rng(0)
+    np.save(folder / "vectors.npy", rng.standard_normal((24, 8)).astype(np.float16))
+    return folder
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_principles_keep_the_needed_images_and_load_with_datasets(prune, scienceqa, tmp_path):
+    out = tmp_path / "out"
+    said = prune(
+        "--dataset", scienceqa, "--method", "principles", "--size", 8, "--output", out, "--coverage", "fitting"
+    )
+    assert "kept 8 of 24" in said.stdout
+    told = manifest(out)
+    assert sorted(map(int, told["kept"])) == list(range(0, 24, 3))
+    assert told["counts"] == {"kept": 8, "has no image": 8, "the image is not needed: the text decides": 8}
+    from datasets import load_dataset
+
+    rows = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows["id"] == told["kept"]
+    assert rows[0]["images"][0].getpixel((0, 0)) == (10 * int(told["kept"][0]), 0, 99)
+    assert rows[0]["prompt"][0]["content"].startswith("Which colour is shown?\nA. red\nB. blue")
+    assert rows[0]["completion"] == [{"role": "assistant", "content": "AB"[int(told["kept"][0]) // 3 % 2]}]
+    assert rows[0]["skill"].startswith("shown")
+    page = (out / "report.html").read_text()
+    assert "data:image/png;base64" in page and "http" not in page.replace("http-equiv", "")
+    assert Image.open(out / "report.png").width > 500
+
+
+@pytest.mark.parametrize("method", ["principles", "farthest", "random", "full"])
+def test_the_same_input_gives_the_same_bytes_and_reasons_that_sum(prune, scienceqa, tmp_path, method):
+    sized = [] if method == "full" else ["--size", 10]
+    vectors = ["--embeddings", scienceqa / "vectors.npy"] if method == "farthest" else []
+    for name in ("a", "b"):
+        given = ("--dataset", scienceqa, "--method", method, *sized, *vectors, "--output", tmp_path / name)
+        # In another process the sets and hashes of Python come in another order.
+        prune(*given) if name == "a" or method in ("random", "full") else prune_apart(*given, PYTHONHASHSEED="7")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    told = manifest(tmp_path / "a")
+    assert sum(told["counts"].values()) == 24
+    assert told["counts"]["kept"] == len(told["kept"]) == (24 if method == "full" else 10)
+    assert set(told["kept"]) | told["dropped"].keys() == {str(i) for i in range(24)}
+    assert told["files"].keys() == contents(tmp_path / "a").keys() - {"manifest.json"}
+
+
+def test_farthest_picks_are_those_of_the_library_and_shares_cover(prune, scienceqa, tmp_path):
+    from pruning.farthest_first import farthest_first
+    from pruning.rows import Rows
+
+    vectors = np.load(scienceqa / "vectors.npy")
+    given = ("--dataset", scienceqa, "--method", "farthest", "--embeddings", scienceqa / "vectors.npy", "--size", 12)
+    prune(*given, "--output", tmp_path / "far")
+    found = farthest_first(Rows(vectors), 12)
+    assert manifest(tmp_path / "far")["kept"] == [str(i) for i in found.picks]
+    assert manifest(tmp_path / "far")["selection"]["radius"] == found.radius
+    assert "Map of the embedding" in (tmp_path / "far/report.html").read_text()
+    prune(*given, "--output", tmp_path / "even", "--within", "skill", "--max_memory", "1GB", "--threads", 1)
+    assert manifest(tmp_path / "even")["coverage"]["skill"][0] == 12
+    prune(*given[:-1], 4, "--output", tmp_path / "seen", "--pool", "images")
+    assert all(int(name) % 3 < 2 for name in manifest(tmp_path / "seen")["kept"])
+
+
+def test_choices_are_compared_two_by_two(prune, scienceqa, tmp_path):
+    for name in ("first", "second"):
+        prune(
+            "--dataset",
+            scienceqa,
+            "--method",
+            "random",
+            "--size",
+            12,
+            "--seed",
+            len(name),
+            "--output",
+            tmp_path / name,
+        )
+    said = prune("--compare", tmp_path / "first", tmp_path / "second").stdout
+    both = len(set(manifest(tmp_path / "first")["kept"]) & set(manifest(tmp_path / "second")["kept"]))
+    assert f"{both} in both" in said and f"{100 * both / (24 - both):.1f} % of their union" in said
+    assert "name two pruned sets or more" in prune("--compare", tmp_path / "first", check=2).stderr
+
+
+def test_a_model_is_asked_once_with_and_without_the_picture(prune, scienceqa, tmp_path):
+    from tiny_llava import save_tiny_llava
+
+    checkpoint = save_tiny_llava(tmp_path / "model")
+    given = ("--dataset", scienceqa, "--method", "principles", "--size", 6, "--scorer", checkpoint)
+    prune(*given, "--output", tmp_path / "out")
+    kept = [tmp_path / "out.scores" / name for name in ("predictions.jsonl", "blank/predictions.jsonl")]
+    asked = [path.read_text() for path in kept]
+    assert [len(text.splitlines()) for text in asked] == [17, 17]  # what was asked, and 16 pictured problems
+    assert asked[0].splitlines()[1] != asked[1].splitlines()[1]
+    before = contents(tmp_path / "out")
+    prune(*given, "--output", tmp_path / "out")
+    assert contents(tmp_path / "out") == before and [path.read_text() for path in kept] == asked
+    assert manifest(tmp_path / "out")["recipe"]["scorer"] == str(checkpoint)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launch",
+    [
+        ["torch.distributed.run", "--nproc_per_node", "2"],
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"],
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_two_processes_write_the_bytes_of_one(prune, scienceqa, tmp_path, launch):
+    given = ["--dataset", scienceqa, "--method", "farthest", "--embeddings", scienceqa / "vectors.npy", "--size", 9]
+    prune(*given, "--output", tmp_path / "one")
+    command = [sys.executable, "-m", *launch, str(HOME / "prune_dataset.py"), *map(str, given)]
+    done = subprocess.run([*command, "--output", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("kept 9 of 24") == 1
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_verify_makes_it_again_and_finds_a_change(prune, scienceqa, tmp_path):
+    out = tmp_path / "out"
+    prune("--dataset", scienceqa, "--method", "random", "--size", 5, "--seed", 3, "--output", out)
+    assert "the same, byte for byte" in prune("--verify", out).stdout
+    told = manifest(out)
+    told["kept"][0], told["kept"][1] = told["kept"][1], told["kept"][0]
+    (out / "manifest.json").write_text(json.dumps(told))
+    assert "kept differs" in prune("--verify", out, check=1).stdout
+
+
+def test_llava_json_goes_in_and_comes_out(prune, scienceqa, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    prune("--dataset", scienceqa, "--method", "full", "--output", first, "--llava_json", "--answer_style", "explained")
+    records = json.loads((first / "llava.json").read_text())
+    assert records[0]["conversations"][0]["value"].startswith("<image>\nWhich colour")
+    assert records[0]["conversations"][1]["value"].endswith("The answer is A.")
+    said = prune("--dataset", first / "llava.json", "--method", "principles", "--size", 6, "--output", second)
+    assert "kept 6 of 24" in said.stdout
+    told = manifest(second)
+    assert all(int(name) % 3 == 0 for name in set(told["kept"]) - set(told["kept_for_coverage"]))
+    assert any("coverage" in note for note in told["notes"])
+
+
+def test_a_pruned_set_can_be_pruned_again(prune, scienceqa, tmp_path):
+    licensed = ("--license", "cc-by-4.0", "--source", "Colours")
+    prune("--dataset", scienceqa, "--method", "full", "--output", tmp_path / "all", *licensed)
+    prune(
+        "--dataset", tmp_path / "all", "--method", "random", "--size", 6, "--output", tmp_path / "six", "--stratified"
+    )
+    told = manifest(tmp_path / "six")
+    assert (told["source"], told["license"], told["size"]) == ("Colours", "cc-by-4.0", 6)
+    problems, again = read_samples(scienceqa).problems, read_samples(tmp_path / "all").problems
+    for name in ("question", "choices", "answer", "hint", "has_image", "skill", "grade"):
+        assert [getattr(p, name) for p in again] == [getattr(p, name) for p in problems]
+    assert told["coverage"]["topic"] == [2, 2, 2]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real ScienceQA text is not at hand")
+def test_the_real_problems_are_pruned_to_119_without_their_pictures(prune, tmp_path):
+    given = ("--dataset", REAL / "problems_head.json", "--pid_splits", REAL / "pid_splits.json")
+    said = prune(*given, "--method", "principles", "--size", 119, "--output", tmp_path / "out").stdout
+    assert "the pictures are not at hand" in said
+    assert "kept 119 of 1,041; covers subject 3/3, topic 12/12, category 45/45, skill 80/80" in said
+    told = manifest(tmp_path / "out")
+    assert told["counts"]["has no image"] == 520 and sum(told["counts"].values()) == 1041
+    assert told["license"] == "cc-by-nc-sa-4.0"
+    assert contents(tmp_path / "out").keys() == {"manifest.json", "report.html"}
+
+
+BAD = {
+    "the set is missing": (["--dataset", "nowhere"], "nowhere"),
+    "too many": (["--size", 25], "25 of 24 samples cannot be picked"),
+    "below one": (["--size", 0], "--size 0 is below 1"),
+    "no split": (["--split", "exam"], "has no split 'exam'"),
+    "unknown method": (["--method", "magic"], "invalid choice: 'magic'"),
+    "no vectors": (["--method", "farthest"], "needs --embeddings or --embedder"),
+    "vectors of another set": (["--method", "farthest", "--embeddings", "short.npy"], "has 3 rows for 24 samples"),
+    "vectors with NaN": (["--method", "farthest", "--embeddings", "nan.npy"], "record 2: is not finite"),
+    "vectors of zeros": (["--method", "farthest", "--embeddings", "zero.npy"], "record 2: is all zeros"),
+    "a size of nonsense": (
+        ["--method", "farthest", "--embeddings", "nan.npy", "--max_memory", "much"],
+        "write it like 1GB",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(prune, scienceqa, tmp_path, name):
+    rows = np.ones((24, 4), np.float32)
+    np.save(tmp_path / "short.npy", rows[:3])
+    for kind, value in (("nan", np.nan), ("zero", 0)):
+        rows[2] = value
+        np.save(tmp_path / f"{kind}.npy", rows)
+    changes, says = BAD[name]
+    changes = [str(tmp_path / word) if str(word).endswith(".npy") else word for word in changes]
+    given = ["--dataset", scienceqa, "--method", "random", "--size", 5, "--output", tmp_path / "out", *changes]
+    done = prune(*given, check=2)
+    assert says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_another_folder_is_never_replaced(prune, scienceqa, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    given = ("--dataset", scienceqa, "--method", "random", "--size", 5, "--output")
+    assert "holds something else" in prune(*given, tmp_path, check=2).stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_broken_picture_stops_the_run_and_leaves_the_old_output(prune, scienceqa, tmp_path):
+    broken = tmp_path / "set"
+    shutil.copytree(scienceqa, broken)
+    given = ("--dataset", broken, "--method", "full", "--output", tmp_path / "out")
+    prune(*given)
+    before = contents(tmp_path / "out")
+    (broken / "images/train/4/image.png").write_bytes(b"<html>")
+    done = prune(*given, check=2)
+    assert "record 4: field image: is not a picture" in done.stderr
+    assert contents(tmp_path / "out") == before
+
+
+def test_two_rows_of_one_id_are_refused(prune, tmp_path):
+    from datasets import Dataset
+
+    turns = {"prompt": [[{"role": "user", "content": "Hm?"}]] * 2}
+    turns["completion"] = [[{"role": "assistant", "content": "Yes."}]] * 2
+    (tmp_path / "set").mkdir()
+    Dataset.from_dict({"id": ["a", "a"], "images": [[], []], **turns}).to_parquet(tmp_path / "set/train.parquet")
+    done = prune("--dataset", tmp_path / "set", "--method", "full", "--output", tmp_path / "out", check=2)
+    assert "field id: the id 'a' is there twice" in done.stderr
+
+
+def test_bad_input_and_help_are_told_at_once(tmp_path):
+    begun = time.perf_counter()
+    assert "Hub id" in prune_apart("--help").stdout
+    given = ("--dataset", tmp_path / "nowhere", "--method", "full", "--output", tmp_path / "out")
+    assert "no such file, folder or Hub id" in prune_apart(*given, check=2).stderr
+    assert time.perf_counter() - begun < 4

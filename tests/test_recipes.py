@@ -1,0 +1,196 @@
+"""The recipes are the study: every number is asserted, through the parser that train_sft.py uses."""
+
+from pathlib import Path
+
+import pytest
+
+from training.recipe import check_recipe, given_values, read_recipe
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+STAGES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.stem.startswith(("pretrain", "finetune")))
+STUDY = ("mistral", "llama")
+
+# Mistral-7B-Instruct-v0.2, Vicuna-7B-v1.5 and CLIP ViT-L/14-336 as their repositories' config.json have them.
+MISTRAL_7B = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e6,
+    "sliding_window": None,
+}
+VICUNA_7B = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+}
+CLIP_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
+
+def parse(recipe: Path, *flags: str):
+    from train_sft import parse as real_parser
+
+    return real_parser(["--config", str(recipe), *flags])
+
+
+@pytest.mark.parametrize("recipe", STAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_stage_is_parsed_by_the_real_parser(recipe):
+    """bf16 is refused on a machine without a GPU unless it is told to do with its CPU."""
+    wanting = {"model_name_or_path": "checkpoints/stage0", "dataset": "data", "output_dir": "outputs/stage"}
+    given = read_recipe(recipe)
+    flags = [part for key, value in wanting.items() if key not in given for part in (f"--{key}", value)]
+    stage, config = parse(recipe, "--use_cpu", *flags)
+    assert recipe.stem.startswith(stage.stage)
+    assert config.max_length is None, "a cut would take image tokens with it"
+    for key, value in given.items():
+        seen = getattr(stage, key, None) if hasattr(stage, key) else getattr(config, key)
+        seen = getattr(seen, "value", seen)
+        assert seen == value or (key, seen, value) == ("report_to", [], "none"), key
+
+
+def test_every_recipe_of_components_is_parsed():
+    from training.components import ComponentsConfig
+
+    for recipe in RECIPES.glob("*/components.yaml"):
+        assert ComponentsConfig.from_yaml(recipe).clip_vision["image_size"] > 0
+
+
+@pytest.mark.parametrize("backbone", STUDY)
+def test_stage1_is_the_study(backbone):
+    stage, config = parse(RECIPES / backbone / "pretrain.yaml", "--use_cpu")
+    assert (stage.stage, stage.dataset, stage.image_folder) == (
+        "pretrain",
+        "data/blip_laion_cc_sbu_558k.json",
+        "data/LLaVA-Pretrain",
+    )
+    assert (config.num_train_epochs, config.learning_rate) == (1, 1e-3)
+    assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 64
+    assert Path(stage.chat_template).name == "plain.jinja"
+    assert_shared(config)
+
+
+@pytest.mark.parametrize("backbone", STUDY)
+def test_stage2_is_the_study(backbone):
+    stage, config = parse(RECIPES / backbone / "finetune.yaml", "--use_cpu")
+    assert (stage.stage, stage.dataset, stage.answer_style) == ("finetune", "data/scienceqa-1000", "letter")
+    assert (config.num_train_epochs, config.learning_rate) == (15, 2e-5)
+    assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 32
+    assert_shared(config)
+
+
+def assert_shared(config):
+    """What both stages have in common: AdamW, no decay, cosine after 3 % of warm-up, bf16, checkpointing."""
+    assert config.optim.value.startswith("adamw_torch")
+    assert (config.adam_beta1, config.adam_beta2, config.max_grad_norm) == (0.9, 0.999, 1.0)
+    assert config.weight_decay == 0
+    assert config.lr_scheduler_type.value == "cosine"
+    assert config.get_warmup_steps(1000) == 30
+    assert config.bf16 and not config.fp16
+    assert config.gradient_checkpointing
+    assert config.seed == 42
+
+
+@pytest.mark.parametrize(
+    ("stage", "keys"),
+    [
+        ("pretrain", {"model_name_or_path", "output_dir"}),
+        ("finetune", {"model_name_or_path", "output_dir", "chat_template"}),
+    ],
+)
+def test_twins_differ_only_in_the_backbone(stage, keys):
+    mistral, llama = (read_recipe(RECIPES / backbone / f"{stage}.yaml") for backbone in STUDY)
+    assert mistral.keys() == llama.keys()
+    assert {key for key in mistral if mistral[key] != llama[key]} == keys
+
+
+@pytest.mark.parametrize("backbone", STUDY)
+def test_stage2_starts_where_stage1_ends(backbone):
+    pretrain, finetune = (read_recipe(RECIPES / backbone / f"{stage}.yaml") for stage in ("pretrain", "finetune"))
+    assert finetune["model_name_or_path"] == pretrain["output_dir"]
+    build_command = (RECIPES / backbone / "pretrain.yaml").read_text().split("train_sft.py")[0]
+    assert f"--output {pretrain['model_name_or_path']}\n" in build_command
+
+
+@pytest.mark.parametrize("backbone", STUDY)
+def test_a_recipe_without_its_checkpoint_says_so(backbone, monkeypatch, tmp_path):
+    from bad_input import BadInput
+
+    values, file = given_values(["--config", str(RECIPES / backbone / "pretrain.yaml")])
+    monkeypatch.chdir(tmp_path)  # where no checkpoints/ and no data/ are
+    (tmp_path / values["model_name_or_path"]).mkdir(parents=True)
+    with pytest.raises(BadInput, match=r"there is no config\.json in it; give a checkpoint folder"):
+        check_recipe(values, file)
+
+
+def config_of(tmp_path, text: str):
+    """The configuration that build_checkpoint.py would make of the real parts; tokens: 32,000, image and padding."""
+    from transformers import CLIPConfig, LlamaConfig, MistralConfig
+
+    from modeling_llava_mistral.checkpoints import stage0_config
+
+    CLIPConfig(vision_config=CLIP_L_336, projection_dim=768).save_pretrained(tmp_path / "clip")
+    made = MistralConfig(**MISTRAL_7B) if text == "mistral" else LlamaConfig(**VICUNA_7B)
+    made.save_pretrained(tmp_path / text)
+    return stage0_config(tmp_path / "clip", tmp_path / text, image_token_id=32000, vocab_size=32002)
+
+
+# By hand. The tower: class token 1,024; patches 3 x 14 x 14 x 1,024 = 602,112; positions (24 x 24 + 1) x 1,024 =
+# 590,848; the two layer norms outside the layers 4 x 1,024; together 1,198,080. A layer: four attention matrices with
+# biases 4 x (1,024^2 + 1,024) = 4,198,400, the MLP 2 x 1,024 x 4,096 + 4,096 + 1,024 = 8,393,728, two norms 4,096;
+# together 12,596,224, and there are 24.
+TOWER = 303_507_456
+# (1,024 + 1) x 4,096 = 4,198,400 and (4,096 + 1) x 4,096 = 16,781,312.
+PROJECTOR = 20_979_712
+# The 32,002 tokens padded to a multiple of 64: 32,064 x 4,096.
+HEAD = 131_334_144
+TEXT = {
+    # Embeddings like the head. A layer: q and o 2 x 4,096^2, k and v 2 x 4,096 x 1,024 (8 of 32 heads), MLP
+    # 3 x 4,096 x 14,336, two norms 8,192; together 218,112,000, and there are 32; the last norm 4,096. With the head
+    # that is 7,242,256,384: the 7,241,732,096 of Mistral-7B as published and 2 x 64 x 4,096 for the padding.
+    "mistral": 7_110_922_240,
+    # A layer: attention 4 x 4,096^2, MLP 3 x 4,096 x 11,008, norms 8,192; together 202,383,360, 32 times, and 4,096.
+    "llama": 6_607_605_760,
+}
+# The sum for LLaMA is what llava-hf/llava-1.5-7b-hf holds.
+WHOLE = {"mistral": 7_566_743_552, "llama": 7_063_427_072}
+
+
+@pytest.mark.parametrize("text", ["mistral", "llama"])
+def test_the_full_size_model_has_the_parameters_of_the_published_ones(text, tmp_path):
+    import torch
+
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+    from training.stages import set_trainable
+
+    config = config_of(tmp_path, text)
+    assert config.text_config.vocab_size == 32064
+    assert config.image_seq_length == 576
+    assert getattr(config.text_config, "sliding_window", None) is None, "Instruct-v0.2 has no window, and gets none"
+    with torch.device("meta"):
+        model = LlavaMistralForConditionalGeneration(config)
+    parts = {name: size(part) for name, part in model.model.named_children()}
+    assert parts == {"vision_tower": TOWER, "multi_modal_projector": PROJECTOR, "language_model": TEXT[text]}
+    assert size(model.lm_head) == HEAD
+    assert size(model) == WHOLE[text] == TOWER + PROJECTOR + TEXT[text] + HEAD
+
+    assert set_trainable(model, "pretrain") == {"trainable": PROJECTOR, "frozen": WHOLE[text] - PROJECTOR}
+    assert set_trainable(model, "finetune") == {"trainable": WHOLE[text] - TOWER, "frozen": TOWER}
+
+
+def size(module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
