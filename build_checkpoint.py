@@ -9,7 +9,6 @@ from pathlib import Path
 from bad_input import BadInput
 from command_line import VerbParser, check_output_folder, run_verb, whole_folder
 
-
 TEMPLATES = Path(__file__).parent / "processing" / "chat_templates"
 
 

@@ -76,7 +76,7 @@ def check_output_folder(path: str | Path, made_by: str) -> Path:
 
 @contextmanager
 def whole_folder(path: str | Path, made_by: str) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that takes its place when the block ends well, and vanishes when it does not.
+    """Yield an empty folder beside `path` that takes its place when the block ends well, and vanishes otherwise.
 
     A reader of `path` sees the old folder or the new one, never a mixture. `made_by` is the file that marks a folder
     as an earlier output of the same verb, which may be replaced (`check_output_folder`).

@@ -39,6 +39,12 @@ def build_parser() -> VerbParser:
             one.add_argument("--chart", type=Path, help="a PNG for the card")
             one.add_argument("--recipe", type=Path, help="the YAML the model was made with")
             one.add_argument("--base_model", help="the base's Hub id, where the folder names a local one")
+            one.add_argument(
+                "--ask",
+                nargs=2,
+                metavar=("PICTURE", "QUESTION"),
+                help="put to the published model when it is verified",
+            )
         else:
             one.add_argument("--split", help="the split's name on the Hub, where the folder has one split")
     return parser
@@ -50,6 +56,8 @@ def main() -> int | None:
         raise BadInput("the folder does not exist", remedy="give the folder to publish", file=args.folder)
     if not args.timeout > 0:
         raise BadInput(f"{args.timeout} s is no time to wait", remedy="give seconds above 0", field="timeout")
+    if getattr(args, "ask", None) and not Path(args.ask[0]).is_file():
+        raise BadInput("no such picture", remedy="give the file to ask about", file=args.ask[0], field="ask")
     from publishing.connection import connect
     from publishing.upload import check_repo_id
 

@@ -2,8 +2,9 @@
 
     python reproduce_study.py --config recipes/miniature/study.yaml
 
-Each step is a command that can be typed as well. A step whose command, recipes and predecessors are as they were is not
-run again, so an interrupted study goes on where it stopped. A Hub of this machine's own serves the steps that publish.
+Each step is a command that can be typed as well. A step whose command, recipes and predecessors are as they were is
+not run again, so an interrupted study goes on where it stopped. A Hub of this machine's own serves the steps that
+publish.
 """
 
 import hashlib
@@ -21,7 +22,6 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import VerbParser, run_verb
-
 
 HERE = Path(__file__).parent
 KEYS = {"name", "output", "warm", "steps", "summary"}
@@ -86,8 +86,9 @@ def fingerprint(step: Step, before: str) -> str:
 class Runner:
     """Runs the steps, each as its own process that sees what a typed command would see.
 
-    With `warm`, the interpreter of a step is a fork of this one, which has imported the heavy libraries once; on two cores
-    that saves about six seconds a step. Nothing has been computed before the fork, so a step starts from the same state.
+    With `warm`, the interpreter of a step is a fork of this one, which has imported the heavy libraries once; on two
+    cores that saves about six seconds a step. Nothing has been computed before the fork, so a step starts from the
+    same state.
     """
 
     def __init__(self, warm: bool):

@@ -13,16 +13,21 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import run_verb
-from training.recipe import StageArguments, check_recipe, given_values
-
+from training.recipe import StageArguments, check_recipe, given_values, is_finished
 
 PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
 
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
-    started = time.time()
-    rows = None if {"-h", "--help"} & set(arguments) else checked_rows(arguments)
+    started, rows = time.time(), None
+    if not {"-h", "--help"} & set(arguments):
+        values, recipe_file = given_values(arguments)
+        if is_finished(values):
+            print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
+            return
+        check_recipe(values, recipe_file)
+        rows = checked_rows(values)
     stage, config = parse(arguments)
 
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -30,7 +35,7 @@ def main() -> None:
     from trl import SFTTrainer
 
     from training.collator import AnswerCollator
-    from training.run_record import LossLog, finish_run
+    from training.run_record import finish_run, run_record
     from training.stages import check_template, set_trainable
 
     load = {"revision": stage.model_revision, "trust_remote_code": True}
@@ -42,28 +47,26 @@ def main() -> None:
     model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
     parameters = set_trainable(model, stage.stage)
 
-    collator, losses = AnswerCollator(processor), LossLog()
+    collator = AnswerCollator(processor)
     trainer = SFTTrainer(
         model=model,
         args=config,
         train_dataset=rows,
         processing_class=processor,
         data_collator=collator,
-        callbacks=[losses],
     )
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
     if trainer.is_world_process_zero():
-        finish_run(trainer, processor, stage, rows, parameters, collator.tokens, losses, time.time() - started)
-        print(f"{config.output_dir}: {stage.stage}, {trainer.state.global_step} steps, loss {losses.last:.4f}")
+        named = template.stem if template else None
+        record = run_record(trainer, stage, rows, named, parameters, collator.tokens, time.time() - started)
+        finish_run(trainer, processor, {**record, "asked": values})
+        print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}")
 
 
-def checked_rows(arguments: list[str]) -> "Dataset":  # noqa: F821
-    """Check recipe and flags and read the data, before TRL is imported: an absent picture is named at once."""
-    values, recipe_file = given_values(arguments)
-    check_recipe(values, recipe_file)
-
+def checked_rows(values: dict) -> "Dataset":  # noqa: F821
+    """Read the data before TRL is imported: an absent picture is named at once."""
     from processing.conversations import read_rows
     from training.stages import check_rows
 
@@ -79,8 +82,13 @@ def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: 
     """TRL's parser over the recipe and the flags; what it cannot parse is one line, as elsewhere."""
     from trl import SFTConfig, TrlParser
 
-    parser = TrlParser((StageArguments, SFTConfig), prog="train_sft.py", allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"train_sft.py: {message}; run `train_sft.py --help` for the flags\n")
+    epilog = (
+        "--config FILE.yaml gives any of these in a recipe, see recipes/; a flag overrides it. --verbose: tracebacks."
+    )
+    parser = TrlParser((StageArguments, SFTConfig), prog="train_sft.py", epilog=epilog, allow_abbrev=False)
+    parser.error = lambda message: parser.exit(
+        2, f"train_sft.py: {message}; run `train_sft.py --help` for the flags\n"
+    )
     try:
         stage, config = parser.parse_args_and_config(arguments)
     except ValueError as error:  # what TrainingArguments refuses, such as bf16 on a machine that has none

@@ -1,4 +1,4 @@
-"""The end of a study in one screen and one picture: what was measured, three questions with their answers, what to try next."""
+"""The end of a study in one screen and one picture: what was measured, three questions with answers, what is next."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ from typing import Any
 from evaluation.scoring import COLUMNS
 from processing.scienceqa import LETTERS, Problem, read_problems
 
-
 SHOWN = 3
 
 
@@ -16,7 +15,8 @@ def summarise_study(wanted: Mapping[str, Any], output: Path) -> str:
     """Return the summary as text, and draw `wanted["picture"]`.
 
     Args:
-        wanted: the `summary` of a study's YAML: `results` {name: folder}, `skill`, `data`, `answers`, `chart`, `picture` and
+        wanted: the `summary` of a study's YAML: `results` {name: folder}, `skill`, `data`, `answers`, `chart`,
+        `picture` and
             `try_next`; paths are below `output`.
         output: the study's folder.
     """
@@ -32,7 +32,7 @@ def summarise_study(wanted: Mapping[str, Any], output: Path) -> str:
 
 
 def pick_samples(problems: Mapping[str, Problem], skill: str) -> list[Problem]:
-    """The first question of `skill`, and the first of the two next skills whose picture is needed; never chosen by answer."""
+    """The first question of `skill` and of the two next skills whose picture is needed; never chosen by the answer."""
     first: dict[str, Problem] = {}
     for problem in problems.values():
         if problem.image_needed and problem.skill:
@@ -106,7 +106,7 @@ def draw_picture(
         )
     axes.set_xticks(range(len(bars)), list(bars))
     axes.set(ylim=(0, 100), ylabel="accuracy %")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper center")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)

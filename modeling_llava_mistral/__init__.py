@@ -9,7 +9,6 @@ from .modeling_llava_mistral import (
     LlavaMistralPreTrainedModel,
 )
 
-
 AutoConfig.register("llava_mistral", LlavaMistralConfig, exist_ok=True)
 AutoModel.register(LlavaMistralConfig, LlavaMistralModel, exist_ok=True)
 AutoModelForImageTextToText.register(LlavaMistralConfig, LlavaMistralForConditionalGeneration, exist_ok=True)

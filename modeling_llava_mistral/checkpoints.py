@@ -1,4 +1,4 @@
-"""A checkpoint before any training: a vision tower and a text model, as they were published, joined by a new projector."""
+"""A checkpoint before any training: a vision tower and a text model as published, joined by a new projector."""
 
 from pathlib import Path
 
@@ -10,9 +10,8 @@ from bad_input import BadInput
 from .configuration_llava_mistral import TEXT_MODEL_TYPES, LlavaMistralConfig
 from .modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
-
-# Vocabularies are padded to a multiple of this, which is what makes the head's matrix product fall into whole tiles on a
-# GPU; 32,000 Mistral tokens and two new ones become 32,064, as in llava-hf's checkpoints.
+# Vocabularies are padded to a multiple of this, which is what makes the head's matrix product fall into whole tiles on
+# a GPU; 32,000 Mistral tokens and two new ones become 32,064, as in llava-hf's checkpoints.
 VOCABULARY_MULTIPLE = 64
 
 
@@ -73,8 +72,8 @@ def compose(
 ) -> LlavaMistralForConditionalGeneration:
     """Load the two parts, add a freshly initialised projector, and return the whole as a stage-0 model.
 
-    Rows that the padded vocabulary adds get the mean of the others, so that a token nobody trained is never the likeliest
-    one. Weights of the parts are otherwise untouched, bit for bit.
+    Rows that the padded vocabulary adds get the mean of the others, so that a token nobody trained is never the
+    likeliest one. Weights of the parts are otherwise untouched, bit for bit.
     """
     text = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype, revision=revisions[1])
     _append_mean_rows(text, config.text_config.vocab_size)

@@ -6,7 +6,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, LlavaConfig
 from transformers.configuration_utils import SubConfigSpec
 
-
 TEXT_MODEL_TYPES = ("mistral", "llama")
 
 AUTO_MAP = {
@@ -24,9 +23,11 @@ class LlavaMistralConfig(LlavaConfig):
         vision_config (`dict` or `CLIPVisionConfig`): the vision tower; CLIP ViT-L/14 at 336 px when left out.
         text_config (`dict`, `MistralConfig` or `LlamaConfig`): the language model; Mistral-7B with a vocabulary padded
             to 32,064 (room for the image and the padding token) when left out.
-        image_token_id (`int`): id of the placeholder that is repeated once per image feature; below the vocabulary size.
+        image_token_id (`int`): id of the placeholder that is repeated once per image feature; below the vocabulary
+        size.
         projector_type (`str`): `"mlp2x_gelu"` (LLaVA-1.5) or `"linear"` (LLaVA-1.0).
-        image_aspect_ratio (`str`): how a picture becomes square: `"pad"` with the mean colour (LLaVA-1.5) or `"square"`
+        image_aspect_ratio (`str`): how a picture becomes square: `"pad"` with the mean colour (LLaVA-1.5) or
+        `"square"`
             by a centre crop. The processor does it; the model carries it so that a processor can be made again.
         vision_feature_layer (`int`): hidden state of the tower whose patch features are projected.
 
@@ -81,7 +82,8 @@ class LlavaMistralConfig(LlavaConfig):
 def _refuse_text_model(model_type: str) -> None:
     if model_type not in TEXT_MODEL_TYPES:
         raise ValueError(
-            f"text_config.model_type {model_type!r} is not supported; LLaVA-Mistral speaks {' or '.join(TEXT_MODEL_TYPES)}"
+            f"text_config.model_type {model_type!r} is not supported; "
+            f"LLaVA-Mistral speaks {' or '.join(TEXT_MODEL_TYPES)}"
         )
 
 

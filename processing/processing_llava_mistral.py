@@ -6,12 +6,13 @@ from transformers import LlavaProcessor
 class LlavaMistralProcessor(LlavaProcessor):
     r"""CLIP's image processor and the text model's tokenizer in one object.
 
-    A call takes `text` with one `<image>` per picture and returns `input_ids` and `attention_mask` `(batch, length)`, in
-    which every `<image>` has become as many image tokens as the tower has patches, and `pixel_values`
-    `(pictures, 3, height, width)`. `apply_chat_template` words a conversation and does the same.
+    A call takes `text` with one `<image>` per picture and returns `input_ids` and `attention_mask` `(batch, length)`,
+    in which every `<image>` has become as many image tokens as the tower has patches, and `pixel_values` `(pictures,
+    3, height, width)`. `apply_chat_template` words a conversation and does the same.
 
     Args:
-        image_processor: `CLIPImageProcessor` (centre crop) or `LlavaImageProcessor` with `do_pad` (LLaVA-1.5's square by
+        image_processor: `CLIPImageProcessor` (centre crop) or `LlavaImageProcessor` with `do_pad` (LLaVA-1.5's square
+        by
             mean colour).
         tokenizer: the text model's, with `image_token` as one special token.
         patch_size (`int`): side of the tower's patches in pixels.

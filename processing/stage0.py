@@ -6,7 +6,6 @@ from transformers import AutoImageProcessor, AutoTokenizer, LlavaImageProcessorP
 
 from .processing_llava_mistral import LlavaMistralProcessor
 
-
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
 
 
@@ -19,8 +18,8 @@ def build_processor(
 ) -> LlavaMistralProcessor:
     """Join the image processor of `vision` and the tokenizer of `llm` (folders or Hub ids).
 
-    The tokenizer gets an image token, and a padding token where it has none, as llava-hf's checkpoints do. Padding is on
-    the left, so that a batch generates what each prompt would alone.
+    The tokenizer gets an image token, and a padding token where it has none, as llava-hf's checkpoints do. Padding is
+    on the left, so that a batch generates what each prompt would alone.
 
     Args:
         image_aspect_ratio: `"pad"` (LLaVA-1.5: square by mean colour) or `"square"` (centre crop).

@@ -17,11 +17,22 @@ class ModelPublication:
     Args:
         folder: what `staging.stage_model` made.
         rehearsal: where `check` leaves the logits that `verify` compares with.
+        ask: a picture's path and a question that `verify` puts to the published model.
     """
 
     repo_type = "model"
 
-    def __init__(self, repo_id: str, folder: Path, card: str, revision: str, left_out: list[str], rehearsal: Path):
+    def __init__(
+        self,
+        repo_id: str,
+        folder: Path,
+        card: str,
+        revision: str,
+        left_out: list[str],
+        rehearsal: Path,
+        ask: tuple[str, str] | None = None,
+    ):
+        self.ask = ask
         self.repo_id, self.folder, self.revision, self.left_out = repo_id, folder, revision, left_out
         self.adapter = (folder / "adapter_config.json").is_file()
         self.rehearsal = rehearsal
@@ -61,10 +72,11 @@ class ModelPublication:
     def verify(self, published: Publication) -> str:
         """Receive it as a stranger; say what was compared."""
         logits = None if self.adapter else self.rehearsal
-        seen = verification.verify_model(published.repo_id, published.commit, published.files, logits)
+        seen = verification.verify_model(published.repo_id, published.commit, published.files, logits, self.ask)
         if self.adapter:
             return f"verified: {seen['files']} files equal by sha256 (an adapter's logits need its base: not compared)"
-        said = f", the pipeline answers {seen['answer']!r}" if seen["answer"] is not None else ""
+        asked = " ".join(self.ask[1].split()) if self.ask else "a question about a picture"
+        said = f";\nasked {asked!r}, the pipeline answers {seen['answer']!r}" if seen["answer"] is not None else ""
         prompts = " and ".join(seen["prompts"])
         return f"verified: {seen['files']} files equal by sha256, logits equal bit for bit ({prompts} prompt){said}"
 
@@ -87,12 +99,14 @@ def prepare_model(
     chart: Path | None = None,
     recipe: Path | None = None,
     base_model: str | None = None,
+    ask: tuple[str, str] | None = None,
 ) -> ModelPublication:
     """Stage a checkpoint, scan it, and write its card.
 
     Args:
         workspace: an empty folder for the staged copy; weights are linked into it, not copied.
         results: evaluation summaries for the results tables.
+        ask: a picture's path and a question, put to the published model when it is verified.
 
     Raises:
         BadInput: the folder is no checkpoint, or holds what must not leave.
@@ -118,7 +132,7 @@ def prepare_model(
         recipe=text,
         base_model=base_model,
     )
-    return ModelPublication(repo_id, staged, card, revision, left_out, workspace / "logits.npz")
+    return ModelPublication(repo_id, staged, card, revision, left_out, workspace / "logits.npz", ask)
 
 
 def _add_chart(chart: Path, target: Path) -> None:

@@ -44,7 +44,9 @@ def rehearse(folder: Path, logits: Path) -> dict:
     return _in_clean_process({"do": "rehearse", "folder": str(folder), "logits": str(logits)})
 
 
-def verify_model(repo_id: str, commit: str, files: dict[str, str], logits: Path | None) -> dict:
+def verify_model(
+    repo_id: str, commit: str, files: dict[str, str], logits: Path | None, ask: tuple[str, str] | None = None
+) -> dict:
     """Download a published model into an empty cache, compare every file, load it by commit and compare the logits.
 
     It is loaded through AutoModelForImageTextToText, AutoProcessor, AutoModel and, with a chat template, the pipeline.
@@ -52,12 +54,14 @@ def verify_model(repo_id: str, commit: str, files: dict[str, str], logits: Path 
     Args:
         files: path in the repository -> sha256 of what was sent.
         logits: what `rehearse` left; None for an adapter, which is compared by its files alone.
+        ask: a picture's path and a question about it for the pipeline; a picture and question of our own when None.
 
     Returns:
         {"files": number compared, "prompts": prompts whose logits are equal bit for bit, "answer": what the pipeline
-        answers to the image prompt, or None without a chat template}.
+        answers to the question, or None without a chat template}.
     """
-    task = {"do": "model", "repo_id": repo_id, "commit": commit, "files": files}
+    ask = ask and (str(Path(ask[0]).absolute()), ask[1])  # the clean process works elsewhere
+    task = {"do": "model", "repo_id": repo_id, "commit": commit, "files": files, "ask": ask}
     return _in_clean_process({**task, "logits": str(logits) if logits else None})
 
 
@@ -213,15 +217,17 @@ def _model(task: dict) -> dict:
     del model
     _load(task["repo_id"], with_head=False, revision=task["commit"])
     if has_processor and "chat_template.jinja" in task["files"]:
-        report["answer"] = _answer(task["repo_id"], task["commit"])
+        report["answer"] = _answer(task["repo_id"], task["commit"], task["ask"])
     return report
 
 
-def _answer(repo_id: str, commit: str) -> str:
+def _answer(repo_id: str, commit: str, ask: list[str] | None) -> str:
+    from PIL import Image
     from transformers import pipeline
 
     chat = pipeline("image-text-to-text", model=repo_id, revision=commit, trust_remote_code=True)
-    question = [{"type": "image", "image": _picture()}, {"type": "text", "text": "What is in this picture?"}]
+    picture, text = (Image.open(ask[0]), ask[1]) if ask else (_picture(), "What is in this picture?")
+    question = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
     said = chat(text=[{"role": "user", "content": question}], max_new_tokens=8, return_full_text=False)
     return said[0]["generated_text"]
 

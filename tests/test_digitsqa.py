@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from processing import digitsqa
+from processing import digitsqa, digitsqa_questions
 from tests.running import run_apart, run_here
 
 LEAST = {"train": 3000, "val": 600, "test": 600}
@@ -88,7 +88,7 @@ def test_a_digit_cannot_be_read_without_looking(problems):
         assert {problem.image_needed for problem in read} == {True}
 
 
-NAMES = digitsqa.NAMES
+NAMES = digitsqa_questions.NAMES
 TRUTH = {  # what is right, worked out from the digits in the picture alone
     "read_digit": lambda draft: str(draft.digits[0]),
     "parity": lambda draft: ("even", "odd")[draft.digits[0] % 2],
@@ -107,7 +107,7 @@ TRUTH = {  # what is right, worked out from the digits in the picture alone
 
 @pytest.mark.parametrize("name", sorted(TRUTH))
 def test_the_answer_follows_from_the_digits_drawn(name):
-    make = getattr(digitsqa, name)
+    make = getattr(digitsqa_questions, name)
     for seed in range(60):
         draft = make(random.Random(seed))
         assert draft.answer == TRUTH[name](draft), draft

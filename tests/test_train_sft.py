@@ -140,7 +140,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(stage1, stage2, rows_fil
     out = tmp_path / "stage2"
     schedule = {"save_strategy": "steps", "save_steps": 2, "gradient_checkpointing": "True"}
     with monkeypatch.context() as patch:
-        patch.setattr("training.run_record.LossLog.on_save", interrupt)
+        patch.setattr("transformers.TrainerCallback.on_save", interrupt)
         done = train("finetune", stage1, rows_file, out, code=130, **schedule)
     assert "run the same command again to go on" in done.stderr
     assert (out / "checkpoint-2" / "trainer_state.json").is_file() and not (out / "run.json").exists()

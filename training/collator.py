@@ -8,15 +8,15 @@ from bad_input import BadInput
 class AnswerCollator:
     """Word, tokenise and pad a batch; only the answer's tokens carry loss.
 
-    TRL's own collator tokenises prompt and completion apart. With Mistral's tokenizer, which puts a space before whatever it is
-    given, the answer's first token then differs from the one generation starts with. Here the whole conversation is
-    tokenised once, as at inference, and the prompt's length is measured from its own tokens.
+    TRL's own collator tokenises prompt and completion apart. With Mistral's tokenizer, which puts a space before
+    whatever it is given, the answer's first token then differs from the one generation starts with. Here the whole
+    conversation is tokenised once, as at inference, and the prompt's length is measured from its own tokens.
 
     Args:
         processor: a `LlavaMistralProcessor`; its chat template words the conversation.
 
-    Returns from a call: `input_ids`, `attention_mask`, `labels` `(rows, length)`, padded on the right; `labels` is -100 on
-    prompt, image and padding tokens. `pixel_values` `(pictures, 3, height, width)` when any row has one.
+    Returns from a call: `input_ids`, `attention_mask`, `labels` `(rows, length)`, padded on the right; `labels` is
+    -100 on prompt, image and padding tokens. `pixel_values` `(pictures, 3, height, width)` when any row has one.
 
     Raises:
         BadInput: a row has no answer, or its template words the prompt differently once the answer is known.

@@ -1,11 +1,12 @@
 """A training recipe, checked before anything heavy is imported: its keys, its paths, its numbers.
 
-Importing TRL takes several seconds; a misspelt key should not. The names that SFTConfig knows are therefore read from the
-source of the installed libraries, without running them.
+Importing TRL takes several seconds; a misspelt key should not. The names that SFTConfig knows are therefore read from
+the source of the installed libraries, without running them.
 """
 
 import ast
 import importlib.util
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +139,15 @@ def check_recipe(values: dict, file: str | None) -> None:
         raise BadInput(
             "the folder holds something else", remedy="name an empty or a new folder", file=output, field="output_dir"
         )
+
+
+def is_finished(values: dict) -> bool:
+    """Whether the output folder holds the finished run of these very values; then there is nothing to do."""
+    record = Path(str(values.get("output_dir"))) / "run.json"
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))["asked"] == json.loads(json.dumps(values, default=str))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _is_empty_or_interrupted(output: Path) -> bool:

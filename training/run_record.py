@@ -8,30 +8,25 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers import TrainerCallback
-
-
 PACKAGES = ("transformers", "torch", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors")
+# What of SFTConfig decides what is learned; not where it is written, nor any token.
+DECISIVE = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "bf16",
+    "gradient_checkpointing",
+    "seed",
+)
 
 
-class LossLog(TrainerCallback):
-    """Keeps every logged loss, `(step, loss)`, for the record and the curve."""
-
-    def __init__(self):
-        self.curve: list[tuple[int, float]] = []
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:
-            self.curve.append((state.global_step, float(logs["loss"])))
-
-    @property
-    def last(self) -> float:
-        return self.curve[-1][1] if self.curve else float("nan")
-
-
-def finish_run(
-    trainer, processor, stage, rows, parameters: dict, tokens: dict, losses: LossLog, seconds: float
-) -> None:
+def finish_run(trainer, processor, record: dict) -> None:
     """Save model, processor and `run.json` into the output folder, the record last: without it a run is unfinished."""
     output = Path(trainer.args.output_dir)
     staging = output / ".finished"
@@ -41,7 +36,7 @@ def finish_run(
         del model.config.use_cache
     model.save_pretrained(staging)
     processor.save_pretrained(staging)
-    _write_json(staging / "run.json", run_record(trainer, stage, rows, parameters, tokens, losses, seconds))
+    _write_json(staging / "run.json", record)
     files = sorted(staging.iterdir(), key=lambda file: file.name == "run.json")
     for file in files:
         os.replace(file, output / file.name)
@@ -51,17 +46,25 @@ def finish_run(
         shutil.rmtree(checkpoint)
 
 
-def run_record(trainer, stage, rows, parameters: dict, tokens: dict, losses: LossLog, seconds: float) -> dict:
-    """Everything a card says about a run, as it was; unknown things are absent, never guessed."""
+def run_record(trainer, stage, rows, template: str | None, parameters: dict, tokens: dict, seconds: float) -> dict:
+    """Everything a card says about a run, as it was; unknown things are absent, never guessed.
+
+    Args:
+        template: name of the chat template of this stage; None for the checkpoint's own.
+        parameters: `{"trainable": …, "frozen": …}`, of `stages.set_trainable`.
+        tokens: `{"prompt": …, "answer": …, "padding": …}`, of the collator, since this process started.
+        seconds: since this process started.
+    """
     import torch
 
+    curve = [(entry["step"], float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     base_run = Path(stage.model_name_or_path) / "run.json"
     return {
         "stage": stage.stage,
         "base_model": [stage.model_name_or_path],
         "before": json.loads(base_run.read_text(encoding="utf-8")) if base_run.is_file() else None,
-        "recipe": recipe_values(stage, trainer.args),
+        "recipe": {**recipe_values(stage, trainer.args), "chat_template": template},
         "seed": trainer.args.seed,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "data": {"path": stage.dataset, "rows": len(rows), "sha256": data_hash(rows)},
@@ -71,18 +74,16 @@ def run_record(trainer, stage, rows, parameters: dict, tokens: dict, losses: Los
         "epochs": trainer.state.epoch,
         "seconds": round(seconds, 1),
         "hardware": {"gpu": gpu, "gpus": torch.cuda.device_count(), "cpu_cores": os.cpu_count()},
-        "final_loss": losses.last if losses.curve else None,
-        "loss_curve": losses.curve,
+        "final_loss": curve[-1][1] if curve else None,
+        "loss_curve": curve,
     }
 
 
 def recipe_values(stage, config) -> dict:
-    """The values that decide what is learned; not where it is written, nor any token."""
-    keys = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-            "weight_decay", "lr_scheduler_type", "warmup_steps", "optim", "bf16", "gradient_checkpointing", "seed")  # fmt: skip
-    values = {key: getattr(config, key) for key in keys}
+    """The values of a run that decide what is learned, as its flags and its recipe gave them."""
+    values = {key: getattr(config, key) for key in DECISIVE}
     values = {key: getattr(value, "value", value) for key, value in values.items()}
-    return {**values, "answer_style": stage.answer_style, "chat_template": stage.chat_template}
+    return {**values, "answer_style": stage.answer_style}
 
 
 def data_hash(rows) -> str:

@@ -1,13 +1,12 @@
 """What each stage trains, and what its template must not do.
 
-Stage 1 (`pretrain`) moves the projector alone; stage 2 (`finetune`) moves the projector and the text model. The vision tower
-is frozen in both. Source: Liu et al., "Improved Baselines with Visual Instruction Tuning", 2023.
+Stage 1 (`pretrain`) moves the projector alone; stage 2 (`finetune`) moves the projector and the text model. The vision
+tower is frozen in both. Source: Liu et al., "Improved Baselines with Visual Instruction Tuning", 2023.
 """
 
 from typing import TYPE_CHECKING
 
 from bad_input import BadInput
-
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +30,8 @@ def set_trainable(model: "torch.nn.Module", stage: str) -> dict[str, int]:
 def check_template(processor, stage: str, file: str) -> None:
     """Refuse to fine-tune with a template that does not render the question.
 
-    The study's published scripts did: LLaVA's `plain` renders picture and answer, so the loss went down while the question
-    was never seen.
+    The study's published scripts did: LLaVA's `plain` renders picture and answer, so the loss went down while the
+    question was never seen.
 
     Raises:
         BadInput: stage 2 and the question is not in the rendered prompt.

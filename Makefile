@@ -1,0 +1,23 @@
+# Two commands do everything: `make demo` shows the whole way on small real data, `make test` proves the project.
+PYTHON ?= python3
+VENV := .venv
+
+demo: $(VENV)/installed
+	$(VENV)/bin/python reproduce_study.py --config recipes/miniature/study.yaml
+
+test: $(VENV)/installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+
+# The dear checks, minutes each: before a release, or before an issue is called resolved.
+slow: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.PHONY: demo test slow

@@ -1,0 +1,33 @@
+"""The prose that can rot: every command of README names a verb that exists and flags that it has."""
+
+import re
+import shlex
+
+import pytest
+
+from tests.running import HOME, run_apart
+
+README = (HOME / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"python (\w+\.py [^`\n|]+)", README)))
+
+
+def test_readme_shows_the_two_commands_and_a_picture_first():
+    screen = "\n".join(README.splitlines()[:30])
+    assert "make demo" in screen and "make test" in screen and "pipeline(" in screen
+    picture = re.search(r"!\[[^]]+\]\(([^)]+)\)", screen).group(1)
+    assert (HOME / picture).is_file()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_readme_has_flags_that_exist(command):
+    verb, *words = shlex.split(command)
+    kind = [word for word in words[:1] if not word.startswith("-") and verb == "push_to_hub.py"]
+    usage = run_apart(verb, *kind, "--help").stdout
+    for flag in (word for word in words if word.startswith("--")):
+        assert flag in usage, f"{verb} has no {flag}"
+
+
+def test_make_has_the_targets_of_readme():
+    makefile = (HOME / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^demo:", makefile, re.M) and re.search(r"^test:", makefile, re.M)
+    assert "make test" in (HOME / ".ci" / "run").read_text(encoding="utf-8")

@@ -1,0 +1,89 @@
+"""The study runner: what it refuses, what it runs again and what not, and how it goes on after a failed step."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import reproduce_study
+from bad_input import BadInput
+from tests.running import HOME, run_apart
+
+SCORE = "evaluate_scienceqa.py --problems {0}/problems.json --predictions {0}/{1}.json --output {{output}}/{1}-results"
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """Two steps that score two predictions files, in a folder of their own."""
+    problem = {"question": "Which?", "choices": ["this", "that"], "answer": 0, "hint": "", "image": None}
+    (tmp_path / "problems.json").write_text(json.dumps({"1": {**problem, "split": "test"}}))
+    for name, index in (("first", 0), ("second", 1)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"results": {"1": index}}))
+    steps = [
+        {"name": name, "run": SCORE.format(tmp_path, name), "makes": f"{{output}}/{name}-results"}
+        for name in ("first", "second")
+    ]
+    # JSON is YAML
+    (tmp_path / "study.yaml").write_text(json.dumps({"output": str(tmp_path), "steps": steps}))
+    return tmp_path / "study.yaml"
+
+
+def steps_run(done) -> list[str]:
+    return [line.split("] ")[1] for line in done.stdout.splitlines() if line.startswith("[")]
+
+
+def test_steps_run_once_and_again_only_after_what_changed(study):
+    command = ("reproduce_study.py", "--config", study)
+    assert steps_run(run_apart(*command)) == ["first", "second"]
+    again = run_apart(*command)
+    assert steps_run(again) == [] and "every step is done" in again.stdout
+    shutil.rmtree(study.parent / "second-results")
+    assert steps_run(run_apart(*command)) == ["second"]
+    study.write_text(study.read_text().replace('{output}/first-results"', '{output}/first-results --verbose"', 1))
+    assert steps_run(run_apart(*command)) == ["first", "second"]
+
+
+def test_a_failed_step_ends_the_study_and_is_where_it_goes_on(study):
+    predictions = study.parent / "second.json"
+    right = predictions.read_text()
+    predictions.write_text("no JSON")
+    failed = run_apart("reproduce_study.py", "--config", study, code=2)
+    assert "step second failed; mend it and run the same command" in failed.stderr
+    predictions.write_text(right)
+    assert steps_run(run_apart("reproduce_study.py", "--config", study)) == ["second"]
+
+
+def test_a_fork_of_the_warm_interpreter_is_a_typed_command(tmp_path, capfd):
+    runner = reproduce_study.Runner(warm=False)
+    runner.warm = True  # forks, without the seconds of importing
+    assert runner.run(("evaluate_scienceqa.py", "--problems", "nowhere.json", "--predictions", "x.json")) == 2
+    assert runner.run(("-m", "processing.digitsqa", "--help")) == 0
+    assert "DigitsQA" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps: [", "is not YAML"),
+        ("name: none", "has no list of steps"),
+        ("steps: []\nstpes: 1", "field stpes: there is no such key"),
+        ("steps: [{name: one}]", "record 0: needs a name and a command"),
+        ("steps: [{name: one, run: x, maks: y}]", "record 0: field maks: there is no such key"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(tmp_path, text, said):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=said):
+        reproduce_study.read_study(path, None)
+
+
+def test_the_miniature_study_names_verbs_and_recipes_that_exist():
+    study, steps = reproduce_study.read_study(HOME / "recipes" / "miniature" / "study.yaml", None)
+    for step in steps:
+        script = step.command[0] if step.command[0] != "-m" else f"{step.command[1].replace('.', '/')}.py"
+        assert (HOME / script).is_file(), step
+        for word in step.command:
+            assert not word.startswith("recipes/") or (HOME / word).is_file(), step
+    assert set(study["summary"]) >= {"results", "skill", "data", "answers", "chart", "picture", "try_next"}
