@@ -72,9 +72,13 @@ def test_a_model_arrives_bit_for_bit_and_answers(hub, checkpoint, tmp_path, xet)
         tmp_path / "chart.png",
         "--recipe",
         tmp_path / "recipe.yaml",
+        "--ask",
+        tmp_path / "chart.png",
+        "What is this?",
     ]
     said = push(hub, tmp_path / "home", "model", checkpoint, "owner/name", *extras, "--license", "apache-2.0", xet=xet)
-    assert "files equal by sha256, logits equal bit for bit (text and image prompt), the pipeline answers" in said
+    assert "files equal by sha256, logits equal bit for bit (text and image prompt);" in said
+    assert "asked 'What is this?', the pipeline answers" in said
     assert "stays here: checkpoint-8/optimizer.pt, training_args.bin" in said
 
     received = download(hub, tmp_path / "stranger", "owner/name")
