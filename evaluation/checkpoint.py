@@ -1,5 +1,6 @@
 """A checkpoint that answers: loaded as a stranger would load it, put to batches of questions."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,12 +67,13 @@ class Checkpoint:
     def _letter_tokens(self) -> tuple[list[int], list[int]]:
         """Return (lead, letters): the tokens an answer begins with whatever its letter, and the token of each letter.
 
-        They are taken from the template's own wording of an answer, tokenised apart from the prompt as in training:
-        "B" may be another token after a space, and the space a token of its own.
+        They are taken from the template's own wording of an answered question, tokenised whole as in training:
+        Mistral's tokenizer puts a space before whatever it is given, so "B" alone would be another token than "B" after
+        a prompt.
         """
-        prompt = self._worded(False, "?")
-        answers = [self._worded(False, "?", letter)[len(prompt) :] for letter in LETTERS]
-        ids = [self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+        tokens = functools.partial(self.processor.tokenizer, add_special_tokens=False)
+        asked = len(tokens(self._worded(False, "?"))["input_ids"])
+        ids = [tokens(self._worded(False, "?", letter))["input_ids"][asked:] for letter in LETTERS]
         position = next((i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), None)
         if position is None:
             remedy = "use a tokenizer that knows the letters A to Z"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, GenerationConfig
+from transformers.utils import logging
 
 from bad_input import BadInput
 
@@ -75,9 +76,9 @@ def compose(
     Rows that the padded vocabulary adds get the mean of the others, so that a token nobody trained is never the
     likeliest one. Weights of the parts are otherwise untouched, bit for bit.
     """
-    text = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype, revision=revisions[1])
+    text = _load_whole(AutoModelForCausalLM, llm, "llm", dtype=dtype, revision=revisions[1])
     _append_mean_rows(text, config.text_config.vocab_size)
-    tower = CLIPVisionModel.from_pretrained(vision, dtype=text.dtype, revision=revisions[0])
+    tower = _load_whole(CLIPVisionModel, vision, "vision", dtype=text.dtype, revision=revisions[0])
     with torch.device("meta"):
         model = LlavaMistralForConditionalGeneration(config)
     torch.manual_seed(seed)
@@ -89,6 +90,24 @@ def compose(
     model.tie_weights()
     model.generation_config = GenerationConfig.from_model_config(text.config)
     return model.eval()
+
+
+def _load_whole(kind, source: str | Path, field: str, **options) -> torch.nn.Module:
+    """Load a part of which nothing is missing; something may be left over, such as CLIP's text half."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the library's table of what is left over
+    try:
+        model, info = kind.from_pretrained(source, output_loading_info=True, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    if missing := sorted(info["missing_keys"]):
+        raise BadInput(
+            f"{len(missing)} weights are missing, first {missing[0]}",
+            remedy="the model is damaged or of another kind; take a complete one",
+            file=source,
+            field=field,
+        )
+    return model
 
 
 def _append_mean_rows(text: torch.nn.Module, vocab_size: int) -> None:

@@ -105,3 +105,18 @@ def test_a_template_that_words_the_prompt_twice_is_refused(processor):
     )
     with pytest.raises(BadInput, match="words the prompt differently once the answer follows"):
         collate(processor, [TEXT_ROW])
+
+
+def test_the_letter_that_is_scored_is_the_letter_that_was_trained(stage0):
+    """Likelihood scoring reads the logit of the very token that carried the loss, for every letter."""
+    from evaluation.checkpoint import Checkpoint
+    from processing.scienceqa import LETTERS
+
+    checkpoint = Checkpoint(str(stage0))
+    collate = AnswerCollator(checkpoint.processor)
+    for place, letter in enumerate(LETTERS):
+        completion = [{"role": "assistant", "content": letter}]
+        batch = collate([{"images": [], "prompt": [{"role": "user", "content": "?"}], "completion": completion}])
+        learned = [token for token in batch["labels"][0].tolist() if token != -100]
+        scored = [*checkpoint.lead, checkpoint.letter_ids[place]]
+        assert learned[: len(scored)] == scored
