@@ -68,8 +68,8 @@ class Checkpoint:
         """Return (lead, letters): the tokens an answer begins with whatever its letter, and the token of each letter.
 
         They are taken from the template's own wording of an answered question, tokenised whole as in training:
-        Mistral's tokenizer puts a space before whatever it is given, so "B" alone would be another token than "B" after
-        a prompt.
+        Mistral's tokenizer puts a space before whatever it is given, so "B" alone would be another token than "B"
+        after a prompt.
         """
         tokens = functools.partial(self.processor.tokenizer, add_special_tokens=False)
         asked = len(tokens(self._worded(False, "?"))["input_ids"])

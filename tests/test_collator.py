@@ -113,10 +113,10 @@ def test_the_letter_that_is_scored_is_the_letter_that_was_trained(stage0):
     from processing.scienceqa import LETTERS
 
     checkpoint = Checkpoint(str(stage0))
-    collate = AnswerCollator(checkpoint.processor)
     for place, letter in enumerate(LETTERS):
         completion = [{"role": "assistant", "content": letter}]
-        batch = collate([{"images": [], "prompt": [{"role": "user", "content": "?"}], "completion": completion}])
+        row = {"images": [], "prompt": [{"role": "user", "content": "?"}], "completion": completion}
+        batch = collate(checkpoint.processor, [row])
         learned = [token for token in batch["labels"][0].tolist() if token != -100]
         scored = [*checkpoint.lead, checkpoint.letter_ids[place]]
         assert learned[: len(scored)] == scored

@@ -21,8 +21,8 @@ def test_the_miniature_study_sees(tmp_path):
     )
     assert real["skills"][READ]["accuracy"] >= 90  # chance is 10
     assert blank["skills"][READ]["accuracy"] <= 20
-    manifest = json.loads((out / "pruned" / "manifest.json").read_text())
-    problems = json.loads((out / "data" / "problems.json").read_text())
+    manifest = json.loads((out / "digitsqa-pruned" / "manifest.json").read_text())
+    problems = json.loads((out / "digitsqa" / "problems.json").read_text())
     train = [pid for pid, problem in problems.items() if problem["split"] == "train"]
     assert len(manifest["kept"]) * 6 <= len(train)
     assert (out / "result.png").stat().st_size > 10_000
