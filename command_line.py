@@ -37,14 +37,18 @@ def run_verb(main: Callable[[], int | None]) -> NoReturn:
         code = _report(name, str(error), 2)
     except KeyboardInterrupt:
         code = _report(name, "interrupted; run the same command again to go on", 130)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        code = _report(name, f"{place}{error.strerror or error}; free the resource and run the same command again", 1)
     except Exception as error:
-        said = " ".join(str(error).split()) or "no message"
-        code = _report(name, f"{type(error).__name__}: {said}; run again with --verbose for the traceback", 1)
+        code = _report(name, _said(error), 1)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # libraries raise OSError for much else, without an errno
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}; free the resource and run the same command again"
+    said = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {said}; run again with --verbose for the traceback"
 
 
 def _report(name: str, line: str, code: int) -> int:

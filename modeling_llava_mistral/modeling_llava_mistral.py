@@ -45,13 +45,13 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
         Raises:
             ValueError: names the first weights that are missing, unexpected, mismatched or not finite.
         """
+        name = pretrained_model_name_or_path
+        if name is None:  # a state dict in memory, of which the caller knows what it holds
+            return super().from_pretrained(None, *model_args, output_loading_info=output_loading_info, **kwargs)
         # The library's own refusal of a wrong shape leaves the weight's name to the log; ours says it.
         kwargs["ignore_mismatched_sizes"] = True
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
-        if pretrained_model_name_or_path is not None:
-            _refuse_incomplete(model, info, pretrained_model_name_or_path)
+        model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
+        _refuse_incomplete(model, info, name)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, **kwargs):

@@ -156,12 +156,13 @@ def _write_json(path: Path, value) -> None:
 
 
 def main() -> None:
-    from command_line import VerbParser, whole_folder
+    from command_line import VerbParser, check_output_folder, whole_folder
 
     parser = VerbParser(prog="processing.digitsqa", description="Build DigitsQA from scikit-learn's scanned digits.")
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of splits, questions and pictures")
     args = parser.parse_args()
+    check_output_folder(args.output, "problems.json")
     try:
         import sklearn  # noqa: F401
     except ImportError:

@@ -1,6 +1,7 @@
 """Every test's world: no network, an empty Hugging Face cache, and tiny components that are made once."""
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,26 @@ for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_TOKEN
     os.environ.pop(_name, None)
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loopback_only():
+    """A connection to anywhere but this machine fails the test that makes it."""
+
+    def guarded(connect):
+        def check(self, address):
+            if self.family in (socket.AF_INET, socket.AF_INET6) and not address[0].startswith(
+                ("127.", "::1", "localhost")
+            ):
+                raise AssertionError(f"a test connected to {address}")
+            return connect(self, address)
+
+        return check
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

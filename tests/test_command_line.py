@@ -54,6 +54,7 @@ def raises(error):
         (raises(BadInput("spans\nlines", remedy="use one")), 2, "spans lines; use one"),
         (raises(KeyboardInterrupt()), 130, "interrupted; run the same command again to go on"),
         (raises(OSError(28, "No space left on device", "/data/x")), 1, "/data/x: No space left on device; free the"),
+        (raises(OSError("no such repository")), 1, "OSError: no such repository; run again with"),
         (raises(ZeroDivisionError("division\nby zero")), 1, "ZeroDivisionError: division by zero; run again with"),
         (raises(RuntimeError()), 1, "RuntimeError: no message; run again"),
     ],
