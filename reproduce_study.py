@@ -22,6 +22,7 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import VerbParser, run_verb
+from training.recipe import read_yaml
 
 HERE = Path(__file__).parent
 KEYS = {"name", "output", "warm", "steps", "summary"}
@@ -43,15 +44,8 @@ def read_study(path: str | Path, output: str | None) -> tuple[dict, list[Step]]:
     Raises:
         BadInput: no YAML, an unknown key, a step without a command.
     """
-    import yaml
-
-    try:
-        study = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"cannot be read ({error.strerror})", remedy="give a study's YAML", file=path) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"is not YAML ({error})", remedy="mend it", file=path) from None
-    if not isinstance(study, dict) or not isinstance(study.get("steps"), list):
+    study = read_yaml(path)
+    if not isinstance(study.get("steps"), list):
         raise BadInput("has no list of steps", remedy="see recipes/miniature/study.yaml", file=path, field="steps")
     _refuse_unknown(study, KEYS, path, None)
     study["output"] = output or study.get("output") or f"outputs/{Path(path).parent.name}"

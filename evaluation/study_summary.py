@@ -26,7 +26,7 @@ def summarise_study(wanted: Mapping[str, Any], output: Path) -> str:
     samples = pick_samples(problems, wanted["skill"])
     picture = draw_picture(summaries, samples, outputs, wanted["skill"], output / wanted["picture"])
     lines = ["", _table(summaries, wanted["skill"]), ""]
-    lines += [f"{_place(problem)}\n  {_asked(problem, outputs)}" for problem in samples]
+    lines += [f"{problem.image}\n  {_asked(problem, outputs)}" for problem in samples]
     lines += ["", f"chart {output / wanted['chart']}", f"picture {picture}"]
     return "\n".join([*lines, "try next:", f"  {wanted['try_next'].replace('{output}', str(output))}"])
 
@@ -59,10 +59,6 @@ def _asked(problem: Problem, outputs: Mapping[str, str]) -> str:
     choices = "  ".join(f"{LETTERS[index]}. {choice}" for index, choice in enumerate(problem.choices))
     truth = LETTERS[problem.answer]
     return f"{problem.question}  {choices}\n  answered {outputs[problem.pid].strip() or 'nothing'}, right is {truth}"
-
-
-def _place(problem: Problem) -> str:
-    return f"{problem.image}"
 
 
 def draw_picture(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bad_input import BadInput
 from processing.scienceqa import INSTRUCTION, answer_text, question_text, read_problems
+from training.recipe import read_yaml
 
 BAG = 16  # words before a caption: as many as the tower has patches
 
@@ -54,12 +55,7 @@ class ComponentsConfig:
     @classmethod
     def from_yaml(cls, path: str | Path) -> "ComponentsConfig":
         """Read a recipe; raises `BadInput` for a key that does not exist."""
-        import yaml
-
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise BadInput(f"cannot be read ({error})", remedy="give a YAML recipe", file=path) from None
+        values = read_yaml(path)
         for key in values:
             if key not in cls.__dataclass_fields__:
                 known = ", ".join(cls.__dataclass_fields__)

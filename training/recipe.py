@@ -55,8 +55,8 @@ def known_keys() -> set[str]:
     return names
 
 
-def read_recipe(path: str | Path) -> dict:
-    """Read a YAML recipe, refusing what is no recipe and keys that nobody would read."""
+def read_yaml(path: str | Path) -> dict:
+    """Read a YAML file of keys and values; raises `BadInput` for anything else."""
     import yaml
 
     try:
@@ -67,6 +67,12 @@ def read_recipe(path: str | Path) -> dict:
         raise BadInput(f"is not YAML ({error})", remedy="mend the recipe", file=path) from None
     if not isinstance(values, dict):
         raise BadInput("is not a mapping of keys to values", remedy="write `key: value` lines", file=path)
+    return values
+
+
+def read_recipe(path: str | Path) -> dict:
+    """Read a training recipe, refusing what is no recipe and keys that nobody would read."""
+    values = read_yaml(path)
     known = known_keys()
     for key in values:
         if key not in known:
