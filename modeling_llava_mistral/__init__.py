@@ -8,6 +8,11 @@ from .modeling_llava_mistral import (
     LlavaMistralModel,
     LlavaMistralPreTrainedModel,
 )
+from .original import read_config, read_model
+
+# Checkpoints of the original LLaVA code then open as they are, which code in a published folder does not offer.
+LlavaMistralConfig.read_original = staticmethod(read_config)
+LlavaMistralPreTrainedModel.read_original = staticmethod(read_model)
 
 AutoConfig.register("llava_mistral", LlavaMistralConfig, exist_ok=True)
 AutoModel.register(LlavaMistralConfig, LlavaMistralModel, exist_ok=True)

@@ -15,6 +15,9 @@ AUTO_MAP = {
 }
 
 
+LLAVA_NEXT_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # tiles down and across
+
+
 @strict
 class LlavaMistralConfig(LlavaConfig):
     r"""Configuration of a [`LlavaMistralForConditionalGeneration`].
@@ -26,14 +29,16 @@ class LlavaMistralConfig(LlavaConfig):
         image_token_id (`int`): id of the placeholder that is repeated once per image feature; below the vocabulary
         size.
         projector_type (`str`): `"mlp2x_gelu"` (LLaVA-1.5) or `"linear"` (LLaVA-1.0).
-        image_aspect_ratio (`str`): how a picture becomes square: `"pad"` with the mean colour (LLaVA-1.5) or
-        `"square"`
-            by a centre crop. The processor does it; the model carries it so that a processor can be made again.
+        image_aspect_ratio (`str`): how a picture becomes squares: `"pad"` with the mean colour (LLaVA-1.5), `"square"`
+            by a centre crop, or `"anyres"` as a whole and in tiles (LLaVA-1.6). The processor does it.
+        image_grid_pinpoints (`list`): with `"anyres"`, the `[height, width]` in pixels that tiles may cover together;
+            multiples of the tower's image size, LLaVA-1.6's five when left out.
         vision_feature_layer (`int`): hidden state of the tower whose patch features are projected.
 
     Raises:
         ValueError: a text model other than Mistral or LLaMA, an image size that is not a multiple of the patch size, a
-            feature layer the tower does not have, or an image token outside the vocabulary.
+            feature layer the tower does not have, a grid point that is not whole tiles, or an image token outside the
+            vocabulary.
     """
 
     model_type = "llava_mistral"
@@ -44,14 +49,33 @@ class LlavaMistralConfig(LlavaConfig):
         ),
     }
 
+    # How a configuration of the original LLaVA code becomes a nested one. The plugin sets it when it is imported
+    # (`original.py`, which does not travel); code in a published folder never meets such a file.
+    read_original = None
+
     projector_type: Literal["mlp2x_gelu", "linear"] = "mlp2x_gelu"
-    image_aspect_ratio: Literal["pad", "square"] = "pad"
+    image_aspect_ratio: Literal["pad", "square", "anyres"] = "pad"
+    image_grid_pinpoints: list | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        if "mm_vision_tower" in config_dict and cls.read_original is not None:
+            config_dict = cls.read_original(config_dict, kwargs.get("name_or_path"), kwargs.get("image_token_id"))
+        return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):
         if isinstance(self.text_config, dict):  # before the library builds a model type it may not even know
             _refuse_text_model(self.text_config.get("model_type", "mistral"))
         super().__post_init__(**kwargs)
-        self.image_seq_length = (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+        side = self.vision_config.image_size
+        self.image_seq_length = (side // self.vision_config.patch_size) ** 2
+        if self.image_aspect_ratio == "anyres" and self.image_grid_pinpoints is None:
+            self.image_grid_pinpoints = [[side * rows, side * columns] for rows, columns in LLAVA_NEXT_GRIDS]
         self.auto_map = dict(AUTO_MAP)
 
     def validate_llava_mistral(self):
@@ -62,6 +86,11 @@ class LlavaMistralConfig(LlavaConfig):
                 f"vision_config.image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}; "
                 "a picture must fall into whole patches"
             )
+        for point in self.image_grid_pinpoints or ():
+            if len(point) != 2 or any(side < vision.image_size or side % vision.image_size for side in point):
+                raise ValueError(
+                    f"image_grid_pinpoints {point} is not a height and a width of whole tiles of {vision.image_size}"
+                )
         layers = (
             self.vision_feature_layer if isinstance(self.vision_feature_layer, list) else [self.vision_feature_layer]
         )

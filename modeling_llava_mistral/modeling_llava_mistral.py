@@ -1,12 +1,13 @@
 """LLaVA-Mistral: what differs from transformers' Llava.
 
-The forward pass, generation and image placement are the library's own. Ours are the projector's choice, the refusal to
-load anything but the complete checkpoint, and the complete `auto_map` of a saved folder.
+The forward pass, generation and image placement are the library's own: Llava's for a picture that is one square,
+LlavaNext's for one in tiles. Ours are the choice between them and of the projector, the refusal to load anything but
+the complete checkpoint, and the complete `auto_map` of a saved folder.
 """
 
 import torch
 from torch import nn
-from transformers import AutoModel, LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
+from transformers import AutoModel, LlavaForConditionalGeneration, LlavaModel, LlavaNextModel, LlavaPreTrainedModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig
@@ -35,6 +36,15 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
     config: LlavaMistralConfig
     config_class = LlavaMistralConfig
 
+    # How a folder of the original LLaVA code is opened; see `LlavaMistralConfig.read_original`.
+    read_original = None
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LlavaMistralModel) and module.image_newline is not None:
+            nn.init.normal_(module.image_newline, std=module.image_newline.shape[0] ** -0.5)  # as LLaVA-1.6 does
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
         """Load a complete checkpoint, or refuse it: no weight may be missing, left over, misshapen or not finite.
@@ -48,6 +58,13 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
         name = pretrained_model_name_or_path
         if name is None:  # a state dict in memory, of which the caller knows what it holds
             return super().from_pretrained(None, *model_args, output_loading_info=output_loading_info, **kwargs)
+        if cls.read_original is not None and (original := cls.read_original(name, kwargs)) is not None:
+            config, weights, rest = original
+            model, info = super().from_pretrained(
+                None, *model_args, config=config, state_dict=weights, output_loading_info=True, **rest
+            )
+            _refuse_incomplete(model, info, name)
+            return (model, info) if output_loading_info else model
         # The library's own refusal of a wrong shape leaves the weight's name to the log; ours says it.
         kwargs["ignore_mismatched_sizes"] = True
         model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
@@ -70,8 +87,50 @@ class LlavaMistralModel(LlavaMistralPreTrainedModel, LlavaModel):
         super(LlavaModel, self).__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.multi_modal_projector = PROJECTORS[config.projector_type](config)
+        self.image_newline = None
+        if config.image_aspect_ratio == "anyres":  # ends each row of patches, so that tiles keep their shape
+            self.image_newline = nn.Parameter(torch.empty(config.text_config.hidden_size))
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
+
+    pack_image_features = LlavaNextModel.pack_image_features
+
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        """Features of each picture in the text model's space.
+
+        Args:
+            pixel_values: `(pictures, 3, height, width)`; with anyres `(pictures, tiles, 3, height, width)`.
+            image_sizes: with anyres, `(pictures, 2)`: height and width in pixels before any resizing.
+
+        Returns:
+            an output whose `pooler_output` holds one `(image tokens, hidden)` per picture.
+
+        Raises:
+            ValueError: anyres without `image_sizes`.
+        """
+        choice = {
+            "vision_feature_layer": vision_feature_layer,
+            "vision_feature_select_strategy": vision_feature_select_strategy,
+            **kwargs,
+        }
+        if self.image_newline is None:  # the size a picture had says nothing about a square
+            return super().get_image_features(pixel_values, **choice)
+        if image_sizes is None:
+            raise ValueError("image_sizes is missing: with anyres the model needs the size of each picture in pixels")
+        return LlavaNextModel.get_image_features(self, pixel_values, image_sizes, **choice)
+
+    def get_placeholder_mask(self, input_ids, inputs_embeds, image_features):
+        try:
+            return super().get_placeholder_mask(input_ids, inputs_embeds, image_features)
+        except ValueError as error:
+            raise ValueError(_count_mismatch(self.config.image_token_id, input_ids, image_features)) from error
 
 
 class LlavaMistralForConditionalGeneration(LlavaMistralPreTrainedModel, LlavaForConditionalGeneration):
@@ -87,6 +146,14 @@ class LlavaMistralForConditionalGeneration(LlavaMistralPreTrainedModel, LlavaFor
         self.model = LlavaMistralModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+
+
+def _count_mismatch(image_token_id: int, input_ids: torch.Tensor | None, image_features: torch.Tensor) -> str:
+    found = "" if input_ids is None else f"{(input_ids == image_token_id).sum(1).tolist()} tokens by sample, "
+    return (
+        f"Image features and image tokens do not match: {found}{image_features.shape[0]} features of all pictures; "
+        "make prompts and pictures with the same LlavaMistralProcessor, and do not truncate"
+    )
 
 
 def _refuse_incomplete(model: nn.Module, info: dict, name) -> None:

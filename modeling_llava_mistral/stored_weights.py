@@ -1,0 +1,196 @@
+"""Weights as they lie on disk: read by name, copied from file to file byte for byte, never all in memory.
+
+A safetensors file is a length, a JSON header of names, types, shapes and offsets, and the bytes; see
+https://huggingface.co/docs/safetensors. Copying bytes keeps them equal bit for bit and needs no more memory than one
+buffer.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bad_input import BadInput
+
+_BUFFER = 16 << 20
+_LARGEST_HEADER = 100_000_000  # bytes; the format's own bound
+_AGAIN = "the file is damaged, download or build it again"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One weight in a safetensors file: `size` bytes at `start` from the beginning of `file`, called `name` there."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+def read_config_file(folder: str | Path) -> dict[str, Any]:
+    """Return `config.json` of a folder.
+
+    Raises:
+        BadInput: it is absent or no JSON object.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        remedy = "name the folder of a saved model"
+        raise BadInput("there is no config.json in it", remedy=remedy, file=folder) from error
+    except ValueError as error:
+        raise BadInput(f"is not valid JSON ({error})", remedy="write it again from its source", file=file) from error
+    if not isinstance(config, dict):
+        raise BadInput("is not a JSON object", remedy="write it again from its source", file=file)
+    return config
+
+
+def stored_weights(folder: str | Path, scratch: Path) -> dict[str, Stored]:
+    """Return every weight of a checkpoint folder by its name: safetensors, sharded or not, else pickles.
+
+    Pickles are opened with `weights_only=True`, which runs no code, one at a time, and copied into `scratch`.
+
+    Raises:
+        BadInput: there are no weights, a shard is absent or outside of the folder, or a file is damaged.
+    """
+    folder = Path(folder)
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index, single = folder / f"{stem}.{suffix}.index.json", folder / f"{stem}.{suffix}"
+        files = _shards(index) if index.is_file() else [single] if single.is_file() else []
+        if files:
+            break
+    else:
+        remedy = "name a folder with model.safetensors or its shards"
+        raise BadInput("there are no weights in it", remedy=remedy, file=folder)
+    if suffix == "bin":
+        files = [_unpickled(file, scratch) for file in files]
+    weights: dict[str, Stored] = {}
+    for file in files:
+        weights.update(read_header(file))
+    return weights
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadInput("is no index of shards", remedy=_AGAIN, file=index) from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise BadInput(f"names {str(name)[:80]!r}, which is outside of its folder", remedy=_AGAIN, file=index)
+        if not (index.parent / name).is_file():
+            raise BadInput(f"names {name}, which is absent", remedy="fetch the missing shard", file=index)
+    return [index.parent / name for name in names]
+
+
+def _unpickled(file: Path, scratch: Path) -> Path:
+    from safetensors.torch import save_file
+
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises a dozen kinds for a damaged or a harmful pickle
+        problem = f"is no pickle of weights alone ({type(error).__name__})"
+        raise BadInput(problem, remedy="convert the checkpoint to safetensors at its source", file=file) from error
+    copy = scratch / f"{file.parent.name}-{file.stem}.safetensors"
+    save_file({name: weight.clone() for name, weight in weights.items()}, copy)
+    return copy
+
+
+def read_header(file: Path) -> dict[str, Stored]:
+    """Return the weights of one safetensors file by name.
+
+    Raises:
+        BadInput: the file is no safetensors, or shorter than its header says.
+    """
+    whole = file.stat().st_size
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if not 2 <= length <= min(_LARGEST_HEADER, whole - 8):
+                raise ValueError("a header of no possible length")
+            header = json.loads(opened.read(length))
+        found = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                if not 0 <= start <= end <= whole - 8 - length:
+                    raise ValueError(f"{name} reaches beyond the end")
+                found[name] = Stored(
+                    file, name, entry["dtype"], tuple(entry["shape"]), 8 + length + start, end - start
+                )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"is no whole safetensors file ({error})", remedy=_AGAIN, file=file) from error
+    return found
+
+
+def read_tensor(stored: Stored) -> torch.Tensor:
+    """Return one weight, mapped from its file."""
+    from safetensors import safe_open
+
+    with safe_open(stored.file, "pt") as file:
+        return file.get_tensor(stored.name)
+
+
+def write_weights(folder: Path, weights: dict[str, Stored], max_shard_size: int) -> list[Path]:
+    """Copy `weights` into `folder` under the names they are given here, in shards of at most `max_shard_size` bytes.
+
+    A weight that is larger than a shard gets one of its own. Returns the files, the index among them where there are
+    several.
+    """
+    from tqdm import tqdm
+
+    shards: list[dict[str, Stored]] = [{}]
+    filled = 0
+    for name, stored in weights.items():
+        if shards[-1] and filled + stored.size > max_shard_size:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = stored
+        filled += stored.size
+    count = len(shards)
+    names = ["model.safetensors"] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in _from1(count)]
+    total = sum(stored.size for stored in weights.values())
+    with tqdm(total=total, desc="copying weights", unit="B", unit_scale=True, delay=2) as bar:
+        for name, shard in zip(names, shards, strict=True):
+            _write_shard(folder / name, shard, bar)
+    files = [folder / name for name in names]
+    if count > 1:
+        place = {weight: name for name, shard in zip(names, shards, strict=True) for weight in shard}
+        index = folder / "model.safetensors.index.json"
+        index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": place}, indent=2) + "\n")
+        files.append(index)
+    return files
+
+
+def _from1(count: int) -> Iterable[int]:
+    return range(1, count + 1)
+
+
+def _write_shard(file: Path, shard: dict[str, Stored], bar) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, stored in shard.items():
+        end = offset + stored.size
+        header[name] = {"dtype": stored.dtype, "shape": list(stored.shape), "data_offsets": [offset, end]}
+        offset = end
+    said = json.dumps(header, separators=(",", ":")).encode()
+    said += b" " * (-len(said) % 8)  # the bytes begin at a multiple of eight
+    with file.open("wb") as written:
+        written.write(len(said).to_bytes(8, "little") + said)
+        for stored in shard.values():
+            with stored.file.open("rb") as source:
+                source.seek(stored.start)
+                left = stored.size
+                while left:
+                    piece = source.read(min(left, _BUFFER))
+                    if not piece:
+                        raise BadInput(f"ends within {stored.name}", remedy=_AGAIN, file=stored.file)
+                    written.write(piece)
+                    left -= len(piece)
+                    bar.update(len(piece))
