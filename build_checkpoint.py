@@ -19,7 +19,10 @@ def parse_arguments():
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--projector", choices=["mlp2x_gelu", "linear"], default="mlp2x_gelu", help="projector type")
     parser.add_argument(
-        "--image_aspect_ratio", choices=["pad", "square"], default="pad", help="how pictures become square"
+        "--image_aspect_ratio",
+        choices=["pad", "square", "anyres"],
+        default="pad",
+        help="pictures padded to a square, cropped to one, or whole and in tiles",
     )
     parser.add_argument(
         "--chat_template",

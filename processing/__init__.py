@@ -9,7 +9,9 @@ __all__ = ["LlavaMistralProcessor"]
 
 def __getattr__(name: str):
     if name == "LlavaMistralProcessor":
+        from processing.original import read_processor
         from processing.processing_llava_mistral import LlavaMistralProcessor
 
+        LlavaMistralProcessor.read_original = staticmethod(read_processor)
         return LlavaMistralProcessor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,19 +1,22 @@
 """The processor of LLaVA-Mistral: a conversation and its pictures become tensors."""
 
-from transformers import LlavaProcessor
+from transformers import LlavaNextProcessor, LlavaProcessor
+
+# Between the first two characters of an image token that a user wrote: it shows nothing, and what is shown stays text.
+WORD_JOINER = "\u2060"
 
 
 class LlavaMistralProcessor(LlavaProcessor):
     r"""CLIP's image processor and the text model's tokenizer in one object.
 
     A call takes `text` with one `<image>` per picture and returns `input_ids` and `attention_mask` `(batch, length)`,
-    in which every `<image>` has become as many image tokens as the tower has patches, and `pixel_values` `(pictures,
-    3, height, width)`. `apply_chat_template` words a conversation and does the same.
+    in which every `<image>` has become as many image tokens as the picture has features, and `pixel_values` `(pictures,
+    3, height, width)`, or with anyres `(pictures, tiles, 3, height, width)` and `image_sizes` `(pictures, 2)`.
+    `apply_chat_template` words a conversation and does the same; an `<image>` in a user's own words stays text.
 
     Args:
-        image_processor: `CLIPImageProcessor` (centre crop) or `LlavaImageProcessor` with `do_pad` (LLaVA-1.5's square
-        by
-            mean colour).
+        image_processor: `CLIPImageProcessor` (centre crop), `LlavaImageProcessor` with `do_pad` (LLaVA-1.5's square by
+            mean colour) or `LlavaNextImageProcessor` (LLaVA-1.6's tiles, "anyres").
         tokenizer: the text model's, with `image_token` as one special token.
         patch_size (`int`): side of the tower's patches in pixels.
         vision_feature_select_strategy (`str`): `"default"` leaves the class token out, `"full"` keeps it.
@@ -24,6 +27,10 @@ class LlavaMistralProcessor(LlavaProcessor):
 
     # The library's loader looks for the names of the parts in the class itself when it is remote code.
     attributes = ["image_processor", "tokenizer"]
+
+    # How a folder of the original LLaVA code becomes a processor. The plugin sets it when `processing` is imported
+    # (`original.py`, which does not travel); code in a published folder never meets such a folder.
+    read_original = None
 
     def __init__(
         self,
@@ -51,11 +58,73 @@ class LlavaMistralProcessor(LlavaProcessor):
             **kwargs,
         )
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, tokenizer=None, **kwargs):
+        """As [`ProcessorMixin.from_pretrained`]; a folder of the original LLaVA code is read as it is, with `tokenizer`
+        where it carries none."""
+        if cls.read_original is not None:
+            original = cls.read_original(pretrained_model_name_or_path, tokenizer, **kwargs)
+            if original is not None:
+                return original
+        if tokenizer is not None:
+            kwargs["tokenizer"] = tokenizer
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @property
+    def image_aspect_ratio(self) -> str:
+        """What becomes of a picture: `"anyres"`, `"pad"` or `"square"`, as in the model's configuration."""
+        if hasattr(self.image_processor, "image_grid_pinpoints"):
+            return "anyres"
+        return "pad" if getattr(self.image_processor, "do_pad", None) else "square"
+
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        """One image token per patch feature of picture `image_idx`, from the size of its pixels."""
+        """One image token per feature of picture `image_idx`, from the size of its pixels."""
+        if self.image_aspect_ratio == "anyres":
+            return LlavaNextProcessor.replace_image_token(self, image_inputs, image_idx, **kwargs)
         height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
         count = (height // self.patch_size) * (width // self.patch_size) + self.num_additional_image_tokens
         return self.image_token * (count - (self.vision_feature_select_strategy == "default"))
+
+    _get_number_of_features = LlavaNextProcessor._get_number_of_features
+    _get_unpadded_features = LlavaNextProcessor._get_unpadded_features
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
+        family = LlavaNextProcessor if self.image_aspect_ratio == "anyres" else LlavaProcessor
+        return family._get_num_multimodal_tokens(self, image_sizes, **kwargs)
+
+    def apply_chat_template(self, conversation, chat_template=None, **kwargs):
+        """As [`ProcessorMixin.apply_chat_template`], but an image token in somebody's own words stays text.
+
+        A word joiner (U+2060) parts it, so that no picture is looked for where someone asks about HTML.
+        """
+        parted = self.image_token[:1] + WORD_JOINER + self.image_token[1:]
+
+        def literal(node):
+            if isinstance(node, str):
+                return node.replace(self.image_token, parted)
+            if isinstance(node, list | tuple):
+                return [literal(item) for item in node]
+            if isinstance(node, dict):
+                return {key: literal(item) if key in ("content", "text") else item for key, item in node.items()}
+            return node
+
+        return super().apply_chat_template(literal(conversation), chat_template, **kwargs)
+
+    def _validated(self, images, text) -> None:
+        """Refuse a batch whose samples do not have the pictures their prompts speak of, and name the first of them."""
+        if not isinstance(images, list | tuple) or not isinstance(text, list) or len(images) != len(text):
+            return
+        if not all(isinstance(own, list | tuple) for own in images):
+            return  # one flat list: which picture belongs to whom is told by the tokens alone
+        for index, (own, sample) in enumerate(zip(images, text, strict=True)):
+            if (tokens := sample.count(self.image_token)) != len(own):
+                raise ValueError(
+                    f"sample {index} has {tokens} {self.image_token} tokens and {len(own)} images; make them agree"
+                )
+
+    def validate_inputs(self, images=None, text=None, **kwargs):
+        self._validated(images, text)
+        super().validate_inputs(images=images, text=text, **kwargs)
 
 
 LlavaMistralProcessor.register_for_auto_class()

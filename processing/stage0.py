@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from transformers import AutoImageProcessor, AutoTokenizer, LlavaImageProcessorPil
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
+from .picture_processors import picture_processor
 from .processing_llava_mistral import LlavaMistralProcessor
 
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
@@ -22,16 +23,16 @@ def build_processor(
     on the left, so that a batch generates what each prompt would alone.
 
     Args:
-        image_aspect_ratio: `"pad"` (LLaVA-1.5: square by mean colour) or `"square"` (centre crop).
+        image_aspect_ratio: `"pad"` (LLaVA-1.5), `"square"` (centre crop) or `"anyres"` (LLaVA-1.6).
     """
     tokenizer = AutoTokenizer.from_pretrained(llm, revision=revisions[1], padding_side="left")
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     image_processor = AutoImageProcessor.from_pretrained(vision, revision=revisions[0])
-    if image_aspect_ratio == "pad":
-        settings = {key: getattr(image_processor, key) for key in ("size", "crop_size", "image_mean", "image_std")}
-        image_processor = LlavaImageProcessorPil(do_pad=True, **settings)
+    vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
+    tile = getattr(vision_config, "vision_config", vision_config).image_size
+    image_processor = picture_processor(image_processor, image_aspect_ratio, None, tile)
     return LlavaMistralProcessor(
         image_processor=image_processor, tokenizer=tokenizer, chat_template=chat_template, image_token=IMAGE_TOKEN
     )
