@@ -44,13 +44,15 @@ def tower_source(flat: dict[str, Any], folder: Path) -> str:
 def read_config(flat: dict[str, Any], name: str | None, image_token_id: int | None = None) -> dict[str, Any]:
     """Return the plugin's configuration of an original one; `LlavaMistralConfig.from_dict` asks.
 
-    A folder with a tokenizer needs an id for `<image>`, which the original has not: it is the tokenizer's next one, and
-    the vocabulary grows to hold it (to a multiple of 64). A folder without keeps its vocabulary.
+    A folder with a tokenizer needs an id for `<image>`, which the original has not: it is the tokenizer's next one,
+    and the vocabulary grows to hold it (to a multiple of 64). A folder without keeps its vocabulary.
 
     Raises:
         BadInput: the tower is not to be found or no CLIP.
     """
     folder = Path(name or ".")
+    if name is not None and not folder.is_dir():
+        folder = local_folder(name, weights=False)
     source = tower_source(flat, folder)
     try:
         tower = read_config_file(local_folder(source, weights=False))
@@ -62,7 +64,7 @@ def read_config(flat: dict[str, Any], name: str | None, image_token_id: int | No
     if tower.get("model_type") not in ("clip", "clip_vision_model"):
         vision = tower
     if image_token_id is None and any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        image_token_id = _image_token_id(folder)
+        image_token_id = _image_token_id(folder, "mistral" if "mistral" in str(flat.get("model_type")) else "llama")
     nested = nested_config(flat, vision, name or "config.json", image_token_id)
     size = flat["vocab_size"]
     if nested["image_token_id"] >= size:
@@ -72,10 +74,11 @@ def read_config(flat: dict[str, Any], name: str | None, image_token_id: int | No
     return nested
 
 
-def _image_token_id(folder: Path) -> int:
-    from transformers import AutoTokenizer
+def _image_token_id(folder: Path, text_type: str) -> int:
+    from transformers import AutoConfig, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # With a configuration given, the library does not read the folder's own, which is what is being read here.
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=AutoConfig.for_model(text_type))
     known = tokenizer.get_vocab()
     return known.get("<image>", len(tokenizer))
 

@@ -10,8 +10,9 @@ class LlavaMistralProcessor(LlavaProcessor):
     r"""CLIP's image processor and the text model's tokenizer in one object.
 
     A call takes `text` with one `<image>` per picture and returns `input_ids` and `attention_mask` `(batch, length)`,
-    in which every `<image>` has become as many image tokens as the picture has features, and `pixel_values` `(pictures,
-    3, height, width)`, or with anyres `(pictures, tiles, 3, height, width)` and `image_sizes` `(pictures, 2)`.
+    in which every `<image>` has become as many image tokens as the picture has features, and `pixel_values`
+    `(pictures, 3, height, width)`, or with anyres `(pictures, tiles, 3, height, width)` and `image_sizes`
+    `(pictures, 2)`.
     `apply_chat_template` words a conversation and does the same; an `<image>` in a user's own words stays text.
 
     Args:
@@ -60,8 +61,11 @@ class LlavaMistralProcessor(LlavaProcessor):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, tokenizer=None, **kwargs):
-        """As [`ProcessorMixin.from_pretrained`]; a folder of the original LLaVA code is read as it is, with `tokenizer`
-        where it carries none."""
+        """As [`ProcessorMixin.from_pretrained`]; a folder of the original LLaVA code is read as it is.
+
+        Args:
+            tokenizer: takes the place of the folder's own, and is needed where an original folder carries none.
+        """
         if cls.read_original is not None:
             original = cls.read_original(pretrained_model_name_or_path, tokenizer, **kwargs)
             if original is not None:

@@ -1,0 +1,243 @@
+"""Three layouts of one checkpoint: every road between them leads back to the same bytes."""
+
+import json
+import shutil
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from tests.running import run_here
+from tests.tiny_components import tiny_tokenizer
+
+LAYOUTS = ("plugin", "llava-hf", "original")
+
+
+def convert(source: Path, folder: Path, to: str, *options: str) -> Path:
+    from convert_checkpoint import main
+
+    run_here(main, source, folder, "--to", to, *options)
+    return folder
+
+
+def refused(source: Path, folder: Path, to: str, *options: str) -> str:
+    """The one line with which the verb refuses, exit code 2."""
+    from convert_checkpoint import main
+
+    error = run_here(main, source, folder, "--to", to, *options, code=2).error
+    assert not folder.exists()
+    return error
+
+
+def all_weights(folder: Path) -> dict:
+    """Every weight of a folder by name, whichever file it lies in."""
+    from safetensors.torch import load_file
+
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{file.parent.relative_to(folder)}:{k}": w for file in files for k, w in load_file(file).items()}
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    import torch
+
+    one, two = all_weights(first), all_weights(second)
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        assert weight.dtype == two[name].dtype and torch.equal(weight, two[name]), name
+
+
+@pytest.fixture(scope="module")
+def originals(shared, tmp_path_factory) -> dict[str, Path]:
+    """Two folders of the original code, with a tokenizer that has the image token already."""
+    found = {}
+    for name in ("llava15_pad", "llava16_anyres"):
+        folder = tmp_path_factory.mktemp("originals") / name
+        folder.mkdir()
+        source = shared / "original_llava" / name
+        for file in ("config.json", "model.safetensors"):
+            shutil.copyfile(source / file, folder / file)
+        shutil.copytree(source / "vision_tower", folder / "vision_tower", copy_function=shutil.copyfile)
+        (folder / "vision_tower").chmod(0o755)
+        tokenizer = tiny_tokenizer()
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+        tokenizer.save_pretrained(folder)
+        found[name] = folder
+    return found
+
+
+@pytest.mark.parametrize("name", ["llava15_pad", "llava16_anyres"])
+def test_every_road_back_to_the_original_is_equal_bit_for_bit(originals, tmp_path, name):
+    source = originals[name]
+    for roads in permutations(("plugin", "llava-hf")):
+        at = source
+        for number, to in enumerate((*roads, "original")):
+            at = convert(at, tmp_path / f"{'-'.join(roads)}{number}", to)
+        assert_same_weights(source, at)
+        then, now = (json.loads((folder / "config.json").read_text()) for folder in (source, at))
+        for key in ("vocab_size", "rope_theta", "sliding_window", "mm_projector_type", "image_aspect_ratio"):
+            assert now[key] == then[key], key
+        assert now.get("image_grid_pinpoints") == then.get("image_grid_pinpoints")
+
+
+@pytest.mark.parametrize("name", ["llava15_pad", "llava16_anyres"])
+def test_llava_hf_output_opens_in_stock_classes_with_equal_logits(originals, tmp_path, shared, name):
+    """The road to vLLM, SGLang and llama.cpp, which read these classes' folders."""
+    import torch
+    import transformers
+    from PIL import Image
+
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+    from processing import LlavaMistralProcessor
+
+    hf = convert(originals[name], tmp_path / "hf", "llava-hf")
+    family = "LlavaNext" if "anyres" in name else "Llava"
+    stock, info = getattr(transformers, f"{family}ForConditionalGeneration").from_pretrained(
+        hf, output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    model = LlavaMistralForConditionalGeneration.from_pretrained(originals[name])
+    picture = Image.open(shared / "original_llava" / name / "wide.png")
+    question = {"images": picture, "text": "<s>[INST] <image>\nWhich digit? [/INST]", "return_tensors": "pt"}
+    theirs = transformers.AutoProcessor.from_pretrained(hf)(**question)
+    ours = LlavaMistralProcessor.from_pretrained(originals[name])(**question)
+    assert theirs.input_ids.equal(ours.input_ids) and theirs.pixel_values.equal(ours.pixel_values)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            stock.eval()(**theirs).logits, model.eval()(**ours).logits, rtol=0, atol=1e-6
+        )  # the projector runs on other shapes
+
+
+def test_weight_names_of_llava_hf_are_those_on_the_hub(originals, tmp_path):
+    names = {
+        name.split(":")[1] for name in all_weights(convert(originals["llava16_anyres"], tmp_path / "hf", "llava-hf"))
+    }
+    assert {
+        "image_newline",
+        "language_model.lm_head.weight",
+        "language_model.model.embed_tokens.weight",
+        "multi_modal_projector.linear_1.weight",
+        "vision_tower.vision_model.embeddings.class_embedding",
+    } < names
+
+
+def test_a_plugin_checkpoint_goes_to_both_and_comes_back(stage0, tmp_path):
+    for to in ("llava-hf", "original"):
+        there = convert(stage0, tmp_path / to, to)
+        assert_same_weights(stage0, convert(there, tmp_path / f"{to}-back", "plugin"))
+
+
+def test_a_converted_plugin_folder_opens_without_the_plugin_and_answers(originals, tmp_path):
+    """Code and processor travel: a stranger needs nothing of ours."""
+    from tests.running import run_apart
+
+    folder = convert(originals["llava16_anyres"], tmp_path / "plugin", "plugin")
+    code = (
+        "import sys; from PIL import Image; from transformers import AutoModelForImageTextToText, AutoProcessor\n"
+        "folder = sys.argv[1]\n"
+        "model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)\n"
+        "processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)\n"
+        "asked = processor(images=Image.new('RGB', (90, 40)), text='<image> Which?', return_tensors='pt')\n"
+        "print(model.generate(**asked, max_new_tokens=3).shape[1] - asked.input_ids.shape[1])\n"
+    )
+    assert run_apart("-c", code, str(folder), cwd=tmp_path).stdout == "3\n"
+
+
+def test_an_image_token_that_was_added_leaves_again(originals, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(originals["llava15_pad"], source)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f"word{i}" for i in range(512 - len(tokenizer))])
+    tokenizer.save_pretrained(source)
+    plugin = convert(source, tmp_path / "plugin", "plugin")
+    assert all_weights(plugin)[".:lm_head.weight"].shape[0] == 576
+    assert_same_weights(source, convert(plugin, tmp_path / "back", "original"))
+
+
+@pytest.mark.parametrize("to", LAYOUTS)
+def test_shards_hold_what_one_file_holds(stage0, tmp_path, to):
+    from safetensors.torch import load_file
+
+    whole = convert(stage0, tmp_path / "whole", to)
+    parts = convert(stage0, tmp_path / "parts", to, "--max_shard_size", "20KB")
+    index = json.loads((parts / "model.safetensors.index.json").read_text())
+    files = sorted(parts.glob("model-*.safetensors"))
+    assert len(files) > 3 and set(index["weight_map"].values()) == {file.name for file in files}
+    merged = {name: weight for file in files for name, weight in load_file(file).items()}
+    single = load_file(whole / "model.safetensors")
+    assert merged.keys() == single.keys() == index["weight_map"].keys()
+    assert all(merged[name].equal(weight) for name, weight in single.items())
+    assert_same_weights(convert(parts, tmp_path / "back", "plugin"), stage0)
+
+
+def test_a_pickle_of_weights_is_read_and_one_of_code_is_not(stage0, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(stage0, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert_same_weights(convert(folder, tmp_path / "out", "plugin"), stage0)
+
+    class Harm:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "harmed",)
+
+    torch.save({"weight": Harm()}, folder / "pytorch_model.bin")
+    assert "is no pickle of weights alone" in refused(folder, tmp_path / "never", "plugin")
+    assert not (tmp_path / "harmed").exists()
+
+
+def spoil_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../elsewhere.safetensors"}}')
+
+
+def cut(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-100])
+
+
+def drop(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.multi_modal_projector.linear_1.bias"]
+    save_file(weights, folder / "model.safetensors")
+
+
+def other_model(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_index, "which is outside of its folder"),
+        (cut, "is no whole safetensors file"),
+        (drop, "1 weights are missing, first model.multi_modal_projector.linear_1.bias"),
+        (other_model, "'gpt2' is no LLaVA"),
+    ],
+)
+def test_a_damaged_source_is_refused_and_nothing_is_written(stage0, tmp_path, spoil, said):
+    folder = tmp_path / "source"
+    shutil.copytree(stage0, folder)
+    spoil(folder)
+    assert said in refused(folder, tmp_path / "out", "llava-hf")
+
+
+def test_a_linear_projector_has_no_llava_hf_form(tmp_path, vision_folder, mistral_folder):
+    from build_checkpoint import main
+
+    run_here(
+        main, "--vision", vision_folder, "--llm", mistral_folder, "--output", tmp_path / "s", "--projector", "linear"
+    )
+    assert "a linear projector has no llava-hf form" in refused(tmp_path / "s", tmp_path / "hf", "llava-hf")
+    there = convert(tmp_path / "s", tmp_path / "original", "original")
+    assert ".:model.mm_projector.weight" in all_weights(there)
+    assert_same_weights(convert(there, tmp_path / "back", "plugin"), tmp_path / "s")
+
+
+@pytest.mark.parametrize("size", ["5 bananas", "0GB", "-1", ""])
+def test_a_shard_size_that_is_none_is_refused(stage0, tmp_path, size):
+    assert "no size" in refused(stage0, tmp_path / "out", "plugin", f"--max_shard_size={size}")

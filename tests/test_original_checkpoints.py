@@ -1,0 +1,257 @@
+"""Folders of the original LLaVA code open as they are, and give what that code computed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bad_input import BadInput
+from tests.tiny_components import tiny_tokenizer
+
+FIXTURES = ("llava15_pad", "llava16_anyres")
+PICTURES = ("waterview", "ironing", "tall", "wide")
+
+
+@pytest.fixture(scope="module", params=FIXTURES)
+def folder(request, shared) -> Path:
+    return shared / "original_llava" / request.param
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    from transformers import AutoModelForImageTextToText
+
+    import modeling_llava_mistral  # noqa: F401 (the plugin)
+
+    return AutoModelForImageTextToText.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="module")
+def processor(folder):
+    from processing import LlavaMistralProcessor
+
+    return LlavaMistralProcessor.from_pretrained(folder, tokenizer=tiny_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "expected.safetensors")
+
+
+def case(folder: Path, name: str) -> dict:
+    return next(case for case in json.loads((folder / "cases.json").read_text()) if case["name"] == name)
+
+
+def picture(folder: Path, name: str):
+    from PIL import Image
+
+    return Image.open(folder / f"{name}.png")
+
+
+def inputs(model, processor, folder: Path, name: str) -> dict:
+    """The case's ids around its picture, which the processor reads."""
+    import torch
+
+    said = case(folder, name)
+    ids = said["before_image"] + [model.config.image_token_id] * said["image_tokens"] + said["after_image"]
+    look = processor.image_processor(picture(folder, name), return_tensors="pt")
+    return {"input_ids": torch.tensor([ids]), **look}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pixel_values_are_the_originals(processor, folder, expected, name):
+    import torch
+
+    pixels = processor.image_processor(picture(folder, name), return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(pixels, expected[f"{name}.pixel_values"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_takes_as_many_tokens_as_in_the_original(processor, folder, name):
+    out = processor(images=picture(folder, name), text="<image>", return_tensors="pt")
+    count = int((out.input_ids == processor.image_token_id).sum())
+    width, height = case(folder, name)["image_size_wh"]
+    assert count == case(folder, name)["image_tokens"]
+    assert processor._get_num_multimodal_tokens([(height, width)])["num_image_tokens"] == [count]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_input_embeddings_and_logits_are_the_originals(model, processor, folder, expected, name):
+    import torch
+
+    seen = []
+    hook = model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        logits = model(**inputs(model, processor, folder, name)).logits[0]
+    hook.remove()
+    torch.testing.assert_close(seen[0][0], expected[f"{name}.inputs_embeds"], rtol=0, atol=2e-5)
+    torch.testing.assert_close(logits, expected[f"{name}.logits"], rtol=0, atol=2e-5)
+
+
+def test_text_alone_gives_the_originals_logits(model, folder, expected):
+    import torch
+
+    ids = torch.tensor([case(folder, "text_only")["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits[0], expected["text_only.logits"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_of_pictures_of_all_shapes_and_none_gives_the_logits_of_each_alone(
+    model, processor, folder, expected, side
+):
+    """Two pictures in one prompt, one, and none; more tiles for some than for others."""
+    import torch
+
+    prompts = [("waterview", "tall"), ("wide",), ()]
+    rows, looks = [], []
+    for names in prompts:
+        ids = [1, 5, 9]
+        for name in names:
+            ids += [model.config.image_token_id] * case(folder, name)["image_tokens"] + [7]
+        rows.append(ids)
+        looks += [picture(folder, name) for name in names]
+    longest = max(map(len, rows))
+    pads = [[0] * (longest - len(row)) for row in rows]
+    ids = [pad + row if side == "left" else row + pad for row, pad in zip(rows, pads, strict=True)]
+    mask = [
+        [0] * len(pad) + [1] * len(row) if side == "left" else [1] * len(row) + [0] * len(pad)
+        for row, pad in zip(rows, pads, strict=True)
+    ]
+    with torch.no_grad():
+        together = model(
+            input_ids=torch.tensor(ids),
+            attention_mask=torch.tensor(mask),
+            **processor.image_processor(looks, return_tensors="pt"),
+        ).logits
+        for index, (names, row) in enumerate(zip(prompts, rows, strict=True)):
+            own = processor.image_processor([picture(folder, n) for n in names], return_tensors="pt") if names else {}
+            alone = model(input_ids=torch.tensor([row]), **own).logits[0]
+            real = together[index, -len(row) :] if side == "left" else together[index, : len(row)]
+            torch.testing.assert_close(real, alone, rtol=1e-4, atol=2e-5)
+
+
+def test_the_vocabulary_stays_where_no_tokenizer_asks_for_an_image_token(model):
+    assert model.config.text_config.vocab_size == 512
+    assert model.get_input_embeddings().weight.shape[0] == model.lm_head.weight.shape[0] == 512
+
+
+def test_what_was_opened_saves_as_a_plugin_checkpoint(model, processor, folder, tmp_path):
+    """No trace of the flat configuration, and the same logits to the last bit."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model.save_pretrained(tmp_path)
+    said = (tmp_path / "config.json").read_text()
+    assert "mm_" not in said and str(folder) not in said
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    asked = inputs(model, processor, folder, "wide")
+    with torch.no_grad():
+        assert torch.equal(again(**asked).logits, model(**asked).logits)
+
+
+def writable(folder: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    for path in [copy, *copy.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return copy
+
+
+def test_a_folder_with_a_tokenizer_gets_an_image_token_beyond_its_vocabulary(folder, tmp_path):
+    """Processor and model agree on its id, and no token that was there gives another logit."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from processing import LlavaMistralProcessor
+
+    copy = writable(folder, tmp_path)
+    tokenizer = tiny_tokenizer()
+    config = json.loads((copy / "config.json").read_text())
+    tokenizer.add_tokens([f"word{i}" for i in range(config["vocab_size"] - len(tokenizer))])
+    tokenizer.save_pretrained(copy)
+    model, processor = AutoModelForImageTextToText.from_pretrained(copy), LlavaMistralProcessor.from_pretrained(copy)
+    assert processor.image_token_id == model.config.image_token_id == 512
+    assert model.config.text_config.vocab_size == len(model.lm_head.weight) == 576
+    before = AutoModelForImageTextToText.from_pretrained(folder)
+    ids = torch.tensor([[1, 5, 9, 300]])
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits[..., :512], before(input_ids=ids).logits)
+        answer = model.generate(
+            **processor(images=picture(folder, "wide"), text="<s>[INST] <image> [/INST]", return_tensors="pt"),
+            max_new_tokens=4,
+        )
+    assert answer.max() < 512 or answer[:, -4:].max() < 512
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mm_vision_tower": "no/where"}, "vision tower no/where is not to be had"),
+        ({"mm_projector_type": "mlp3x_gelu"}, "'mlp3x_gelu' is not supported; use linear or mlp2x_gelu"),
+        ({"image_aspect_ratio": "anyres_max_9"}, "'anyres_max_9' is not supported"),
+        ({"mm_patch_merge_type": "maxpool2x2"}, "'maxpool2x2' is not supported"),
+        ({"mm_use_im_start_end": True}, "convert a checkpoint that marks pictures by <image> alone"),
+    ],
+)
+def test_an_original_that_this_model_is_not_is_refused_by_the_field(folder, tmp_path, changes, said):
+    from transformers import AutoModelForImageTextToText
+
+    copy = writable(folder, tmp_path)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(BadInput, match=said):
+        AutoModelForImageTextToText.from_pretrained(copy)
+
+
+def test_a_missing_weight_of_an_original_is_named(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForImageTextToText
+
+    copy = writable(folder, tmp_path)
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.mm_projector.2.bias"]
+    save_file(weights, copy / "model.safetensors")
+    with pytest.raises(ValueError, match="1 weights are missing, first model.multi_modal_projector.linear_2.bias"):
+        AutoModelForImageTextToText.from_pretrained(copy)
+
+
+def test_a_folder_without_a_tokenizer_says_so(folder):
+    from processing import LlavaMistralProcessor
+
+    with pytest.raises(BadInput, match="there is no tokenizer in it; give one"):
+        LlavaMistralProcessor.from_pretrained(folder)
+
+
+def test_anyres_without_the_sizes_of_the_pictures_is_an_error(shared):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(shared / "original_llava" / "llava16_anyres")
+    with pytest.raises(ValueError, match="image_sizes is missing"):
+        model.get_image_features(torch.zeros(1, 3, 3, 28, 28))
+
+
+def test_an_image_token_in_somebodys_own_words_stays_text(processor, folder):
+    """A question about HTML brings no picture, and beside a real picture none is added."""
+    words = {"type": "text", "text": "What does <image> mean?"}
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    alone = processor.apply_chat_template([{"role": "user", "content": [words]}], **options)
+    assert processor.image_token_id not in alone["input_ids"] and "pixel_values" not in alone
+    shown = processor.tokenizer.decode(alone["input_ids"][0]).replace("\u2060", "")
+    assert "What does <image> mean?" in shown
+    look = {"type": "image", "image": picture(folder, "wide")}
+    both = processor.apply_chat_template([{"role": "user", "content": [look, words]}], **options)
+    count = int((both["input_ids"] == processor.image_token_id).sum())
+    assert count == case(folder, "wide")["image_tokens"]
+
+
+def test_a_sample_whose_pictures_and_tokens_disagree_is_named(processor, folder):
+    look = picture(folder, "wide")
+    with pytest.raises(ValueError, match="sample 1 has 1 <image> tokens and 2 images"):
+        processor(images=[[look], [look, look]], text=["<image>", "<image>"], return_tensors="pt")
