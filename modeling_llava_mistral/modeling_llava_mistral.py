@@ -147,6 +147,23 @@ class LlavaMistralForConditionalGeneration(LlavaMistralPreTrainedModel, LlavaFor
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
+    def generate(self, inputs=None, *args, **kwargs):
+        """As [`GenerationMixin.generate`].
+
+        Raises:
+            ValueError: the prompt, its image tokens counted, is longer than the text model's context. Rotary positions
+                it was not trained on give an answer like any other.
+        """
+        prompt, context = inputs, self.config.text_config.max_position_embeddings
+        for name in ("input_ids", "inputs_embeds"):
+            prompt = kwargs.get(name) if prompt is None else prompt
+        if prompt is not None and prompt.shape[1] > context:
+            raise ValueError(
+                f"the prompt has {prompt.shape[1]} tokens and the text model a context of {context}; "
+                "shorten the question, or give fewer or smaller pictures"
+            )
+        return super().generate(inputs, *args, **kwargs)
+
 
 def _count_mismatch(image_token_id: int, input_ids: torch.Tensor | None, image_features: torch.Tensor) -> str:
     found = "" if input_ids is None else f"{(input_ids == image_token_id).sum(1).tolist()} tokens by sample, "

@@ -78,7 +78,13 @@ def _image_token_id(folder: Path, text_type: str) -> int:
     from transformers import AutoConfig, AutoTokenizer
 
     # With a configuration given, the library does not read the folder's own, which is what is being read here.
-    tokenizer = AutoTokenizer.from_pretrained(folder, config=AutoConfig.for_model(text_type))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=AutoConfig.for_model(text_type))
+    except (ImportError, OSError, ValueError) as error:
+        remedy = "pip install sentencepiece protobuf, or put a tokenizer.json beside it"
+        raise BadInput(
+            f"its tokenizer does not open ({str(error).splitlines()[0]})", remedy=remedy, file=folder
+        ) from error
     known = tokenizer.get_vocab()
     return known.get("<image>", len(tokenizer))
 

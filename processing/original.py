@@ -34,9 +34,12 @@ def read_processor(name: str | Path, tokenizer=None, **options) -> LlavaMistralP
     if tokenizer is None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **hub)
-        except (OSError, ValueError) as error:
-            remedy = "give one: LlavaMistralProcessor.from_pretrained(folder, tokenizer=…)"
-            raise BadInput("there is no tokenizer in it", remedy=remedy, file=name) from error
+        except (ImportError, OSError, ValueError) as error:
+            problem, remedy = "there is no tokenizer in it", "give one"
+            if (Path(name) / "tokenizer.model").is_file():
+                problem, remedy = "its tokenizer does not open", "pip install sentencepiece protobuf, or give one"
+            remedy += ": LlavaMistralProcessor.from_pretrained(folder, tokenizer=…)"
+            raise BadInput(problem, remedy=remedy, file=name) from error
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:

@@ -179,6 +179,16 @@ def test_image_tokens_and_pictures_that_disagree_are_an_error(model, processor, 
         model(input_ids=ids, pixel_values=pixels)
 
 
+@pytest.mark.parametrize("name", ["inputs", "input_ids", "inputs_embeds"])
+def test_a_prompt_longer_than_the_context_is_refused(model, name):
+    import torch
+
+    long = torch.ones(1, TEXT["max_position_embeddings"] + 1, dtype=torch.long)
+    given = model.get_input_embeddings()(long) if name == "inputs_embeds" else long
+    with pytest.raises(ValueError, match="the prompt has 513 tokens and the text model a context of 512"):
+        model.generate(**{name: given}, max_new_tokens=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -191,6 +201,14 @@ def test_image_tokens_and_pictures_that_disagree_are_an_error(model, processor, 
         ({"image_token_id": -1}, "image_token_id -1 is outside"),
         ({"projector_type": "qformer"}, "projector_type"),
         ({"image_aspect_ratio": "round"}, "image_aspect_ratio"),
+        (
+            {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[32, 50]]},
+            r"\[32, 50\] is not a height and a width",
+        ),
+        (
+            {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[0, 32]]},
+            r"\[0, 32\] is not a height and a width",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused(changes, said):

@@ -189,6 +189,38 @@ def test_a_folder_with_a_tokenizer_gets_an_image_token_beyond_its_vocabulary(fol
     assert answer.max() < 512 or answer[:, -4:].max() < 512
 
 
+def test_prompts_of_an_original_folder_have_the_originals_token_ids(shared, tmp_path):
+    """With the real tokenizer.model in the folder, as the releases have it; each picture's tokens stand for a -200."""
+    pytest.importorskip("google.protobuf", reason="pip install '.[original]' brings protobuf")
+    from itertools import groupby
+
+    from PIL import Image
+
+    from processing import LlavaMistralProcessor
+
+    copy = writable(shared / "original_llava" / "llava15_pad", tmp_path)
+    shutil.copyfile(shared / "mistral_tokenizer" / "tokenizer.model", copy / "tokenizer.model")
+    (copy / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": True}))
+    processor = LlavaMistralProcessor.from_pretrained(copy)
+    assert processor.image_token_id == 32000
+    cases = json.loads((shared / "original_llava" / "chat_prompts.json").read_text())
+    cases = [said for said in cases if said["template"] == "mistral_instruct"]
+    assert len(cases) == 4
+    for said in cases:
+        turns = []
+        for index, text in enumerate(said["turns"]):
+            look = [{"type": "image", "image": Image.new("RGB", (9, 9))}] if text.startswith("<image>") else []
+            words = {"type": "text", "text": text.removeprefix("<image>\n")}
+            turns.append({"role": ("user", "assistant")[index % 2], "content": [*look, words]})
+        asks = turns[-1]["role"] == "user"
+        out = processor.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=asks)
+        ids = out["input_ids"][0] if isinstance(out["input_ids"][0], list) else out["input_ids"]
+        shown = []
+        for token, run in groupby(ids):
+            shown += [-200] if token == processor.image_token_id else list(run)
+        assert shown == said["input_ids"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
