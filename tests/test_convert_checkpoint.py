@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import run_here
+from tests.running import run_apart, run_here
 from tests.tiny_components import tiny_tokenizer
 
 LAYOUTS = ("plugin", "llava-hf", "original")
@@ -128,8 +128,6 @@ def test_a_plugin_checkpoint_goes_to_both_and_comes_back(stage0, tmp_path):
 
 def test_a_converted_plugin_folder_opens_without_the_plugin_and_answers(originals, tmp_path):
     """Code and processor travel: a stranger needs nothing of ours."""
-    from tests.running import run_apart
-
     folder = convert(originals["llava16_anyres"], tmp_path / "plugin", "plugin")
     code = (
         "import sys; from PIL import Image; from transformers import AutoModelForImageTextToText, AutoProcessor\n"
@@ -241,3 +239,56 @@ def test_a_linear_projector_has_no_llava_hf_form(tmp_path, vision_folder, mistra
 @pytest.mark.parametrize("size", ["5 bananas", "0GB", "-1", ""])
 def test_a_shard_size_that_is_none_is_refused(stage0, tmp_path, size):
     assert "no size" in refused(stage0, tmp_path / "out", "plugin", f"--max_shard_size={size}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["llava-hf", "original"])
+def test_four_gigabytes_are_converted_in_the_memory_of_a_shard_and_500_megabytes(stage0, tmp_path, to):
+    """Peak resident memory of the whole process, libraries and mapped pages included."""
+    from modeling_llava_mistral import LlavaMistralConfig
+    from tests.running import HOME
+
+    shard = 500_000_000
+    folder = generated_checkpoint(stage0, tmp_path / "large", LlavaMistralConfig.from_pretrained(stage0), shard)
+    assert sum(file.stat().st_size for file in folder.glob("*.safetensors")) > 4_000_000_000
+    code = (
+        "import resource, sys; from convert_checkpoint import main\n"
+        "main()\n"
+        "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    )
+    done = run_apart("-c", code, folder, tmp_path / "out", "--to", to, "--max_shard_size", "500MB", cwd=HOME)
+    peak = int(done.stdout.split("PEAK")[1])
+    assert peak < shard + 500_000_000, f"{peak / 1e6:.0f} MB"
+
+
+def generated_checkpoint(stage0: Path, folder: Path, config, shard: int) -> Path:
+    """A plugin checkpoint of 4 GB whose text model is wide and of noise, written shard by shard."""
+    import torch
+    from safetensors.torch import save_file
+
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+
+    folder.mkdir()
+    config.text_config.update({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 20})
+    config.text_config.head_dim = 2048 // config.text_config.num_attention_heads
+    config.save_pretrained(folder)
+    for file in stage0.iterdir():
+        if file.suffix != ".safetensors" and file.name != "config.json":
+            shutil.copyfile(file, folder / file.name)
+    with torch.device("meta"):
+        model = LlavaMistralForConditionalGeneration(config)
+    shards, filled = [{}], 0
+    for name, weight in model.state_dict().items():
+        size = weight.numel() * 4
+        if filled + size > shard:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = weight.shape
+        filled += size
+    place = {}
+    for index, names in enumerate(shards):
+        file = f"model-{index + 1:05}-of-{len(shards):05}.safetensors"
+        save_file({name: torch.rand(shape) for name, shape in names.items()}, folder / file, {"format": "pt"})
+        place |= dict.fromkeys(names, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
+    return folder
