@@ -25,7 +25,9 @@ class LlavaMistralConfig(LlavaConfig):
     Args:
         vision_config (`dict` or `CLIPVisionConfig`): the vision tower; CLIP ViT-L/14 at 336 px when left out.
         text_config (`dict`, `MistralConfig` or `LlamaConfig`): the language model; Mistral-7B with a vocabulary padded
-            to 32,064 (room for the image and the padding token) when left out.
+            to 32,064 (room for the image and the padding token) when left out. Its `layer_types` follow from Mistral's
+            `sliding_window` (null: every token sees all before it), because some engines read only those; change the
+            window in the settings or in a new configuration, not in that of a model.
         image_token_id (`int`): id of the placeholder that is repeated once per image feature; below the vocabulary
         size.
         projector_type (`str`): `"mlp2x_gelu"` (LLaVA-1.5) or `"linear"` (LLaVA-1.0).
@@ -37,8 +39,8 @@ class LlavaMistralConfig(LlavaConfig):
 
     Raises:
         ValueError: a text model other than Mistral or LLaMA, an image size that is not a multiple of the patch size, a
-            feature layer the tower does not have, a grid point that is not whole tiles, or an image token outside the
-            vocabulary.
+            feature layer the tower does not have, a grid point that is not whole tiles, an image token outside the
+            vocabulary, a window below one token, or layers of which only some are windowed.
     """
 
     model_type = "llava_mistral"
@@ -71,16 +73,44 @@ class LlavaMistralConfig(LlavaConfig):
     def __post_init__(self, **kwargs):
         if isinstance(self.text_config, dict):  # before the library builds a model type it may not even know
             _refuse_text_model(self.text_config.get("model_type", "mistral"))
+            # Written below from the window; given to MistralConfig they would make it warn of another model class.
+            self.text_config = dict(self.text_config)
+            _refuse_mixed_layers(self.text_config.pop("layer_types", None))
         super().__post_init__(**kwargs)
+        _refuse_text_model(self.text_config.model_type)
+        _refuse_mixed_layers(getattr(self.text_config, "layer_types", None))
+        # transformers' Mistral goes by `sliding_window` alone, SGLang by `layer_types` alone.
+        attention = "full_attention" if self.window is None else "sliding_attention"
+        self.text_config.layer_types = [attention] * self.text_config.num_hidden_layers
         side = self.vision_config.image_size
         self.image_seq_length = (side // self.vision_config.patch_size) ** 2
         if self.image_aspect_ratio == "anyres" and self.image_grid_pinpoints is None:
             self.image_grid_pinpoints = [[side * rows, side * columns] for rows, columns in LLAVA_NEXT_GRIDS]
         self.auto_map = dict(AUTO_MAP)
 
+    @property
+    def window(self) -> int | None:
+        """How many tokens a token attends to, itself included; None: all before it. LLaMA has no window."""
+        return self.text_config.sliding_window if self.text_config.model_type == "mistral" else None
+
+    def window_binds(self, length: int) -> bool:
+        """Whether a sequence of `length` tokens, image tokens included, is longer than the sliding window."""
+        return self.window is not None and length > self.window
+
+    def describe_window(self, longest: int) -> str:
+        """Return a line for a run's record: did the window bound anything, its longest sequence being `longest`?"""
+        if self.window is None:
+            return "no sliding window: every token attends to all before it"
+        effect = "bound" if self.window_binds(longest) else "never bound: the attention was full"
+        return f"sliding window of {self.window:,} tokens, longest sequence {longest:,}: it {effect}"
+
     def validate_llava_mistral(self):
         vision, text = self.vision_config, self.text_config
-        _refuse_text_model(text.model_type)
+        if self.window is not None and self.window < 1:
+            raise ValueError(
+                f"text_config.sliding_window {self.window} is no window; "
+                "give a positive number of tokens, or null for none"
+            )
         if vision.image_size % vision.patch_size:
             raise ValueError(
                 f"vision_config.image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}; "
@@ -113,6 +143,14 @@ def _refuse_text_model(model_type: str) -> None:
         raise ValueError(
             f"text_config.model_type {model_type!r} is not supported; "
             f"LLaVA-Mistral speaks {' or '.join(TEXT_MODEL_TYPES)}"
+        )
+
+
+def _refuse_mixed_layers(layer_types: list[str] | None) -> None:
+    if len(kinds := sorted(set(layer_types or ()))) > 1:
+        raise ValueError(
+            f"text_config.layer_types mixes {' and '.join(kinds)}, which Mistral and LLaMA cannot; "
+            "leave layer_types out, sliding_window decides for all layers"
         )
 
 

@@ -234,10 +234,13 @@ def llava_hf_config(nested: dict[str, Any], file: str | Path) -> dict[str, Any]:
         remedy = "convert to plugin or original; stock Llava has mlp2x_gelu only"
         raise BadInput("a linear projector has no llava-hf form", remedy=remedy, file=file, field="projector_type")
     anyres = nested["image_aspect_ratio"] == "anyres"
+    # The plugin derives `layer_types` from the window; stock Mistral has its window alone and warns of anything else.
+    text = {key: value for key, value in nested["text_config"].items() if key != "layer_types"}
     return {
         "architectures": [f"Llava{'Next' if anyres else ''}ForConditionalGeneration"],
         "model_type": "llava_next" if anyres else "llava",
         **{key: nested[key] for key in _SHARED_KEYS if key in nested},
+        "text_config": text,
         "image_token_index": nested.get("image_token_index", nested.get("image_token_id")),
         **({"image_grid_pinpoints": nested["image_grid_pinpoints"]} if anyres else {}),
     }

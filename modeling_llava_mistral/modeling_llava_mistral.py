@@ -8,6 +8,7 @@ the complete checkpoint, and the complete `auto_map` of a saved folder.
 import torch
 from torch import nn
 from transformers import AutoModel, LlavaForConditionalGeneration, LlavaModel, LlavaNextModel, LlavaPreTrainedModel
+from transformers.masking_utils import create_masks_for_generate
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig
@@ -164,6 +165,16 @@ class LlavaMistralForConditionalGeneration(LlavaMistralPreTrainedModel, LlavaFor
             )
         return super().generate(inputs, *args, **kwargs)
 
+    @staticmethod
+    def create_masks_for_generate(config: LlavaMistralConfig, **kwargs) -> torch.Tensor | None:
+        """The mask of a compiled or static-cache step: the one that all layers share.
+
+        Where a configuration has `layer_types` the library makes a mask for each kind of layer, which its Mistral and
+        LLaMA do not take; ours have one kind.
+        """
+        masks = create_masks_for_generate(config, **kwargs)
+        return next(iter(masks.values())) if isinstance(masks, dict) else masks
+
 
 def _count_mismatch(image_token_id: int, input_ids: torch.Tensor | None, image_features: torch.Tensor) -> str:
     found = "" if input_ids is None else f"{(input_ids == image_token_id).sum(1).tolist()} tokens by sample, "
@@ -181,10 +192,19 @@ def _refuse_incomplete(model: nn.Module, info: dict, name) -> None:
                 "the checkpoint is damaged or of another model, download or build it again"
             )
     for key, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.device.type != "meta" and not torch.isfinite(weight).all():
+        if weight.is_floating_point() and weight.device.type != "meta" and not _is_finite(weight):
             raise ValueError(
                 f"{name}: weight {key} holds NaN or infinity; the checkpoint is damaged, take another one"
             )
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite, in one pass and without a second tensor of the weight's size.
+
+    The smallest and the largest element tell: either is NaN if any element is, and infinite if one is. Unlike a sum
+    they cannot overflow.
+    """
+    return weight.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all())
 
 
 __all__ = ["LlavaMistralForConditionalGeneration", "LlavaMistralModel", "LlavaMistralPreTrainedModel"]

@@ -269,8 +269,10 @@ def generated_checkpoint(stage0: Path, folder: Path, config, shard: int) -> Path
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
     folder.mkdir()
-    config.text_config.update({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 20})
-    config.text_config.head_dim = 2048 // config.text_config.num_attention_heads
+    text = config.text_config
+    wide = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 20, "layer_types": None}
+    wide |= {"head_dim": 2048 // text.num_attention_heads}
+    config = type(config)(**{**config.to_dict(), "text_config": {**text.to_dict(), **wide}})
     config.save_pretrained(folder)
     for file in stage0.iterdir():
         if file.suffix != ".safetensors" and file.name != "config.json":

@@ -351,6 +351,22 @@ def test_a_damaged_checkpoint_is_refused_and_the_weight_named(stage0, tmp_path, 
     assert name in message or name.removeprefix("model.") in message, message
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_one_bad_element_anywhere_is_found_and_large_weights_are_not_bad(dtype):
+    """Odd sizes, as vectorised reductions treat the last elements apart; no sum of these fits into half precision."""
+    import torch
+
+    from modeling_llava_mistral.modeling_llava_mistral import _is_finite
+
+    weight = torch.full((5, 1003), 6e4, dtype=getattr(torch, dtype))
+    assert _is_finite(weight) and _is_finite(-weight) and _is_finite(weight.T) and _is_finite(weight[:0])
+    for position in (0, 1, 63, 2048, 5000, 5014):
+        for bad in ("nan", "inf", "-inf"):
+            spoilt = weight.clone()
+            spoilt.view(-1)[position] = float(bad)
+            assert not _is_finite(spoilt) and not _is_finite(spoilt.T), (position, bad)
+
+
 def test_weights_on_disk_have_the_names_engines_expect(stage0):
     from safetensors import safe_open
 

@@ -128,6 +128,8 @@ def test_the_record_says_what_was_done(stage0, stage1, stage2, rows_file):
     assert second["parameters"] == {"trainable": whole - tower, "frozen": tower}
     assert {"transformers", "torch", "trl", "python"} < set(first["versions"])
     assert first["seconds"] > 0 and first["tokens"]["answer"] > 0
+    assert first["window"].startswith("sliding window of 12 tokens, longest sequence ")
+    assert first["window"].endswith("it bound") and second["tokens"]["longest"] > 12
 
 
 def test_the_same_command_gives_the_same_weights(stage0, stage1, rows_file, tmp_path):

@@ -25,7 +25,7 @@ class AnswerCollator:
     def __init__(self, processor):
         self.processor = processor
         self.image_token_id = processor.image_token_id
-        self.tokens = {"prompt": 0, "answer": 0, "padding": 0}
+        self.tokens = {"prompt": 0, "answer": 0, "padding": 0, "longest": 0}  # longest: of a row, unpadded
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         prompts = [self._word(row, answered=False) for row in rows]
@@ -71,3 +71,4 @@ class AnswerCollator:
         self.tokens["prompt"] += start
         self.tokens["answer"] += length - start
         self.tokens["padding"] += batch["input_ids"].shape[1] - length
+        self.tokens["longest"] = max(self.tokens["longest"], length)

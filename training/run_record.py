@@ -52,13 +52,14 @@ def run_record(trainer, stage, rows, template: str | None, parameters: dict, tok
     Args:
         template: name of the chat template of this stage; None for the checkpoint's own.
         parameters: `{"trainable": …, "frozen": …}`, of `stages.set_trainable`.
-        tokens: `{"prompt": …, "answer": …, "padding": …}`, of the collator, since this process started.
+        tokens: `{"prompt": …, "answer": …, "padding": …, "longest": …}`, of the collator, since this process started.
         seconds: since this process started.
     """
     import torch
 
     curve = [(entry["step"], float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    describe_window = getattr(trainer.model.config, "describe_window", None)  # older checkpoints lack it
     base_run = Path(stage.model_name_or_path) / "run.json"
     return {
         "stage": stage.stage,
@@ -70,6 +71,7 @@ def run_record(trainer, stage, rows, template: str | None, parameters: dict, tok
         "data": {"path": stage.dataset, "rows": len(rows), "sha256": data_hash(rows)},
         "parameters": parameters,
         "tokens": tokens,
+        "window": describe_window(tokens["longest"]) if describe_window and tokens["longest"] else None,
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "seconds": round(seconds, 1),
