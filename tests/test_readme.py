@@ -1,4 +1,4 @@
-"""The prose that can rot: every command of README names a verb that exists and flags that it has."""
+"""The prose that can rot: every command of README and docs names a verb that exists and flags that it has."""
 
 import re
 import shlex
@@ -8,7 +8,9 @@ import pytest
 from tests.running import HOME, run_apart
 
 README = (HOME / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"python (\w+\.py [^`\n|]+)", README)))
+PROSE = README + "".join(page.read_text(encoding="utf-8") for page in sorted((HOME / "docs").glob("*.md")))
+COMMANDS = sorted({command.strip() for command in re.findall(r"python (\w+\.py [^`\n|#]+)", PROSE)})
+TESTS = sorted(set(re.findall(r"`(tests/\w+\.py)`", PROSE)))
 
 
 def test_readme_shows_the_two_commands_and_a_picture_first():
@@ -19,7 +21,7 @@ def test_readme_shows_the_two_commands_and_a_picture_first():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_readme_has_flags_that_exist(command):
+def test_every_command_in_prose_has_flags_that_exist(command):
     verb, *words = shlex.split(command)
     kind = [word for word in words[:1] if not word.startswith("-") and verb == "push_to_hub.py"]
     usage = run_apart(verb, *kind, "--help").stdout
@@ -31,3 +33,7 @@ def test_make_has_the_targets_of_readme():
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^demo:", makefile, re.M) and re.search(r"^test:", makefile, re.M)
     assert "make test" in (HOME / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_test_that_prose_names_is_there():
+    assert TESTS and all((HOME / test).is_file() for test in TESTS)
