@@ -2,6 +2,7 @@
 
     python train_sft.py --stage pretrain --config recipes/mistral/pretrain.yaml
     python train_sft.py --stage finetune --config recipes/mistral/finetune.yaml --learning_rate 1e-5
+    python train_sft.py --stage finetune --config recipes/mistral/finetune_lora.yaml
 
 The flags are SFTConfig's and those of `training.recipe.StageArguments`; a flag overrides the recipe. A run that was
 interrupted goes on from its last checkpoint when the same command is given again.
@@ -9,6 +10,7 @@ interrupted goes on from its last checkpoint when the same command is given agai
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from bad_input import BadInput
@@ -46,9 +48,15 @@ def main() -> None:
     check_template(processor, stage.stage, str(template or stage.model_name_or_path))
     model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
     parameters = set_trainable(model, stage.stage)
+    make_trainer = SFTTrainer
+    if stage.use_peft:
+        from training.lora import LoraTrainer, add_lora
+
+        model, parameters = add_lora(model, stage, config.seed)
+        make_trainer = partial(LoraTrainer, mm_projector_lr=stage.mm_projector_lr)
 
     collator = AnswerCollator(processor)
-    trainer = SFTTrainer(
+    trainer = make_trainer(
         model=model,
         args=config,
         train_dataset=rows,

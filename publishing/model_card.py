@@ -40,7 +40,8 @@ def model_card(
     adapter = (folder / "adapter_config.json").is_file()
     run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     config = read_json(folder / ("adapter_config.json" if adapter else "config.json"))
-    bases = [base_model] if base_model else _as_list(run.get("base_model") or config.get("base_model_name_or_path"))
+    named = config.get("base_model_name_or_path")  # an adapter fits one base only: the one its own config names
+    bases = [base_model] if base_model else _as_list((adapter and named) or run.get("base_model") or named)
     hub_bases = [base for base in bases if is_hub_id(base)]
     data_name = _get(run, "data", "path")
     summaries = [_checked_summary(summary) for summary in summaries or []]

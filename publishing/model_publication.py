@@ -18,6 +18,7 @@ class ModelPublication:
         folder: what `staging.stage_model` made.
         rehearsal: where `check` leaves the logits that `verify` compares with.
         ask: a picture's path and a question that `verify` puts to the published model.
+        local_base: for an adapter, the folder of the base it was trained on, where that is on this machine.
     """
 
     repo_type = "model"
@@ -31,8 +32,9 @@ class ModelPublication:
         left_out: list[str],
         rehearsal: Path,
         ask: tuple[str, str] | None = None,
+        local_base: Path | None = None,
     ):
-        self.ask = ask
+        self.ask, self.local_base = ask, local_base
         self.repo_id, self.folder, self.revision, self.left_out = repo_id, folder, revision, left_out
         self.adapter = (folder / "adapter_config.json").is_file()
         self.rehearsal = rehearsal
@@ -49,14 +51,20 @@ class ModelPublication:
             BadInput: a weight is missing, surplus, misshapen or not finite, or the code does not run.
         """
         try:
-            verification.rehearse(self.folder, self.rehearsal)
+            verification.rehearse(self.folder, self.rehearsal, self.local_base)
         except verification.VerificationError as error:
             raise BadInput(
                 f"the checkpoint does not load in a clean process ({error})", remedy="correct it and save it again"
             ) from error
 
     def publish(self, api, private: bool) -> Publication:
-        """Commit it, and name the commit by its content."""
+        """Commit it, and name the commit by its content.
+
+        Raises:
+            BadInput: it is an adapter whose base is not on the Hub, so that nobody could use it.
+        """
+        if self.adapter:
+            _check_base(api, *self._base())
         done = publish(
             api,
             self.repo_id,
@@ -71,10 +79,15 @@ class ModelPublication:
 
     def verify(self, published: Publication) -> str:
         """Receive it as a stranger; say what was compared."""
-        logits = None if self.adapter else self.rehearsal
-        seen = verification.verify_model(published.repo_id, published.commit, published.files, logits, self.ask)
+        given = (published.repo_id, published.commit, published.files)
         if self.adapter:
-            return f"verified: {seen['files']} files equal by sha256 (an adapter's logits need its base: not compared)"
+            seen = verification.verify_adapter(*given, self.folder, self.rehearsal, self._base())
+            prompts = " and ".join(seen["prompts"])
+            return (
+                f"verified: {seen['files']} files equal by sha256, "
+                f"logits on {self._base()[0]} equal bit for bit ({prompts} prompt)"
+            )
+        seen = verification.verify_model(*given, self.rehearsal, self.ask)
         asked = " ".join(self.ask[1].split()) if self.ask else "a question about a picture"
         said = f";\nasked {asked!r}, the pipeline answers {seen['answer']!r}" if seen["answer"] is not None else ""
         prompts = " and ".join(seen["prompts"])
@@ -83,10 +96,37 @@ class ModelPublication:
     def snippet(self, published: Publication) -> str:
         """Six lines a stranger pastes, pinned to the commit."""
         if self.adapter:
-            base = staging.read_json(self.folder / "adapter_config.json")["base_model_name_or_path"]
-            return adapter_snippet(published.repo_id, published.commit, base)
+            return adapter_snippet(published.repo_id, published.commit, self._base()[0])
         has_code = bool(staging.read_json(self.folder / "config.json").get("auto_map"))
         return pipeline_snippet(published.repo_id, published.commit, has_code)
+
+    def _base(self) -> tuple[str, str | None]:
+        """Hub id and revision of an adapter's base."""
+        config = staging.read_json(self.folder / "adapter_config.json")
+        return config["base_model_name_or_path"], config.get("revision")
+
+
+def _check_base(api, base: str, revision: str | None) -> None:
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        api.model_info(base, revision=revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        at = f" at {revision}" if revision else ""
+        raise BadInput(
+            f"the adapter's base {base}{at} is not on the Hub",
+            remedy="publish the base first, or name it with --base_model OWNER/NAME",
+            field="base_model_name_or_path",
+        ) from None
+
+
+def _local_base(folder: Path) -> Path | None:
+    """The folder an adapter names as its base, where it is on this machine."""
+    if not (folder / "adapter_config.json").is_file():
+        return None
+    named = staging.read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = Path(named).expanduser() if isinstance(named, str) and named else None
+    return base if base and (base / "config.json").is_file() else None
 
 
 def prepare_model(
@@ -132,7 +172,9 @@ def prepare_model(
         recipe=text,
         base_model=base_model,
     )
-    return ModelPublication(repo_id, staged, card, revision, left_out, workspace / "logits.npz", ask)
+    return ModelPublication(
+        repo_id, staged, card, revision, left_out, workspace / "logits.npz", ask, _local_base(folder)
+    )
 
 
 def _add_chart(chart: Path, target: Path) -> None:

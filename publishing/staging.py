@@ -85,6 +85,27 @@ def check_checkpoint(folder: Path) -> None:
     for path in weight_files(folder):
         check_size(path)
         read_safetensors_header(path)
+    if adapter:
+        _check_whole_modules(folder)
+
+
+def _check_whole_modules(folder: Path) -> None:
+    """Refuse an adapter without a module that was trained in full beside it, as LLaVA's projector is.
+
+    PEFT would only warn, and the base's own module would answer in its place (haotian-liu/LLaVA issues 784, 1592).
+    """
+    config = read_json(folder / "adapter_config.json")
+    held = {
+        part for path in weight_files(folder) for name in read_safetensors_header(path) for part in name.split(".")
+    }
+    for module in config.get("modules_to_save") or []:
+        if module.rsplit(".", 1)[-1] not in held:
+            raise BadInput(
+                f"the adapter's weights lack {module}, which was trained with it",
+                remedy="save the adapter again with PeftModel.save_pretrained",
+                file=folder,
+                field="modules_to_save",
+            )
 
 
 def weight_files(folder: Path) -> list[Path]:

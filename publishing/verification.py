@@ -18,6 +18,7 @@ TEXT = "Which is heavier, a kilogram of feathers or a kilogram of iron?"
 STEPS = {
     "rehearse": "loading the staged checkpoint",
     "model": "receiving the published model",
+    "adapter": "receiving the published adapter and its base",
     "dataset": "receiving the published rows",
 }
 WAITS = (1, 2, 4, 8, 16)  # the client does not try a download again after a 5xx
@@ -27,13 +28,14 @@ class VerificationError(RuntimeError):
     """What came back from the Hub, or what would be sent there, is not what it ought to be."""
 
 
-def rehearse(folder: Path, logits: Path) -> dict:
+def rehearse(folder: Path, logits: Path, base: Path | None = None) -> dict:
     """Load a staged checkpoint in a clean process as strictly as can be, before anybody else sees it.
 
     Every weight must be there, of the right shape and finite, and nothing left over.
 
     Args:
         logits: the .npz file in which the logits of a text-only and, with a processor, an image prompt are left.
+        base: for an adapter, the folder of its base; without it the adapter is not loaded, and leaves no logits.
 
     Returns:
         {"class": class name, "prompts": ["text", "image"]}.
@@ -41,11 +43,12 @@ def rehearse(folder: Path, logits: Path) -> dict:
     Raises:
         VerificationError: naming what is wrong.
     """
-    return _in_clean_process({"do": "rehearse", "folder": str(folder), "logits": str(logits)})
+    task = {"do": "rehearse", "folder": str(folder), "logits": str(logits)}
+    return _in_clean_process({**task, "base": str(base.absolute()) if base else None})
 
 
 def verify_model(
-    repo_id: str, commit: str, files: dict[str, str], logits: Path | None, ask: tuple[str, str] | None = None
+    repo_id: str, commit: str, files: dict[str, str], logits: Path, ask: tuple[str, str] | None = None
 ) -> dict:
     """Download a published model into an empty cache, compare every file, load it by commit and compare the logits.
 
@@ -53,7 +56,7 @@ def verify_model(
 
     Args:
         files: path in the repository -> sha256 of what was sent.
-        logits: what `rehearse` left; None for an adapter, which is compared by its files alone.
+        logits: what `rehearse` left.
         ask: a picture's path and a question about it for the pipeline; a picture and question of our own when None.
 
     Returns:
@@ -62,7 +65,24 @@ def verify_model(
     """
     ask = ask and (str(Path(ask[0]).absolute()), ask[1])  # the clean process works elsewhere
     task = {"do": "model", "repo_id": repo_id, "commit": commit, "files": files, "ask": ask}
-    return _in_clean_process({**task, "logits": str(logits) if logits else None})
+    return _in_clean_process({**task, "logits": str(logits)})
+
+
+def verify_adapter(
+    repo_id: str, commit: str, files: dict[str, str], folder: Path, logits: Path, base: tuple[str, str | None]
+) -> dict:
+    """Download a published adapter, compare every file, put it onto its published base and compare the logits.
+
+    Args:
+        folder: the staged adapter, compared with on the published base where no local base left logits.
+        logits: where `rehearse` left those of the local base with the adapter, if it could.
+        base: the base's Hub id and revision.
+
+    Returns:
+        {"files": number compared, "prompts": prompts whose logits are equal bit for bit}.
+    """
+    task = {"do": "adapter", "repo_id": repo_id, "commit": commit, "files": files, "base": base}
+    return _in_clean_process({**task, "folder": str(folder), "logits": str(logits)})
 
 
 def verify_dataset(
@@ -152,6 +172,22 @@ def _load(place: str, with_head: bool = True, **pinned):
     return model.eval()
 
 
+def _load_adapter(base, place: str, **pinned):
+    """The base with the adapter on it, whole: PEFT itself only warns of a weight that is missing or left over."""
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+    from peft.utils.save_and_load import load_peft_weights
+
+    saved = load_peft_weights(place, device="cpu", **pinned)
+    _check_finite(saved)
+    model = PeftModel.from_pretrained(base, place, **pinned)
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    for kind, found in (("missing", wanted - saved.keys()), ("unexpected", saved.keys() - wanted)):
+        if found := sorted(found):
+            sys.exit(f"the adapter does not fit its base: {kind} keys {', '.join(found[:3])} ({len(found)})")
+    return model.eval()
+
+
 def _check_finite(weights: dict) -> None:
     import torch
 
@@ -188,8 +224,13 @@ def _rehearse(task: dict) -> dict:
 
     folder = Path(task["folder"])
     if (folder / "adapter_config.json").is_file():
-        _check_finite(load_file(folder / "adapter_model.safetensors"))
-        return {"class": "adapter", "prompts": []}
+        if task["base"] is None:
+            _check_finite(load_file(folder / "adapter_model.safetensors"))
+            return {"class": "adapter", "prompts": []}
+        model = _load_adapter(_load(task["base"]), task["folder"])
+        logits = _adapter_logits(model, task["folder"], os.listdir(folder), {}, task["base"], {})
+        np.savez(task["logits"], **logits)
+        return {"class": "adapter", "prompts": list(logits)}
     model = _load(task["folder"])
     logits = _logits(model, task["folder"], (folder / "processor_config.json").is_file())
     np.savez(task["logits"], **logits)
@@ -202,23 +243,50 @@ def _model(task: dict) -> dict:
         "prompts": [],
         "answer": None,
     }
-    if task["logits"] is None:
-        return report
     import numpy as np
 
     model = _load(task["repo_id"], revision=task["commit"])
     has_processor = "processor_config.json" in task["files"]
     here = _logits(model, task["repo_id"], has_processor, revision=task["commit"])
     with np.load(task["logits"]) as sent:
-        for kind in sent.files:
-            if sent[kind].shape != here[kind].shape or sent[kind].tobytes() != here[kind].tobytes():
-                sys.exit(f"the published model's logits differ from the folder's on the {kind} prompt")
+        _compare(dict(sent), here, "the published model's logits differ from the folder's")
     report["prompts"] = list(here)
     del model
     _load(task["repo_id"], with_head=False, revision=task["commit"])
     if has_processor and "chat_template.jinja" in task["files"]:
         report["answer"] = _answer(task["repo_id"], task["commit"], task["ask"])
     return report
+
+
+def _compare(sent: dict, here: dict, problem: str) -> None:
+    for kind, logits in sent.items():
+        if logits.shape != here[kind].shape or logits.tobytes() != here[kind].tobytes():
+            sys.exit(f"{problem} on the {kind} prompt")
+
+
+def _adapter(task: dict) -> dict:
+    import numpy as np
+
+    files = _download(task["repo_id"], task["commit"], task["files"], "model")
+    (base, revision), pinned = task["base"], {"revision": task["commit"]}
+    words = (list(task["files"]), pinned, base, {"revision": revision})
+    model = _load_adapter(_load(base, revision=revision), task["repo_id"], **pinned)
+    here = _adapter_logits(model, task["repo_id"], *words)
+    if Path(task["logits"]).is_file():
+        with np.load(task["logits"]) as sent:
+            _compare(dict(sent), here, f"{base} with the published adapter answers otherwise than the folders do")
+    else:
+        model = _load_adapter(_load(base, revision=revision), task["folder"])
+        sent = _adapter_logits(model, task["repo_id"], *words)
+        _compare(sent, here, "the published adapter's logits differ from the folder's")
+    return {"files": files, "prompts": list(here)}
+
+
+def _adapter_logits(model, place: str, files: list[str], pinned: dict, base: str, base_pinned: dict) -> dict:
+    """An adapter's logits, with the processor or tokenizer beside it, or else with its base's."""
+    if "processor_config.json" in files or "tokenizer_config.json" in files:
+        return _logits(model, place, "processor_config.json" in files, **pinned)
+    return _logits(model, base, hasattr(model.config, "vision_config"), **base_pinned)
 
 
 def _answer(repo_id: str, commit: str, ask: list[str] | None) -> str:
@@ -274,5 +342,5 @@ def _dataset(task: dict) -> dict:
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    result = {"rehearse": _rehearse, "model": _model, "dataset": _dataset}[given["do"]](given)
+    result = {"rehearse": _rehearse, "model": _model, "adapter": _adapter, "dataset": _dataset}[given["do"]](given)
     print(json.dumps(result))

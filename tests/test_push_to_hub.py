@@ -280,25 +280,6 @@ def test_a_killed_push_shows_nothing_and_is_finished_by_the_next(hub, tmp_path, 
     assert "verified" in push(hub, tmp_path / "home", "dataset", folder, "owner/rows")
 
 
-@pytest.mark.slow
-def test_an_adapter_arrives_with_the_name_of_its_base(hub, tmp_path):
-    import torch
-    from safetensors.torch import save_file
-
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    settings = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base")}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
-    save_file({"lora_A": torch.ones(2, 3)}, folder / "adapter_model.safetensors")
-    home = tmp_path / "home"
-    assert "--base_model" in push(hub, home, "model", folder, "owner/lora", code=2)
-    said = push(hub, home, "model", folder, "owner/lora", "--base_model", "owner/base")
-    assert "files equal by sha256" in said
-    assert 'PeftModel.from_pretrained(base, "owner/lora"' in said
-    card = (download(hub, tmp_path / "stranger", "owner/lora") / "README.md").read_text()
-    assert "base_model_relation: adapter" in card
-
-
 def test_help_comes_in_under_two_seconds():
     started = time.monotonic()
     done = subprocess.run([sys.executable, VERB, "model", "--help"], capture_output=True, text=True)

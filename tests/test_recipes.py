@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.recipe import check_recipe, given_values, read_recipe
+from training.recipe import OF_LORA, check_recipe, given_values, read_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 STAGES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.stem.startswith(("pretrain", "finetune")))
@@ -93,6 +93,16 @@ def test_stage2_is_the_study(backbone):
     assert_shared(config)
 
 
+@pytest.mark.parametrize("backbone", STUDY)
+def test_stage2_by_lora_is_the_study_with_llavas_lora(backbone):
+    stage, config = parse(RECIPES / backbone / "finetune_lora.yaml", "--use_cpu")
+    assert stage.use_peft
+    assert (stage.lora_r, stage.lora_alpha, stage.lora_dropout, stage.mm_projector_lr) == (128, 256, 0.05, 2e-5)
+    lora, full = (read_recipe(RECIPES / backbone / f"{name}.yaml") for name in ("finetune_lora", "finetune"))
+    assert {key for key in lora if lora[key] != full.get(key)} == {"output_dir", "use_peft", *OF_LORA}
+    assert full.keys() <= lora.keys()
+
+
 def assert_shared(config):
     """What both stages have in common: AdamW, no decay, cosine after 3 % of warm-up, bf16, checkpointing."""
     assert config.optim.value.startswith("adamw_torch")
@@ -110,6 +120,7 @@ def assert_shared(config):
     [
         ("pretrain", {"model_name_or_path", "output_dir"}),
         ("finetune", {"model_name_or_path", "output_dir", "chat_template"}),
+        ("finetune_lora", {"model_name_or_path", "output_dir", "chat_template"}),
     ],
 )
 def test_twins_differ_only_in_the_backbone(stage, keys):
@@ -120,8 +131,10 @@ def test_twins_differ_only_in_the_backbone(stage, keys):
 
 @pytest.mark.parametrize("backbone", STUDY)
 def test_stage2_starts_where_stage1_ends(backbone):
-    pretrain, finetune = (read_recipe(RECIPES / backbone / f"{stage}.yaml") for stage in ("pretrain", "finetune"))
-    assert finetune["model_name_or_path"] == pretrain["output_dir"]
+    names = "pretrain", "finetune", "finetune_lora"
+    pretrain, *stage2 = (read_recipe(RECIPES / backbone / f"{name}.yaml") for name in names)
+    for recipe in stage2:
+        assert recipe["model_name_or_path"] == pretrain["output_dir"]
     build_command = (RECIPES / backbone / "pretrain.yaml").read_text().split("train_sft.py")[0]
     assert f"--output {pretrain['model_name_or_path']}\n" in build_command
 
@@ -166,6 +179,9 @@ TEXT = {
     # A layer: attention 4 x 4,096^2, MLP 3 x 4,096 x 11,008, norms 8,192; together 202,383,360, 32 times, and 4,096.
     "llama": 6_607_605_760,
 }
+# r (in + out) for each of a layer's seven matrices, r = 128. Mistral: q and o 2 x 8,192, k and v 2 x 5,120, MLP
+# 3 x 18,432; together 81,920. LLaMA: attention 4 x 8,192, MLP 3 x 15,104; together 78,080. 32 layers.
+LORA = {"mistral": 128 * 81_920 * 32, "llama": 128 * 78_080 * 32}
 # The sum for LLaMA is what llava-hf/llava-1.5-7b-hf holds.
 WHOLE = {"mistral": 7_566_743_552, "llama": 7_063_427_072}
 
@@ -175,6 +191,7 @@ def test_the_full_size_model_has_the_parameters_of_the_published_ones(text, tmp_
     import torch
 
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+    from training.lora import add_lora
     from training.stages import set_trainable
 
     config = config_of(tmp_path, text)
@@ -190,6 +207,11 @@ def test_the_full_size_model_has_the_parameters_of_the_published_ones(text, tmp_
 
     assert set_trainable(model, "pretrain") == {"trainable": PROJECTOR, "frozen": WHOLE[text] - PROJECTOR}
     assert set_trainable(model, "finetune") == {"trainable": WHOLE[text] - TOWER, "frozen": TOWER}
+
+    stage, config = parse(RECIPES / text / "finetune_lora.yaml", "--use_cpu")
+    with torch.device("meta"):
+        _, counts = add_lora(model, stage, config.seed)
+    assert counts == {"trainable": LORA[text] + PROJECTOR, "frozen": WHOLE[text] - PROJECTOR}
 
 
 def size(module) -> int:

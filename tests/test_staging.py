@@ -177,6 +177,13 @@ def test_an_adapter_of_a_local_base_needs_a_name_for_it(tmp_path):
     assert json.loads((target / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base"
 
 
+def test_an_adapter_without_the_projector_it_was_trained_with_is_refused(tmp_path):
+    folder = save_adapter(tmp_path / "adapter", "owner/base")
+    replace(folder / "adapter_config.json", lambda config: {**config, "modules_to_save": ["multi_modal_projector"]})
+    with pytest.raises(BadInput, match="the adapter's weights lack multi_modal_projector"):
+        stage(folder, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("source", "stated", "given"),
     [

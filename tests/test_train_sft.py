@@ -171,9 +171,9 @@ def test_text_only_batches_train(stage0, tmp_path):
 # What is refused.
 
 
-def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, seconds: float = 2):
+def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, seconds: float = 2, stage="finetune"):
     """In a process of its own: one line, exit code 2, nothing written, before the heavy imports."""
-    given = {"--stage": "finetune", "--model_name_or_path": stage0, "--dataset": rows_file}
+    given = {"--stage": stage, "--model_name_or_path": stage0, "--dataset": rows_file}
     given |= {"--output_dir": tmp_path / "out", "--use_cpu": "True", flag: value}
     before = sorted(tmp_path.rglob("*"))
     started = time.monotonic()

@@ -30,6 +30,13 @@ class StageArguments:
     chat_template: str | None = field(
         default=None, metadata={"help": "wording of this stage; the checkpoint keeps its own"}
     )
+    use_peft: bool = field(
+        default=False, metadata={"help": "stage 2 by LoRA on the text model; the output is an adapter with projector"}
+    )
+    lora_r: int = field(default=128, metadata={"help": "rank of the LoRA matrices"})
+    lora_alpha: int = field(default=256, metadata={"help": "LoRA's steps are scaled by lora_alpha / lora_r"})
+    lora_dropout: float = field(default=0.05, metadata={"help": "share of a LoRA layer's inputs that are dropped"})
+    mm_projector_lr: float = field(default=2e-5, metadata={"help": "LoRA: learning rate of the projector"})
 
 
 SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
@@ -39,7 +46,12 @@ NUMBERS = {
     "per_device_train_batch_size": lambda value: value >= 1,
     "gradient_accumulation_steps": lambda value: value >= 1,
     "weight_decay": lambda value: 0 <= value < math.inf,
+    "lora_r": lambda value: value >= 1,
+    "lora_alpha": lambda value: 0 < value < math.inf,
+    "lora_dropout": lambda value: 0 <= value < 1,
+    "mm_projector_lr": lambda value: 0 < value < math.inf,
 }
+OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
 
 
 def known_keys() -> set[str]:
@@ -123,6 +135,7 @@ def check_recipe(values: dict, file: str | None) -> None:
     for key, fits in NUMBERS.items():
         if key in values and not _is_number(values[key], fits):
             raise BadInput(f"{values[key]!r} is out of range", remedy="give a positive number", file=file, field=key)
+    _check_lora(values, file)
     _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
     _check_exists(values["dataset"], "dataset", file)
     if values.get("image_folder"):
@@ -145,6 +158,20 @@ def check_recipe(values: dict, file: str | None) -> None:
         raise BadInput(
             "the folder holds something else", remedy="name an empty or a new folder", file=output, field="output_dir"
         )
+
+
+def _check_lora(values: dict, file: str | None) -> None:
+    asked = str(values.get("use_peft", False)).lower() not in ("false", "no", "n", "f", "0")  # a bare switch is ""
+    if asked and values["stage"] == "pretrain":
+        raise BadInput(
+            "stage 1 trains the projector in full and has no use for LoRA",
+            remedy="leave it out, or use it with --stage finetune",
+            file=file,
+            field="use_peft",
+        )
+    idle = [key for key in OF_LORA if key in values]
+    if idle and not asked:
+        raise BadInput("has no effect without LoRA", remedy="add --use_peft or leave it out", file=file, field=idle[0])
 
 
 def is_finished(values: dict) -> bool:
@@ -181,5 +208,12 @@ def _check_exists(value: str, key: str, file: str | None) -> None:
 
 def _check_folder(value: str, marker: str, key: str, file: str | None) -> None:
     _check_exists(value, key, file)
+    if (Path(value) / "adapter_config.json").is_file() and not (Path(value) / marker).is_file():
+        raise BadInput(
+            "holds an adapter, not a checkpoint",
+            remedy="merge it into its base first (peft's merge_and_unload) or give the base",
+            file=value,
+            field=key,
+        )
     if Path(value).is_dir() and not (Path(value) / marker).is_file():
         raise BadInput(f"there is no {marker} in it", remedy="give a checkpoint folder", file=value, field=key)

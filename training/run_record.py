@@ -8,6 +8,8 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from training.recipe import OF_LORA
+
 PACKAGES = ("transformers", "torch", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors")
 # What of SFTConfig decides what is learned; not where it is written, nor any token.
 DECISIVE = (
@@ -27,14 +29,25 @@ DECISIVE = (
 
 
 def finish_run(trainer, processor, record: dict) -> None:
-    """Save model, processor and `run.json` into the output folder, the record last: without it a run is unfinished."""
+    """Save model (or adapter), processor and `run.json` into the output folder, the record last.
+
+    Without the record a run is unfinished, and its checkpoints are kept.
+
+    Raises:
+        RuntimeError: an adapter was written without its projector.
+    """
     output = Path(trainer.args.output_dir)
     staging = output / ".finished"
     shutil.rmtree(staging, ignore_errors=True)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     if "use_cache" in vars(model.config):  # the Trainer's own mark; those who load the model want their cache
         del model.config.use_cache
-    model.save_pretrained(staging)
+    if hasattr(model, "peft_config"):
+        from training.lora import save_adapter
+
+        save_adapter(model, staging)
+    else:
+        model.save_pretrained(staging)
     processor.save_pretrained(staging)
     _write_json(staging / "run.json", record)
     files = sorted(staging.iterdir(), key=lambda file: file.name == "run.json")
@@ -85,7 +98,8 @@ def recipe_values(stage, config) -> dict:
     """The values of a run that decide what is learned, as its flags and its recipe gave them."""
     values = {key: getattr(config, key) for key in DECISIVE}
     values = {key: getattr(value, "value", value) for key, value in values.items()}
-    return {**values, "answer_style": stage.answer_style}
+    lora = {key: getattr(stage, key) for key in ("use_peft", *OF_LORA)} if stage.use_peft else {}
+    return {**values, **lora, "answer_style": stage.answer_style}
 
 
 def data_hash(rows) -> str:

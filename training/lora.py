@@ -1,0 +1,100 @@
+"""Stage 2 by LoRA: low-rank steps on the text model's linear layers, beside a projector that is trained in full.
+
+The adapter always carries the projector. Where it did not (haotian-liu/LLaVA issues 784 and 1592), an adapter was put
+onto a base whose projector it had never been trained with, and answered nonsense without an error.
+
+Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; scripts/v1_5/finetune_lora.sh in
+haotian-liu/LLaVA.
+"""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from trl import SFTTrainer
+
+PROJECTOR = "multi_modal_projector"
+# The seven matrices of each text layer; the vision tower's attention has `q_proj` and the like, too, and stays frozen.
+TARGETS = r".*\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
+
+
+def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[str, int]]:
+    """Wrap `model` so that LoRA on its text model and its projector are trained, and nothing else.
+
+    Args:
+        stage: a `StageArguments` with `lora_r`, `lora_alpha`, `lora_dropout`.
+        seed: of the random half of the low-rank matrices. The Trainer seeds too late for them.
+
+    Returns:
+        the wrapped model, and parameter counts `{"trainable": …, "frozen": …}`. The projector as it was before, which
+        PEFT keeps beside the trained one, is counted in neither.
+    """
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=stage.lora_r,
+        lora_alpha=stage.lora_alpha,
+        lora_dropout=stage.lora_dropout,
+        target_modules=TARGETS,
+        modules_to_save=[PROJECTOR],
+        base_model_name_or_path=stage.model_name_or_path,
+        revision=stage.model_revision,
+    )
+    torch.manual_seed(seed)
+    model = get_peft_model(model, config)
+    counts = {"trainable": 0, "frozen": 0}
+    for name, weight in model.named_parameters():
+        if f"{PROJECTOR}.original_module." not in name:
+            counts["trainable" if weight.requires_grad else "frozen"] += weight.numel()
+    return model, counts
+
+
+class LoraTrainer(SFTTrainer):
+    """TRL's trainer with a learning rate of the projector's own.
+
+    Args:
+        mm_projector_lr: the projector's; it follows the schedule of the other one, in proportion.
+    """
+
+    def __init__(self, *args, mm_projector_lr: float, **kwargs):
+        self.mm_projector_lr = mm_projector_lr
+        super().__init__(*args, **kwargs)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        named = (self.model if model is None else model).named_parameters()
+        projector = {id(weight) for name, weight in named if f".{PROJECTOR}." in name}
+        for group in list(optimizer.param_groups) if new else ():
+            own = [weight for weight in group["params"] if id(weight) in projector]
+            group["params"] = [weight for weight in group["params"] if id(weight) not in projector]
+            if own:
+                optimizer.add_param_group({**group, "params": own, "lr": self.mm_projector_lr})
+        return optimizer
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Save the adapter into `folder`; what is written is read again before it counts.
+
+    Raises:
+        RuntimeError: a weight of the projector is not in the file.
+    """
+    # Whether the vocabulary grew PEFT would find out by asking the Hub for the base; it never grows in training.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a card; the card is publishing's
+    check_projector(model, folder / "adapter_model.safetensors")
+
+
+def check_projector(model: PeftModel, file: Path) -> None:
+    """Refuse an adapter file that does not hold the projector in the model, bit for bit."""
+    wrapper = dict(model.named_modules())[_projector_name(model)]
+    with safe_open(file, "pt") as saved:
+        names = set(saved.keys())
+        for name, weight in wrapper.modules_to_save[model.active_adapter].state_dict().items():
+            key = f"{_projector_name(model)}.{name}"
+            if key not in names or not torch.equal(saved.get_tensor(key), weight.cpu()):
+                raise RuntimeError(f"{file.name} lacks {key}: without its projector an adapter is worthless")
+
+
+def _projector_name(model: PeftModel) -> str:
+    return next(name for name, _ in model.named_modules() if name.endswith(f".{PROJECTOR}"))
