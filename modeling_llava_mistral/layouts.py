@@ -15,7 +15,7 @@ LAYOUTS = ("plugin", "llava-hf", "original")
 
 # The first rule that fits renames; None drops what is a buffer that every release computes by itself.
 _TO_PLUGIN = {
-    "plugin": [(r"^model\.vision_tower\.vision_model\.", "model.vision_tower.")],  # as transformers before 5.13 saved
+    "plugin": [(r"^model\.vision_tower\.vision_model\.", "model.vision_tower.")],  # as older transformers wrote it
     "llava-hf": [
         (r"^(model\.)?vision_tower\.(vision_model\.)?", "model.vision_tower."),
         (r"^(model\.)?multi_modal_projector\.", "model.multi_modal_projector."),

@@ -120,7 +120,7 @@ def read_model(name: str | Path, options: dict[str, Any]) -> tuple[LlavaMistralC
     """
     import tempfile
 
-    from transformers import PreTrainedConfig
+    from transformers import GenerationConfig, PreTrainedConfig
 
     hub = {key: options[key] for key in _HUB_OPTIONS if options.get(key) is not None}
     try:
@@ -133,6 +133,8 @@ def read_model(name: str | Path, options: dict[str, Any]) -> tuple[LlavaMistralC
     rest.pop("trust_remote_code", None)
     config = options.get("config") or LlavaMistralConfig.from_pretrained(name, **hub)
     folder = local_folder(name, weights=True, **hub)
+    if (folder / "generation_config.json").is_file():
+        rest.setdefault("generation_config", GenerationConfig.from_pretrained(folder))
     with tempfile.TemporaryDirectory() as scratch:
         stored = original_weights(folder, flat, Path(scratch))
         weights = {key: read_tensor(place) for key, place in stored.items()}

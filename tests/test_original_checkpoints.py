@@ -241,6 +241,23 @@ def test_an_original_that_this_model_is_not_is_refused_by_the_field(folder, tmp_
         AutoModelForImageTextToText.from_pretrained(copy)
 
 
+def test_an_originals_own_ways_of_generating_are_kept(folder, tmp_path):
+    from transformers import AutoModelForImageTextToText, GenerationConfig
+
+    copy = writable(folder, tmp_path)
+    GenerationConfig(max_new_tokens=7, pad_token_id=3).save_pretrained(copy)
+    model = AutoModelForImageTextToText.from_pretrained(copy)
+    assert (model.generation_config.max_new_tokens, model.generation_config.pad_token_id) == (7, 3)
+
+
+def test_the_model_without_its_head_opens_too_and_in_half_precision(folder):
+    import torch
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder, dtype="bfloat16")
+    assert type(model).__name__ == "LlavaMistralModel" and model.dtype == torch.bfloat16
+
+
 def test_a_missing_weight_of_an_original_is_named(folder, tmp_path):
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForImageTextToText
