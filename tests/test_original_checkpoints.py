@@ -13,6 +13,11 @@ FIXTURES = ("llava15_pad", "llava16_anyres")
 PICTURES = ("waterview", "ironing", "tall", "wide")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def plugin():
+    import modeling_llava_mistral  # noqa: F401
+
+
 @pytest.fixture(scope="module", params=FIXTURES)
 def folder(request, shared) -> Path:
     return shared / "original_llava" / request.param
@@ -21,8 +26,6 @@ def folder(request, shared) -> Path:
 @pytest.fixture(scope="module")
 def model(folder):
     from transformers import AutoModelForImageTextToText
-
-    import modeling_llava_mistral  # noqa: F401 (the plugin)
 
     return AutoModelForImageTextToText.from_pretrained(folder).eval()
 
