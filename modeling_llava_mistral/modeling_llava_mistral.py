@@ -137,8 +137,9 @@ class LlavaMistralModel(LlavaMistralPreTrainedModel, LlavaModel):
 class LlavaMistralForConditionalGeneration(LlavaMistralPreTrainedModel, LlavaForConditionalGeneration):
     """[`LlavaMistralModel`] with a language-modelling head: pictures and text in, text out.
 
-    `forward` takes `input_ids` `(batch, length)` in which each picture is `image_seq_length` image tokens,
-    `pixel_values` `(pictures, 3, height, width)`, and returns `logits` `(batch, length, vocabulary)`; see
+    `forward` takes `input_ids` `(batch, length)` in which each picture is as many image tokens as it has features,
+    `pixel_values` `(pictures, 3, height, width)`, with anyres `(pictures, tiles, 3, height, width)` and `image_sizes`
+    `(pictures, 2)`, and returns `logits` `(batch, length, vocabulary)`; see
     [`LlavaForConditionalGeneration`].
     """
 
