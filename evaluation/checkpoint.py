@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +141,8 @@ class Checkpoint:
 def check_checkpoint(name: str) -> None:
     """Refuse what cannot be a checkpoint, before torch is imported: `transformers` would build a 7B default from it.
 
+    An adapter is one, too: transformers puts it, with its projector, onto the base that its own configuration names.
+
     Raises:
         BadInput: no such folder, or one without config.json or safetensors.
     """
@@ -147,6 +150,8 @@ def check_checkpoint(name: str) -> None:
     if not folder.is_dir():
         if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")) or folder.parent.is_dir():
             raise BadInput("no such checkpoint folder", remedy="check the path", file=name, field="model")
+        return
+    if (folder / "adapter_model.safetensors").is_file() and (folder / "adapter_config.json").is_file():
         return
     for pattern, what in (("config.json", "config.json"), ("*.safetensors", "*.safetensors file")):
         if not any(folder.glob(pattern)):
@@ -166,6 +171,10 @@ def weights_fingerprint(name: str, revision: str | None = None) -> str:
         digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     if (folder / "config.json").is_file():
         digest.update((folder / "config.json").read_bytes())
+    elif (folder / "adapter_config.json").is_file():
+        config = (folder / "adapter_config.json").read_bytes()
+        digest.update(config)
+        digest.update(weights_fingerprint(str(json.loads(config)["base_model_name_or_path"])).encode())
     return digest.hexdigest()
 
 

@@ -151,6 +151,10 @@ def prepare_model(
     Raises:
         BadInput: the folder is no checkpoint, or holds what must not leave.
     """
+    if ask and (folder / "adapter_config.json").is_file():
+        raise BadInput(
+            "an adapter alone answers no question", remedy="leave --ask out or publish the merged model", field="ask"
+        )
     staged = workspace / "files"
     staged.mkdir()
     left_out = staging.stage_model(folder, staged, base_model)

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,27 @@ def test_base_and_adapter_give_the_logits_of_the_trained_model(stage1, trained):
     loaded = load_adapter(stage1, folder)
     assert torch.equal(logits(loaded, folder), here)
     assert not torch.allclose(here, logits(load_base(stage1), folder), atol=1e-2), "the adapter does nothing"
+
+
+def test_an_adapter_is_evaluated_as_the_model_it_makes_of_its_base(stage1, adapter):  # noqa: F811
+    """Through the Auto class, which finds the base by itself; the projector is the trained one."""
+    import torch
+
+    from evaluation.checkpoint import Checkpoint
+
+    model = Checkpoint(str(adapter), device="cpu").model
+    assert torch.equal(logits(model, adapter), logits(load_adapter(stage1, adapter), adapter))
+
+
+def test_results_of_an_adapter_are_not_taken_for_those_of_another_base(adapter, stage1, tmp_path):  # noqa: F811
+    from evaluation.checkpoint import weights_fingerprint
+
+    folder, base = shutil.copytree(adapter, tmp_path / "adapter"), shutil.copytree(stage1, tmp_path / "base")
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    before = weights_fingerprint(str(folder))
+    (base / "model.safetensors").touch()
+    assert weights_fingerprint(str(folder)) != before
 
 
 def test_a_merged_adapter_is_a_complete_checkpoint_with_the_same_logits(stage1, adapter, tmp_path):  # noqa: F811

@@ -73,6 +73,12 @@ def test_an_adapter_whose_base_nobody_can_fetch_is_refused_before_anything_is_wr
     assert len(written(hub)) == before
 
 
+def test_a_question_to_an_adapter_alone_is_refused(hub, trained, tmp_path):
+    ask = "--base_model", "owner/base", "--ask", trained[1] / "run.json", "Which digit is written?"
+    said = push(hub, tmp_path / "home", "model", trained[1], "owner/asked", *ask, code=2)
+    assert "an adapter alone answers no question; leave --ask out or publish the merged model" in said
+
+
 @pytest.mark.slow
 def test_another_base_than_the_one_it_was_trained_on_is_noticed(hub, trained, tmp_path):
     from safetensors.torch import load_file, save_file

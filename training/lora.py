@@ -81,7 +81,6 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     """
     # Whether the vocabulary grew PEFT would find out by asking the Hub for the base; it never grows in training.
     model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a card; the card is publishing's
     check_projector(model, folder / "adapter_model.safetensors")
 
 
