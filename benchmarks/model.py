@@ -48,7 +48,8 @@ def main() -> int | None:
     if options.load:
         print(json.dumps(load_and_watch(options.load, options.dtype)))
         return 0
-    options.rounds = options.rounds or (10 if options.quick else 30)
+    if options.rounds is None:
+        options.rounds = 10 if options.quick else 30
     if options.rounds < 10:
         parser.error(f"--rounds {options.rounds} is too few for a median; give 10 or more")
     with tempfile.TemporaryDirectory() as scratch:
