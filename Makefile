@@ -14,10 +14,14 @@ test: $(VENV)/installed
 slow: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow
 
+# The folder saved by the installed transformers, opened by older ones that pip brings into the user's cache.
+compat: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow -s tests/test_compat.py
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow
+.PHONY: demo test slow compat

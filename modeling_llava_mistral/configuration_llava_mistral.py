@@ -1,11 +1,23 @@
 """The configuration of LLaVA-Mistral: a CLIP vision tower, a projector, and a Mistral (or LLaMA) text model."""
 
+from dataclasses import is_dataclass
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, LlavaConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoConfig, LlavaConfig, __version__
 
+OLDEST = "5.6"  # of the versions that `make compat` opens a saved folder with
+if not is_dataclass(LlavaConfig):  # as 5.0 has it: its tower and text model name their weights otherwise, too
+    raise ImportError(
+        f"LLaVA-Mistral needs transformers {OLDEST} or newer, this is transformers {__version__}; "
+        f"pip install 'transformers>={OLDEST}'"
+    )
+try:
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError:  # as 5.18 has it: a configuration makes the parts that were left out itself
+    SubConfigSpec = None
+
+TEXT_DEFAULTS = {"vocab_size": 32064, "rms_norm_eps": 1e-5}
 TEXT_MODEL_TYPES = ("mistral", "llama")
 
 AUTO_MAP = {
@@ -44,12 +56,11 @@ class LlavaMistralConfig(LlavaConfig):
     """
 
     model_type = "llava_mistral"
-    sub_configs_defaults = {
-        "vision_config": LlavaConfig.sub_configs_defaults["vision_config"],
-        "text_config": SubConfigSpec(
-            AutoConfig, model_type="mistral", init_kwargs={"vocab_size": 32064, "rms_norm_eps": 1e-5}
-        ),
-    }
+    if SubConfigSpec:
+        sub_configs_defaults = {
+            "vision_config": LlavaConfig.sub_configs_defaults["vision_config"],
+            "text_config": SubConfigSpec(AutoConfig, model_type="mistral", init_kwargs=TEXT_DEFAULTS),
+        }
 
     # How a configuration of the original LLaVA code becomes a nested one. The plugin sets it when it is imported
     # (`original.py`, which does not travel); code in a published folder never meets such a file.
@@ -71,6 +82,9 @@ class LlavaMistralConfig(LlavaConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):
+        if not SubConfigSpec:
+            given = TEXT_DEFAULTS if self.text_config is None else self.text_config
+            self.text_config = {"model_type": "mistral", **given} if isinstance(given, dict) else given
         if isinstance(self.text_config, dict):  # before the library builds a model type it may not even know
             _refuse_text_model(self.text_config.get("model_type", "mistral"))
             # Written below from the window; given to MistralConfig they would make it warn of another model class.
