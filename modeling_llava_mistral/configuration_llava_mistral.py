@@ -5,6 +5,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, LlavaConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 TEXT_MODEL_TYPES = ("mistral", "llama")
 
@@ -12,7 +13,12 @@ AUTO_MAP = {
     "AutoConfig": "configuration_llava_mistral.LlavaMistralConfig",
     "AutoModel": "modeling_llava_mistral.LlavaMistralModel",
     "AutoModelForImageTextToText": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
 }
+
+# `transformers serve` knows what can see pictures by this table of names alone, and takes the class of a model that is
+# not in it from the library itself. The configuration is read before the table is, so the entry is made here.
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("llava_mistral", "LlavaMistralForConditionalGeneration")
 
 
 LLAVA_NEXT_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # tiles down and across
