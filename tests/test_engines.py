@@ -65,14 +65,22 @@ def engine_model(stage0: Path, weights: dict):
     return model
 
 
-def test_the_model_says_that_its_attention_can_be_replaced(stage0):
-    """SGLang reads it from the class that `auto_map` names as AutoModel, and refuses the model otherwise."""
+def test_every_class_of_the_folder_says_that_its_attention_can_be_replaced(stage0):
+    """SGLang asks the class that `auto_map` names as AutoModel, vLLM all whose name begins so, and both refuse others.
+
+    vLLM imports the classes in the order of `auto_map`'s prefixes and wraps a model as one of several modalities when
+    its configuration is not the text model's.
+    """
     from transformers import AutoConfig
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    auto_map = AutoConfig.from_pretrained(stage0, trust_remote_code=True).auto_map
-    for name in ("AutoModel", "AutoModelForImageTextToText"):
-        assert get_class_from_dynamic_module(auto_map[name], str(stage0))._supports_attention_backend, name
+    config = AutoConfig.from_pretrained(stage0, trust_remote_code=True)
+    models = {name: module for name, module in config.auto_map.items() if name.startswith("AutoModel")}
+    assert "AutoModel" in models and len(models) > 1
+    for name, module in models.items():
+        model = get_class_from_dynamic_module(module, str(stage0))
+        assert model._supports_attention_backend and model.is_backend_compatible(), name
+    assert config != config.get_text_config()
 
 
 def test_an_engines_attention_and_its_arguments_reach_every_text_layer_and_no_other(stage0, base, recorder):
@@ -203,6 +211,14 @@ def test_engines_find_tower_and_text_model_by_asking(base):
     assert base.get_encoder(modality="image") is base.vision_tower
     assert base.get_input_embeddings() is base.language_model.embed_tokens
     assert base.config.get_text_config() is base.config.text_config
+
+
+def test_layer_types_when_there_are_any_are_one_for_each_layer(base):
+    """vLLM reads `text_config.layer_types[i]` whenever the attribute exists, so that it must not be None or short."""
+    text = base.config.text_config
+    if hasattr(text, "layer_types"):
+        assert text.layer_types == ["sliding_attention"] * TEXT["num_hidden_layers"]
+    assert text.sliding_window == 12
 
 
 def test_the_base_model_opens_from_its_folder_and_says_where_it_sits_in_the_whole(stage0, base):
