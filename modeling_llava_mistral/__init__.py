@@ -1,6 +1,6 @@
 """What the model is. Importing this package is the plugin: the Auto classes then know `llava_mistral`."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
 from .configuration_llava_mistral import LlavaMistralConfig
 from .modeling_llava_mistral import (
@@ -17,6 +17,7 @@ LlavaMistralPreTrainedModel.read_original = staticmethod(read_model)
 AutoConfig.register("llava_mistral", LlavaMistralConfig, exist_ok=True)
 AutoModel.register(LlavaMistralConfig, LlavaMistralModel, exist_ok=True)
 AutoModelForImageTextToText.register(LlavaMistralConfig, LlavaMistralForConditionalGeneration, exist_ok=True)
+AutoModelForMultimodalLM.register(LlavaMistralConfig, LlavaMistralForConditionalGeneration, exist_ok=True)
 
 # Saving then copies the ▲ files into the folder, which is what makes it loadable by strangers.
 LlavaMistralConfig.register_for_auto_class()

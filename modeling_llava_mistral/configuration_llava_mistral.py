@@ -5,6 +5,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, LlavaConfig, __version__
+from transformers.models.auto import modeling_auto
 
 OLDEST = "5.6"  # of the versions that `make compat` opens a saved folder with
 if not is_dataclass(LlavaConfig):  # as 5.0 has it: its tower and text model name their weights otherwise, too
@@ -24,8 +25,13 @@ AUTO_MAP = {
     "AutoConfig": "configuration_llava_mistral.LlavaMistralConfig",
     "AutoModel": "modeling_llava_mistral.LlavaMistralModel",
     "AutoModelForImageTextToText": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
 }
 
+# `transformers serve` knows what can see pictures by this table of names alone, and takes the class of a model that is
+# not in it from the library itself. The configuration is read before the table is, so the entry is made here.
+_sees_pictures = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {})  # older versions have none
+_sees_pictures.setdefault("llava_mistral", "LlavaMistralForConditionalGeneration")
 
 LLAVA_NEXT_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # tiles down and across
 

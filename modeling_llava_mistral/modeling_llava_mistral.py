@@ -82,8 +82,6 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
 class LlavaMistralModel(LlavaMistralPreTrainedModel, LlavaModel):
     """Vision tower, projector and text model without the language-modelling head; see [`LlavaModel`]."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
-
     def __init__(self, config: LlavaMistralConfig):
         super(LlavaModel, self).__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
@@ -132,6 +130,12 @@ class LlavaMistralModel(LlavaMistralPreTrainedModel, LlavaModel):
             return super().get_placeholder_mask(input_ids, inputs_embeds, image_features)
         except ValueError as error:
             raise ValueError(_count_mismatch(self.config.image_token_id, input_ids, image_features)) from error
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
+        # A checkpoint's head is left over here. `_keys_to_ignore_on_load_unexpected` must not say so: vLLM puts a head
+        # of its own on this class and throws away every weight that the list names.
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        loading_info.unexpected_keys = {key for key in loading_info.unexpected_keys if not key.startswith("lm_head.")}
 
 
 class LlavaMistralForConditionalGeneration(LlavaMistralPreTrainedModel, LlavaForConditionalGeneration):

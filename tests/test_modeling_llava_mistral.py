@@ -20,6 +20,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_llava_mistral.LlavaMistralConfig",
     "AutoModel": "modeling_llava_mistral.LlavaMistralModel",
     "AutoModelForImageTextToText": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
 }
 QUESTIONS = (
     "<image>\nWhich digit is written?",
