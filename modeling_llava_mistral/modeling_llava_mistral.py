@@ -6,7 +6,7 @@ load anything but the complete checkpoint, and the complete `auto_map` of a save
 
 import torch
 from torch import nn
-from transformers import AutoModel, LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
+from transformers import AutoModel, GenerationMixin, LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig
@@ -40,7 +40,8 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
         """Load a complete checkpoint, or refuse it: no weight may be missing, left over, misshapen or not finite.
 
         The library fills missing weights with random numbers and prints a table; an answer of such a model looks like
-        any other. Arguments and return value are those of [`PreTrainedModel.from_pretrained`].
+        any other. Arguments and return value are those of [`PreTrainedModel.from_pretrained`]: who asks for the
+        loading info is told there what is missing and left over, and decides.
 
         Raises:
             ValueError: names the first weights that are missing, unexpected, mismatched or not finite.
@@ -51,7 +52,8 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
         # The library's own refusal of a wrong shape leaves the weight's name to the log; ours says it.
         kwargs["ignore_mismatched_sizes"] = True
         model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
-        _refuse_incomplete(model, info, name)
+        kinds = ("mismatched_keys",) if output_loading_info else ("missing_keys", "unexpected_keys", "mismatched_keys")
+        _refuse_incomplete(model, info, name, kinds)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -74,7 +76,9 @@ class LlavaMistralModel(LlavaMistralPreTrainedModel, LlavaModel):
         self.post_init()
 
 
-class LlavaMistralForConditionalGeneration(LlavaMistralPreTrainedModel, LlavaForConditionalGeneration):
+class LlavaMistralForConditionalGeneration(
+    LlavaMistralPreTrainedModel, LlavaForConditionalGeneration, GenerationMixin
+):
     """[`LlavaMistralModel`] with a language-modelling head: pictures and text in, text out.
 
     `forward` takes `input_ids` `(batch, length)` in which each picture is `image_seq_length` image tokens,
@@ -89,8 +93,8 @@ class LlavaMistralForConditionalGeneration(LlavaMistralPreTrainedModel, LlavaFor
         self.post_init()
 
 
-def _refuse_incomplete(model: nn.Module, info: dict, name) -> None:
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+def _refuse_incomplete(model: nn.Module, info: dict, name, kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
         if keys := sorted(map(str, info.get(kind) or ())):
             raise ValueError(
                 f"{name}: {len(keys)} weights are {kind.removesuffix('_keys')}, first {', '.join(keys[:3])}; "

@@ -50,6 +50,8 @@ class LlavaMistralProcessor(LlavaProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
+        # The library sets this when it saves and drops it when it loads; a processor is then unequal to its own copy.
+        self.auto_map = {"AutoProcessor": "processing_llava_mistral.LlavaMistralProcessor"}
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """One image token per patch feature of picture `image_idx`, from the size of its pixels."""
