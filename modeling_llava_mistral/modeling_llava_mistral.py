@@ -6,7 +6,14 @@ load anything but the complete checkpoint, and the complete `auto_map` of a save
 
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin, LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
+from transformers import (
+    AutoModel,
+    GenerationMixin,
+    LlavaForConditionalGeneration,
+    LlavaModel,
+    LlavaPreTrainedModel,
+    PreTrainedModel,
+)
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig
@@ -55,6 +62,14 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
         kinds = ("mismatched_keys",) if output_loading_info else ("missing_keys", "unexpected_keys", "mismatched_keys")
         _refuse_incomplete(model, info, name, kinds)
         return (model, info) if output_loading_info else model
+
+    def initialize_weights(self):
+        # Under a class from outside the library it passes over modules without weights of their own, and CLIP's scale
+        # of missing weights hangs on those; so its parts go first, each as the library's own.
+        for part in self.modules():
+            if isinstance(part, PreTrainedModel) and not isinstance(part, LlavaMistralPreTrainedModel):
+                part.initialize_weights()
+        super().initialize_weights()
 
     def save_pretrained(self, save_directory, **kwargs):
         # The library records only the saved class; a folder must open with AutoModel, too. Code travels in the folder,

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -31,6 +32,8 @@ LEFT_OUT = {
 FETCH = """from pathlib import Path
 def url_to_local_path(url, *_, **__): return str(Path(__file__).with_name("picture.png"))
 """
+# Skips itself where no weight is renamed: stock Llava maps an older layout of its own, which ours never had.
+NOTHING_TO_RENAME = "test_reverse_loading_mapping"
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +102,9 @@ def _outcomes(tree: Path, side: str, tokenizer: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def outcomes(library_tests, mistral_folder) -> dict[str, dict[str, str]]:
-    found = {side: _outcomes(library_tests, side, mistral_folder) for side in SIDES}
+    with ThreadPoolExecutor(len(SIDES)) as both:
+        runs = {side: both.submit(_outcomes, library_tests, side, mistral_folder) for side in SIDES}
+    found = {side: run.result() for side, run in runs.items()}
     for side, of in found.items():
         counts = {kind: sum(o.startswith(kind) for o in of.values()) for kind in ("passed", "skipped", "failed")}
         print(f"{side}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
@@ -115,4 +120,9 @@ def test_the_suites_were_not_empty(outcomes):
 def test_what_passes_for_the_stock_llava_passes_for_ours(outcomes):
     stock, ours = outcomes["stock"], outcomes["ours"]
     worse = {name: ours.get(name, "absent") for name, o in stock.items() if o == "passed" != ours.get(name)}
+    worse = {
+        name: outcome
+        for name, outcome in worse.items()
+        if (name.split("::")[1], outcome) != (NOTHING_TO_RENAME, "skipped")
+    }
     assert not worse, "\n".join(f"{name}: {outcome}" for name, outcome in worse.items())

@@ -88,6 +88,7 @@ class TestModel(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
     all_model_classes = (Model, Generator)
     pipeline_model_mapping = {}
     _is_composite = True
+    test_can_init_all_missing_weights_before_2023 = True  # the year is read from a copyright line, which ours lacks
     test_all_params_have_gradient = False  # the tower's last norm comes after the features that are projected
     sliding_window = None
 
