@@ -7,7 +7,15 @@ the complete checkpoint, and the complete `auto_map` of a saved folder.
 
 import torch
 from torch import nn
-from transformers import AutoModel, LlavaForConditionalGeneration, LlavaModel, LlavaNextModel, LlavaPreTrainedModel
+from transformers import (
+    AutoModel,
+    GenerationMixin,
+    LlavaForConditionalGeneration,
+    LlavaModel,
+    LlavaNextModel,
+    LlavaPreTrainedModel,
+    PreTrainedModel,
+)
 from transformers.masking_utils import create_masks_for_generate
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
@@ -51,7 +59,8 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
         """Load a complete checkpoint, or refuse it: no weight may be missing, left over, misshapen or not finite.
 
         The library fills missing weights with random numbers and prints a table; an answer of such a model looks like
-        any other. Arguments and return value are those of [`PreTrainedModel.from_pretrained`].
+        any other. Arguments and return value are those of [`PreTrainedModel.from_pretrained`]: who asks for the
+        loading info is told there what is missing and left over, and decides.
 
         Raises:
             ValueError: names the first weights that are missing, unexpected, mismatched or not finite.
@@ -59,18 +68,23 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
         name = pretrained_model_name_or_path
         if name is None:  # a state dict in memory, of which the caller knows what it holds
             return super().from_pretrained(None, *model_args, output_loading_info=output_loading_info, **kwargs)
+        source = name
         if cls.read_original is not None and (original := cls.read_original(name, kwargs)) is not None:
-            config, weights, rest = original
-            model, info = super().from_pretrained(
-                None, *model_args, config=config, state_dict=weights, output_loading_info=True, **rest
-            )
-            _refuse_incomplete(model, info, name)
-            return (model, info) if output_loading_info else model
+            source, kwargs = None, original  # configuration and weights are at hand
         # The library's own refusal of a wrong shape leaves the weight's name to the log; ours says it.
         kwargs["ignore_mismatched_sizes"] = True
-        model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
-        _refuse_incomplete(model, info, name)
+        model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
+        kinds = ("mismatched_keys",) if output_loading_info else ("missing_keys", "unexpected_keys", "mismatched_keys")
+        _refuse_incomplete(model, info, name, kinds)
         return (model, info) if output_loading_info else model
+
+    def initialize_weights(self):
+        # Under a class from outside the library it passes over modules without weights of their own, and CLIP's scale
+        # of missing weights hangs on those; so its parts go first, each as the library's own.
+        for part in self.modules():
+            if isinstance(part, PreTrainedModel) and not isinstance(part, LlavaMistralPreTrainedModel):
+                part.initialize_weights()
+        super().initialize_weights()
 
     def save_pretrained(self, save_directory, **kwargs):
         # The library records only the saved class; a folder must open with AutoModel, too. Code travels in the folder,
@@ -138,7 +152,9 @@ class LlavaMistralModel(LlavaMistralPreTrainedModel, LlavaModel):
         loading_info.unexpected_keys = {key for key in loading_info.unexpected_keys if not key.startswith("lm_head.")}
 
 
-class LlavaMistralForConditionalGeneration(LlavaMistralPreTrainedModel, LlavaForConditionalGeneration):
+class LlavaMistralForConditionalGeneration(
+    LlavaMistralPreTrainedModel, LlavaForConditionalGeneration, GenerationMixin
+):
     """[`LlavaMistralModel`] with a language-modelling head: pictures and text in, text out.
 
     `forward` takes `input_ids` `(batch, length)` in which each picture is as many image tokens as it has features,
@@ -189,8 +205,8 @@ def _count_mismatch(image_token_id: int, input_ids: torch.Tensor | None, image_f
     )
 
 
-def _refuse_incomplete(model: nn.Module, info: dict, name) -> None:
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+def _refuse_incomplete(model: nn.Module, info: dict, name, kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
         if keys := sorted(map(str, info.get(kind) or ())):
             raise ValueError(
                 f"{name}: {len(keys)} weights are {kind.removesuffix('_keys')}, first {', '.join(keys[:3])}; "

@@ -113,8 +113,10 @@ def grown_table(table: torch.Tensor, rows: int) -> torch.Tensor:
 VOCABULARY_TABLES = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 
 
-def read_model(name: str | Path, options: dict[str, Any]) -> tuple[LlavaMistralConfig, dict, dict] | None:
-    """Return configuration, weights and the remaining options of an original checkpoint, None for any other.
+def read_model(name: str | Path, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the options with which `from_pretrained` makes the model of an original checkpoint, None for any other.
+
+    They are `options` less those of the Hub, with `config` and `state_dict` at hand.
 
     Weights are mapped from the files, not copied; `from_pretrained` asks.
     """
@@ -142,4 +144,4 @@ def read_model(name: str | Path, options: dict[str, Any]) -> tuple[LlavaMistralC
     for key in VOCABULARY_TABLES:
         if key in weights and len(weights[key]) < size:
             weights[key] = grown_table(weights[key], size)
-    return config, weights, rest
+    return {**rest, "config": config, "state_dict": weights}

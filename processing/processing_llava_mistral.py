@@ -58,6 +58,8 @@ class LlavaMistralProcessor(LlavaProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
+        # The library sets this when it saves and drops it when it loads; a processor is then unequal to its own copy.
+        self.auto_map = {"AutoProcessor": "processing_llava_mistral.LlavaMistralProcessor"}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, tokenizer=None, **kwargs):

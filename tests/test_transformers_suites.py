@@ -10,11 +10,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import transformers
+from PIL import Image
 
 from tests.running import HOME
 
@@ -26,8 +28,12 @@ LEFT_OUT = {
     "tests/generation/test_utils.py": "class GenerationTesterMixin: pass\n",
     "tests/exporters/test_export.py": "class ExportTesterMixin: pass\n",
 }
-# Brings fixtures from the Hub; no test here may, and so it is replaced on both sides.
-FETCH = ("utils/fetch_hub_objects_for_ci.py", "def url_to_local_path(url, *_, **__): return url\n")
+# Brings the suites' pictures from the Hub; here one of our own takes their place, on both sides.
+FETCH = """from pathlib import Path
+def url_to_local_path(url, *_, **__): return str(Path(__file__).with_name("picture.png"))
+"""
+# Skips itself where no weight is renamed: stock Llava maps an older layout of its own, which ours never had.
+NOTHING_TO_RENAME = "test_reverse_loading_mapping"
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +71,9 @@ def library_tests(tmp_path_factory) -> Path:
         else:
             path.parent.mkdir(exist_ok=True)
             path.write_text(stand_in)
-    (tree / FETCH[0]).parent.mkdir(exist_ok=True)
-    (tree / FETCH[0]).write_text(FETCH[1])
+    (tree / "utils").mkdir(exist_ok=True)
+    (tree / "utils" / "fetch_hub_objects_for_ci.py").write_text(FETCH)
+    Image.new("RGB", (40, 24), (200, 30, 90)).save(tree / "utils" / "picture.png")
     for package in (tree / "tests", tree / "tests" / "generation", tree / "tests" / "exporters"):
         (package / "__init__.py").touch()
     shutil.copy(SUITE, tree / "tests" / "test_modeling_llava_mistral.py")
@@ -84,19 +91,20 @@ def _outcomes(tree: Path, side: str, tokenizer: Path) -> dict[str, str]:
     assert report.exists(), done.stdout[-3000:] + done.stderr[-3000:]
     outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
-        name = f"{case.get('classname').rpartition('.')[2]}::{case.get('name')}"
-        outcomes[name] = "passed"
-        for child in case:
-            if child.tag == "skipped":
-                outcomes[name] = "skipped"
-            elif child.tag in ("failure", "error"):
-                outcomes[name] = f"failed: {child.get('message', '')[:300]}"
+        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
+        bad = [child.get("message", "") for child in case if child.tag in ("failure", "error")]
+        if bad:
+            outcomes[name] = f"failed: {bad[0][:300]}"
+        else:
+            outcomes[name] = "skipped" if case.find("skipped") is not None else "passed"
     return outcomes
 
 
 @pytest.fixture(scope="module")
 def outcomes(library_tests, mistral_folder) -> dict[str, dict[str, str]]:
-    found = {side: _outcomes(library_tests, side, mistral_folder) for side in SIDES}
+    with ThreadPoolExecutor(len(SIDES)) as both:
+        runs = {side: both.submit(_outcomes, library_tests, side, mistral_folder) for side in SIDES}
+    found = {side: run.result() for side, run in runs.items()}
     for side, of in found.items():
         counts = {kind: sum(o.startswith(kind) for o in of.values()) for kind in ("passed", "skipped", "failed")}
         print(f"{side}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
@@ -112,4 +120,9 @@ def test_the_suites_were_not_empty(outcomes):
 def test_what_passes_for_the_stock_llava_passes_for_ours(outcomes):
     stock, ours = outcomes["stock"], outcomes["ours"]
     worse = {name: ours.get(name, "absent") for name, o in stock.items() if o == "passed" != ours.get(name)}
+    worse = {
+        name: outcome
+        for name, outcome in worse.items()
+        if (name.split("::")[1], outcome) != (NOTHING_TO_RENAME, "skipped")
+    }
     assert not worse, "\n".join(f"{name}: {outcome}" for name, outcome in worse.items())
