@@ -87,6 +87,9 @@ def compose(
         model._init_weights(module)
     model.model.vision_tower, model.model.language_model = tower, text.model
     model.model.multi_modal_projector, model.lm_head = projector.to(text.dtype), text.lm_head
+    if model.model.image_newline is not None:
+        model.model.image_newline = torch.nn.Parameter(torch.empty(config.text_config.hidden_size, dtype=text.dtype))
+        model._init_weights(model.model)
     model.tie_weights()
     model.generation_config = GenerationConfig.from_model_config(text.config)
     return model.eval()

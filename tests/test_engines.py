@@ -213,11 +213,10 @@ def test_engines_find_tower_and_text_model_by_asking(base):
     assert base.config.get_text_config() is base.config.text_config
 
 
-def test_layer_types_when_there_are_any_are_one_for_each_layer(base):
-    """vLLM reads `text_config.layer_types[i]` whenever the attribute exists, so that it must not be None or short."""
+def test_layer_types_say_for_each_layer_that_the_window_is_kept(base):
+    """SGLang honours `sliding_window` only where `text_config.layer_types` says so; vLLM reads an entry per layer."""
     text = base.config.text_config
-    if hasattr(text, "layer_types"):
-        assert text.layer_types == ["sliding_attention"] * TEXT["num_hidden_layers"]
+    assert text.layer_types == ["sliding_attention"] * TEXT["num_hidden_layers"]
     assert text.sliding_window == 12
 
 
@@ -279,3 +278,53 @@ def test_the_whole_models_plan_covers_the_head(stage0):
     model = AutoModelForImageTextToText.from_pretrained(stage0, trust_remote_code=True)
     assert model.tp_plan["lm_head"].startswith("colwise")
     assert "model.language_model.layers.*.self_attn.q_proj" in model.tp_plan
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory, vision_folder, mistral_folder) -> Path:
+    """A checkpoint that sees a picture in tiles, as many as its shape asks for."""
+    from build_checkpoint import main
+    from tests.running import run_here
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiled"
+    parts = ("--vision", vision_folder, "--llm", mistral_folder, "--image_aspect_ratio", "anyres")
+    run_here(main, *parts, "--output", folder)
+    return folder
+
+
+def test_announced_emitted_and_computed_features_of_a_tiled_picture_are_as_many(tiled):
+    """vLLM reserves by the announcement, finds places by the offsets and fills them with what the base model returns.
+
+    It may encode a picture alone whose pixels were prepared among others, so that neighbours must not change it.
+    """
+    import torch
+    from transformers import AutoModel, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tiled, trust_remote_code=True)
+    model = AutoModel.from_pretrained(tiled, trust_remote_code=True).eval()
+    sizes = [*SIZES, (10, 90), (200, 200)]
+    options = {"return_text_replacement_offsets": True, "return_tensors": "pt"}
+    out = processor(images=pictures(sizes), text=processor.image_token * len(sizes), **options)
+    announced = processor._get_num_multimodal_tokens(image_sizes=[size[::-1] for size in sizes])
+    emitted = [entry["replacement"].count(processor.image_token) for entry in out["text_replacement_offsets"][0]]
+    with torch.no_grad():
+        features = list(model.get_image_features(out.pixel_values, image_sizes=out.image_sizes).pooler_output)
+        rows = zip(out.pixel_values, out.image_sizes, strict=True)
+        alone = [model.get_image_features(row[None], image_sizes=size[None]).pooler_output[0] for row, size in rows]
+    assert announced["num_image_tokens"] == emitted == [len(feature) for feature in features]
+    assert len(set(emitted)) > 1 and {feature.ndim for feature in features} == {2}
+    for feature, expected in zip(features, alone, strict=True):
+        torch.testing.assert_close(feature, expected)
+    assert sum(announced["num_image_patches"]) == len(out.pixel_values), "rows that vLLM cuts for each picture"
+
+
+def test_the_largest_tiled_picture_has_a_number_of_tokens(tiled):
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tiled, trust_remote_code=True)
+    counts = processor._get_num_multimodal_tokens(image_sizes=[[10_000, 10_000], [33, 33], [20, 60]])
+    assert counts["num_image_tokens"][0] == max(counts["num_image_tokens"])
+    out = processor(images=pictures([(2_000, 2_000)]), text=["<image>"], return_tensors="pt")
+    assert counts["num_image_tokens"][0] == int((out.input_ids == processor.image_token_id).sum()), (
+        "shape alone counts"
+    )
