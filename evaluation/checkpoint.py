@@ -41,10 +41,12 @@ class Checkpoint:
         self.model, loading = AutoModelForImageTextToText.from_pretrained(
             name, dtype="auto", output_loading_info=True, **stranger
         )
-        absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
-        if absent:
-            # transformers fills them with random numbers and goes on.
-            problem = f"{len(absent)} weights are missing or of another shape (first: {absent[0]})"
+        # transformers fills what is missing with random numbers, leaves out what it does not know, and goes on.
+        wrong = [
+            str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(loading[f"{kind}_keys"])
+        ]
+        if wrong:
+            problem = f"{len(wrong)} weights are missing, of another shape or left over (first: {wrong[0]})"
             raise BadInput(problem, remedy="save the checkpoint again, whole", file=name)
         self.model.to(self.device).eval()
 

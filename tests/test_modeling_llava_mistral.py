@@ -368,6 +368,22 @@ def test_one_bad_element_anywhere_is_found_and_large_weights_are_not_bad(dtype):
             assert not _is_finite(spoilt) and not _is_finite(spoilt.T), (position, bad)
 
 
+@pytest.mark.parametrize("kind", ["missing", "unexpected"])
+def test_who_asks_for_the_loading_info_is_told_what_is_wrong(stage0, tmp_path, kind):
+    """Instead of a refusal, as the library's own tools expect; a wrong shape is refused all the same."""
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(stage0, folder)
+    name = damage(folder, kind)
+    _, info = LlavaMistralForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert list(info[f"{kind}_keys"]) == [name]
+    if kind == "unexpected":
+        damage(folder, "mismatched")
+        with pytest.raises(ValueError, match="1 weights are mismatched"):
+            LlavaMistralForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+
+
 def test_weights_on_disk_have_the_names_engines_expect(stage0):
     from safetensors import safe_open
 
