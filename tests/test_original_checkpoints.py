@@ -139,6 +139,20 @@ def test_a_batch_of_pictures_of_all_shapes_and_none_gives_the_logits_of_each_alo
             torch.testing.assert_close(real, alone, rtol=1e-4, atol=2e-5)
 
 
+def test_generation_with_and_without_a_cache_and_by_beams_agrees(model, processor, folder):
+    """A beam of one is greedy; each of two beams sees the tiles of its own picture."""
+    asked = inputs(model, processor, folder, "tall")
+    options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    cached, recomputed = (
+        model.generate(**asked, **options, use_cache=cache)[0, -12:].tolist() for cache in (True, False)
+    )
+    assert cached == recomputed and len(set(cached)) > 3
+    beams = model.generate(**asked, **options, num_beams=2, num_return_sequences=2)
+    assert beams.shape[0] == 2 and beams[0].tolist() != beams[1].tolist()
+    other = inputs(model, processor, folder, "wide")
+    assert model.generate(**other, **options)[0, -12:].tolist() != cached, "another picture, another answer"
+
+
 def test_the_vocabulary_stays_where_no_tokenizer_asks_for_an_image_token(model):
     assert model.config.text_config.vocab_size == 512
     assert model.get_input_embeddings().weight.shape[0] == model.lm_head.weight.shape[0] == 512
