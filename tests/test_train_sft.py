@@ -83,6 +83,30 @@ def test_the_llama_twin_trains_through_the_same_stages(vision_folder, llama_fold
         assert not any(changed for name, changed in change.items() if ".vision_tower." in name)
 
 
+def test_pictures_in_tiles_train_through_the_same_stages(vision_folder, mistral_folder, tmp_path):
+    """Of every shape in one batch; the newline that ends a row of patches is learned with the projector."""
+    from PIL import Image
+
+    from build_checkpoint import main
+
+    parts = ("--vision", vision_folder, "--llm", mistral_folder, "--image_aspect_ratio", "anyres")
+    run_here(main, *parts, "--output", tmp_path / "stage0")
+    rows = save_rows(tmp_path / "rows")
+    for index, size in enumerate([(20, 90), (90, 20), (64, 64)]):
+        Image.new("RGB", size, (200, 10 * index, 90)).save(rows.parent / "images" / f"{index}.png")
+    train("pretrain", tmp_path / "stage0", rows, tmp_path / "stage1")
+    train("finetune", tmp_path / "stage1", rows, tmp_path / "stage2")
+    first = moved(tmp_path / "stage0", tmp_path / "stage1")
+    assert {name for name, did in first.items() if did} == {
+        *(name for name in first if "multi_modal_projector" in name),
+        "model.image_newline",
+    }
+    second = moved(tmp_path / "stage1", tmp_path / "stage2")
+    assert all(did != name.startswith("model.vision_tower.") for name, did in second.items())
+    losses = [loss for _, loss in json.loads((tmp_path / "stage2" / "run.json").read_text())["loss_curve"]]
+    assert losses[-1] < losses[0]
+
+
 def test_training_learns(stage1, stage2):
     curve = [loss for _, loss in json.loads((stage2 / "run.json").read_text())["loss_curve"]]
     assert len(curve) == 4 and curve[-1] < 0.8 * curve[0]

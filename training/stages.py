@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     import torch
 
 
+# With tiles (anyres) a newline stands among the projector's outputs; it is drawn at random, so it is learned with it.
+PROJECTION = ("model.multi_modal_projector.", "model.image_newline")
 TRAINED = {
-    "pretrain": ("model.multi_modal_projector.",),
-    "finetune": ("model.multi_modal_projector.", "model.language_model.", "lm_head."),
+    "pretrain": PROJECTION,
+    "finetune": (*PROJECTION, "model.language_model.", "lm_head."),
 }
 
 
