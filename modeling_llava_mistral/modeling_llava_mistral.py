@@ -16,6 +16,7 @@ from transformers import (
     LlavaPreTrainedModel,
     PreTrainedModel,
 )
+from transformers import initialization as init  # passes over what was loaded
 from transformers.masking_utils import create_masks_for_generate
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
@@ -52,7 +53,7 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, LlavaMistralModel) and module.image_newline is not None:
-            nn.init.normal_(module.image_newline, std=module.image_newline.shape[0] ** -0.5)  # as LLaVA-1.6 does
+            init.normal_(module.image_newline, std=module.image_newline.shape[0] ** -0.5)  # as LLaVA-1.6 does
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):

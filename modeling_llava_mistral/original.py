@@ -45,7 +45,8 @@ def read_config(flat: dict[str, Any], name: str | None, image_token_id: int | No
     """Return the plugin's configuration of an original one; `LlavaMistralConfig.from_dict` asks.
 
     A folder with a tokenizer needs an id for `<image>`, which the original has not: it is the tokenizer's next one,
-    and the vocabulary grows to hold it (to a multiple of 64). A folder without keeps its vocabulary.
+    and the vocabulary grows to hold it (to a multiple of 64). A folder without keeps its vocabulary. Of a Hub id the
+    tokenizer and a relative tower are looked for at the default revision, which is all the library tells here.
 
     Raises:
         BadInput: the tower is not to be found or no CLIP.

@@ -6,7 +6,6 @@ buffer.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,8 @@ def write_weights(folder: Path, weights: dict[str, Stored], max_shard_size: int)
         shards[-1][name] = stored
         filled += stored.size
     count = len(shards)
-    names = ["model.safetensors"] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in _from1(count)]
+    names = [f"model-{index + 1:05}-of-{count:05}.safetensors" for index in range(count)]
+    names = names if count > 1 else ["model.safetensors"]
     total = sum(stored.size for stored in weights.values())
     with tqdm(total=total, desc="copying weights", unit="B", unit_scale=True, delay=2) as bar:
         for name, shard in zip(names, shards, strict=True):
@@ -166,10 +166,6 @@ def write_weights(folder: Path, weights: dict[str, Stored], max_shard_size: int)
         index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": place}, indent=2) + "\n")
         files.append(index)
     return files
-
-
-def _from1(count: int) -> Iterable[int]:
-    return range(1, count + 1)
 
 
 def _write_shard(file: Path, shard: dict[str, Stored], bar) -> None:

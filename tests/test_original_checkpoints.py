@@ -104,6 +104,22 @@ def test_text_alone_gives_the_originals_logits(model, folder, expected):
         torch.testing.assert_close(model(input_ids=ids).logits[0], expected["text_only.logits"], rtol=0, atol=2e-5)
 
 
+def test_a_newline_that_was_loaded_is_not_drawn_again(shared, tmp_path):
+    """Where another weight is missing, and who loads has asked to be told."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(shared / "original_llava" / "llava16_anyres")
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.multi_modal_projector.linear_2.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    again, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert list(info["missing_keys"]) == ["model.multi_modal_projector.linear_2.weight"]
+    assert again.model.image_newline.equal(model.model.image_newline)
+    assert again.model.multi_modal_projector.linear_2.weight.std() > 0
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_of_pictures_of_all_shapes_and_none_gives_the_logits_of_each_alone(
     model, processor, folder, expected, side
