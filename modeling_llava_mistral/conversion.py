@@ -44,7 +44,8 @@ def convert(source: str | Path, folder: str | Path, to: str, *, max_shard_size: 
     nested = json.loads(config.to_json_string(use_diff=False))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         weights = _weights(source, raw, layout, Path(scratch))
-        weights = _sized(weights, config.text_config.vocab_size, Path(scratch))
+        if layout == "original" and (known := nested.get("original_vocab_size")):
+            weights = _resized(weights, known, config.text_config.vocab_size, Path(scratch))
         _refuse_incomplete(weights, config, source)
         if to == "plugin":
             _write_plugin(folder, config, weights, max_shard_size)
@@ -80,14 +81,14 @@ def _weights(source: Path, raw: dict[str, Any], layout: str, scratch: Path) -> d
     return {name: weight for name, weight in renamed if name}
 
 
-def _sized(weights: dict[str, Stored], rows: int, scratch: Path) -> dict[str, Stored]:
-    """Give the vocabulary's tables `rows` rows, where they have fewer or more."""
+def _resized(weights: dict[str, Stored], known: int, rows: int, scratch: Path) -> dict[str, Stored]:
+    """Give the vocabulary's tables of `known` rows `rows` of them; one of any other size is left to be refused."""
     from safetensors.torch import save_file
 
     for name in VOCABULARY_TABLES:
-        if name in weights and weights[name].shape[:1] != (rows,):
+        if name in weights and weights[name].shape[:1] == (known,):
             table = read_tensor(weights[name])
-            table = grown_table(table, rows) if len(table) < rows else table[:rows].clone()
+            table = grown_table(table, rows) if known < rows else table[:rows].clone()
             file = scratch / f"{name}-{rows}.safetensors"
             save_file({name: table}, file)
             weights = weights | read_header(file)
@@ -130,7 +131,7 @@ def _write_original(
 ) -> None:
     """The tower gets a folder of its own; a release in tiles (LLaVA-1.6) carries it in the weights, too."""
     if rows := nested.get("original_vocab_size"):
-        weights = _sized(weights, rows, scratch)
+        weights = _resized(weights, nested["text_config"]["vocab_size"], rows, scratch)
         nested["text_config"]["vocab_size"] = rows
     _write_json(folder / "config.json", flat_config(nested))
     tower = {name: weight for name, weight in weights.items() if name.startswith(_TOWER)}

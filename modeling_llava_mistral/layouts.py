@@ -168,19 +168,17 @@ def nested_config(
         "tie_word_embeddings": flat.get("tie_word_embeddings", False),
         "dtype": flat.get("dtype") or flat.get("torch_dtype"),
     }
-    if aspect == "anyres":  # theirs are (width, height), transformers' (height, width)
-        nested["image_grid_pinpoints"] = [[height, width] for width, height in _pinpoints(flat, vision_config)]
+    points = _pinpoints(flat)
+    if aspect == "anyres" and points:  # theirs are (width, height), transformers' (height, width)
+        nested["image_grid_pinpoints"] = [[height, width] for width, height in points]
     return nested
 
 
-def _pinpoints(flat: dict[str, Any], vision_config: dict[str, Any]) -> list[list[int]]:
+def _pinpoints(flat: dict[str, Any]) -> list[list[int]] | None:
     points = flat.get("image_grid_pinpoints")
     if isinstance(points, str):  # "[(336, 672), …]" as LLaVA's own command line wrote it
         points = [[int(number) for number in pair] for pair in re.findall(r"\(?(\d+),\s*(\d+)\)?", points)]
-    if points:
-        return points
-    side = vision_config["image_size"]
-    return [[side, 2 * side], [2 * side, side], [2 * side, 2 * side], [3 * side, side], [side, 3 * side]]
+    return points
 
 
 def flat_config(nested: dict[str, Any], vision_tower: str = "vision_tower") -> dict[str, Any]:

@@ -141,8 +141,7 @@ def read_model(name: str | Path, options: dict[str, Any]) -> dict[str, Any] | No
     with tempfile.TemporaryDirectory() as scratch:
         stored = original_weights(folder, flat, Path(scratch))
         weights = {key: read_tensor(place) for key, place in stored.items()}
-    size = config.text_config.vocab_size
-    for key in VOCABULARY_TABLES:
-        if key in weights and len(weights[key]) < size:
-            weights[key] = grown_table(weights[key], size)
+    for key in VOCABULARY_TABLES:  # of the size its own configuration says; any other is left to be refused
+        if key in weights and len(weights[key]) == flat["vocab_size"] < config.text_config.vocab_size:
+            weights[key] = grown_table(weights[key], config.text_config.vocab_size)
     return {**rest, "config": config, "state_dict": weights}

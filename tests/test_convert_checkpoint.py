@@ -151,6 +151,20 @@ def test_an_image_token_that_was_added_leaves_again(originals, tmp_path):
     assert_same_weights(source, convert(plugin, tmp_path / "back", "original"))
 
 
+def test_an_original_with_too_few_rows_is_refused_and_not_filled_up(originals, tmp_path):
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+
+    source = tmp_path / "source"
+    shutil.copytree(originals["llava15_pad"], source)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f"word{i}" for i in range(512 - len(tokenizer))])
+    tokenizer.save_pretrained(source)  # without an image token, so that the vocabulary has to grow
+    shorten(source)
+    assert "weight lm_head.weight is [511, 64], not [576, 64]" in refused(source, tmp_path / "out", "plugin")
+    with pytest.raises(ValueError, match="1 weights are mismatched"):
+        LlavaMistralForConditionalGeneration.from_pretrained(source)
+
+
 @pytest.mark.parametrize("to", LAYOUTS)
 def test_shards_hold_what_one_file_holds(stage0, tmp_path, to):
     from safetensors.torch import load_file
@@ -204,6 +218,15 @@ def drop(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
+def shorten(folder: Path) -> None:
+    """A head of fewer words than the configuration says, which must not be filled up in silence."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["lm_head.weight"][:-1].clone()
+    save_file(weights, folder / "model.safetensors")
+
+
 def other_model(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
 
@@ -214,6 +237,7 @@ def other_model(folder: Path) -> None:
         (spoil_index, "which is outside of its folder"),
         (cut, "is no whole safetensors file"),
         (drop, "1 weights are missing, first model.multi_modal_projector.linear_1.bias"),
+        (shorten, "weight lm_head.weight is ["),
         (other_model, "'gpt2' is no LLaVA"),
     ],
 )

@@ -291,6 +291,22 @@ def test_the_model_without_its_head_opens_too_and_in_half_precision(folder):
     assert type(model).__name__ == "LlavaMistralModel" and model.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("points", [None, "[(56, 28), (28, 84)]"])
+def test_model_and_processor_read_the_same_grid(shared, tmp_path, points):
+    """Where the folder names none, and where it is the text that LLaVA's command line wrote."""
+    from transformers import AutoConfig
+
+    from processing import LlavaMistralProcessor
+
+    copy = writable(shared / "original_llava" / "llava16_anyres", tmp_path)
+    flat = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(flat | {"image_grid_pinpoints": points}))
+    grid = AutoConfig.from_pretrained(copy).image_grid_pinpoints
+    processor = LlavaMistralProcessor.from_pretrained(copy, tokenizer=tiny_tokenizer())
+    assert grid == processor.image_processor.image_grid_pinpoints
+    assert len(grid) == 5 if points is None else grid == [[28, 56], [84, 28]]
+
+
 def test_a_missing_weight_of_an_original_is_named(folder, tmp_path):
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForImageTextToText
