@@ -10,7 +10,6 @@ interrupted goes on from its last checkpoint when the same command is given agai
 
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 from bad_input import BadInput
@@ -34,11 +33,11 @@ def main() -> None:
 
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.trainer_utils import get_last_checkpoint
-    from trl import SFTTrainer
 
     from training.collator import AnswerCollator
     from training.run_record import finish_run, run_record
     from training.stages import check_template, set_trainable
+    from training.trainer import StageTrainer
 
     load = {"revision": stage.model_revision, "trust_remote_code": True}
     processor = AutoProcessor.from_pretrained(stage.model_name_or_path, **load)
@@ -48,20 +47,19 @@ def main() -> None:
     check_template(processor, stage.stage, str(template or stage.model_name_or_path))
     model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
     parameters = set_trainable(model, stage.stage)
-    make_trainer = SFTTrainer
     if stage.use_peft:
-        from training.lora import LoraTrainer, add_lora
+        from training.lora import add_lora
 
         model, parameters = add_lora(model, stage, config.seed)
-        make_trainer = partial(LoraTrainer, mm_projector_lr=stage.mm_projector_lr)
 
     collator = AnswerCollator(processor)
-    trainer = make_trainer(
+    trainer = StageTrainer(
         model=model,
         args=config,
         train_dataset=rows,
         processing_class=processor,
         data_collator=collator,
+        mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,
     )
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)

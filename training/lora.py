@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
-from trl import SFTTrainer
 
 PROJECTOR = "multi_modal_projector"
 # The seven matrices of each text layer; the vision tower's attention has `q_proj` and the like, too, and stays frozen.
@@ -47,30 +46,6 @@ def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[
         if f"{PROJECTOR}.original_module." not in name:
             counts["trainable" if weight.requires_grad else "frozen"] += weight.numel()
     return model, counts
-
-
-class LoraTrainer(SFTTrainer):
-    """TRL's trainer with a learning rate of the projector's own.
-
-    Args:
-        mm_projector_lr: the projector's; it follows the schedule of the other one, in proportion.
-    """
-
-    def __init__(self, *args, mm_projector_lr: float, **kwargs):
-        self.mm_projector_lr = mm_projector_lr
-        super().__init__(*args, **kwargs)
-
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        named = (self.model if model is None else model).named_parameters()
-        projector = {id(weight) for name, weight in named if f".{PROJECTOR}." in name}
-        for group in list(optimizer.param_groups) if new else ():
-            own = [weight for weight in group["params"] if id(weight) in projector]
-            group["params"] = [weight for weight in group["params"] if id(weight) not in projector]
-            if own:
-                optimizer.add_param_group({**group, "params": own, "lr": self.mm_projector_lr})
-        return optimizer
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
