@@ -1,6 +1,7 @@
 """Compare models on the same questions, from the results folders that evaluate_scienceqa.py wrote.
 
 python compare_backbones.py mistral=results/mistral llama=results/llama --output comparison
+python compare_backbones.py mistral=results/mistral llama=results/llama --efficiency --output comparison
 python compare_backbones.py m=r/m-seed0 m=r/m-seed1 l=r/l-seed0 l=r/l-seed1 --output comparison
 """
 
@@ -24,6 +25,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--column", choices=COLUMNS, help="whose differences to test; ALL, or IMG with --reference")
     parser.add_argument("--reference", action="store_true", help="add the published bars of the study this repeats")
+    parser.add_argument(
+        "--efficiency", action="store_true", help="measure memory and speed of the compared checkpoints, too"
+    )
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8], help="prompts at a time, for that")
     parser.add_argument("--title", default="Models on the same questions", help="headline of chart and report")
     return parser.parse_args(arguments)
 
@@ -37,6 +42,10 @@ def main() -> int | None:
     groups = {name: [read_run(folder) for folder in folders] for name, folders in named(options.results).items()}
     column = options.column or ("IMG" if options.reference else "ALL")
     comparison = compare(groups, column, reference=options.reference)
+    if options.efficiency:
+        from evaluation.efficiency import efficiency
+
+        comparison["efficiency"] = efficiency(checkpoints(groups), options.batch_sizes)
     with whole_folder(options.output, "comparison.json") as folder:
         chart = None
         if find_spec("matplotlib") is not None:
@@ -68,6 +77,20 @@ def named(results: list[str]) -> dict[str, list[str]]:
         names = ", ".join(groups)
         raise BadInput(f"one model is no comparison ({names})", remedy="name two, as NAME=FOLDER", field="results")
     return groups
+
+
+def checkpoints(groups: dict[str, list["Run"]]) -> dict[str, str]:  # noqa: F821
+    """Return {name: checkpoint of its first run}.
+
+    Raises:
+        BadInput: a result was scored from a file, so there is no checkpoint to measure.
+    """
+    found = {name: runs[0].summary.get("model") for name, runs in groups.items()}
+    for name, model in found.items():
+        if not model:
+            remedy = "leave out --efficiency, or evaluate with --model"
+            raise BadInput(f"{name} was scored from a file of predictions", remedy=remedy, field="efficiency")
+    return found
 
 
 if __name__ == "__main__":

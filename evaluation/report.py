@@ -38,6 +38,7 @@ def comparison_page(comparison: Mapping[str, Any], chart: Path | None, *, title:
 <h2>Differences</h2><ul>{items}</ul>
 <h2>All columns</h2><div class="scroll">{_columns_table(comparison)}</div>
 {_published_table(comparison)}
+{_efficiency_table(comparison.get("efficiency"))}
 <h2>Source</h2>{_sources_table(comparison)}
 <p><small>SHA-256, first 16 digits: questions {escape(hashes[0])}, prompts {escape(hashes[1])}</small></p>
 </body></html>
@@ -68,6 +69,45 @@ def _published_table(comparison: Mapping[str, Any]) -> str:
         "are added here. They are no part of the tests above: its answers to the single questions are not published."
         f"</p><table>{rows}</table>"
     )
+
+
+def _efficiency_table(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return ""
+    models = found["models"].values()
+    rows = [f"<tr><th></th>{''.join(f'<th>{escape(name)}</th>' for name in found['models'])}</tr>"]
+
+    def row(label: str, cells: list[str]) -> None:
+        rows.append(f"<tr><td>{escape(label)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+
+    for part in ("all", "text_model", "projector", "vision_tower"):
+        row(f"parameters, {part.replace('_', ' ')}", [f"{model['parameters'][part]:,}" for model in models])
+    row("FLOP of a picture, tower and projector", [f"{model['flops']['picture']:.4g}" for model in models])
+    row("FLOP of a token, attention apart", [f"{model['flops']['token']:.4g}" for model in models])
+    row("window, tokens", ["none" if model["window"] is None else f"{model['window']:,}" for model in models])
+    row("key-value cache of a token, bytes", [f"{model['kv_cache']['token']:,}" for model in models])
+    for context in next(iter(models))["kv_cache"]["at"]:
+        cells = [f"{model['kv_cache']['at'][context] / 2**20:,.1f}" for model in models]
+        row(f"key-value cache at {int(context):,} tokens, MiB", cells)
+    for kind, label in (("prefill", "prompt tokens read"), ("decode", "tokens written")):
+        for size in found["batch_sizes"]:
+            row(f"{label} per second, batch of {size}", [_rate(model["measured"][kind][size]) for model in models])
+    row("peak memory, MiB", [f"{model['measured']['peak_memory']['bytes'] / 2**20:,.0f}" for model in models])
+    trained = [model["training"] for model in models]
+    row(
+        "training samples per second",
+        ["unknown" if run is None else f"{run['samples_per_second']:g}" for run in trained],
+    )
+    return (
+        "<h2>Efficiency</h2><p>Parameters, FLOP and cache (bfloat16) follow from the configurations. Speed and memory "
+        f"were measured on {escape(str(found['hardware']['device']))}, {found['rounds']} rounds, the models in turn: "
+        f'medians with quartiles.</p><div class="scroll"><table>{"".join(rows)}</table></div>'
+    )
+
+
+def _rate(quartiles: list[float]) -> str:
+    low, middle, high = quartiles
+    return f"{middle:,.0f}<br><small>{low:,.0f}–{high:,.0f}</small>"
 
 
 def _sources_table(comparison: Mapping[str, Any]) -> str:
