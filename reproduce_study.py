@@ -1,13 +1,16 @@
 """Run a whole study, from raw data to a published model that answers: the verbs in order, from one YAML.
 
     python reproduce_study.py --config recipes/miniature/study.yaml
+    python reproduce_study.py --config recipes/miniature/study.yaml --full
 
+The second runs the YAML's `full` steps: every backbone, every choice of the data, several seeds, and the report.
 Each step is a command that can be typed as well. A step whose command, recipes and predecessors are as they were is
 not run again, so an interrupted study goes on where it stopped. A Hub of this machine's own serves the steps that
 publish.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -17,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +29,8 @@ from command_line import VerbParser, run_verb
 from training.recipe import read_yaml
 
 HERE = Path(__file__).parent
-KEYS = {"name", "output", "warm", "steps", "summary"}
-STEP_KEYS = {"name", "run", "makes"}
+KEYS = {"name", "output", "warm", "steps", "summary", "full"}
+STEP_KEYS = {"name", "run", "makes", "for"}
 
 
 @dataclass(frozen=True)
@@ -38,26 +42,47 @@ class Step:
     makes: Path | None
 
 
-def read_study(path: str | Path, output: str | None) -> tuple[dict, list[Step]]:
+def read_study(path: str | Path, output: str | None, *, full: bool = False) -> tuple[dict, list[Step]]:
     """Read a study's YAML; `{output}` in a command becomes the output folder.
 
+    A step with `for: {name: [values], …}` is as many steps, one for each combination, in which `{name}` is the value.
+
+    Args:
+        full: take the `full` steps in place of `steps`; their output folder is `…-full`.
+
     Raises:
-        BadInput: no YAML, an unknown key, a step without a command.
+        BadInput: no YAML, an unknown key, a step without a command, two steps of one name.
     """
-    study = read_yaml(path)
-    if not isinstance(study.get("steps"), list):
-        raise BadInput("has no list of steps", remedy="see recipes/miniature/study.yaml", file=path, field="steps")
+    study, key = read_yaml(path), "full" if full else "steps"
+    if not isinstance(study.get(key), list):
+        raise BadInput("has no list of steps", remedy="see recipes/miniature/study.yaml", file=path, field=key)
     _refuse_unknown(study, KEYS, path, None)
-    study["output"] = output or study.get("output") or f"outputs/{Path(path).parent.name}"
-    steps = []
-    for index, step in enumerate(study["steps"]):
+    study["output"] = output or (study.get("output") or f"outputs/{Path(path).parent.name}") + "-full" * full
+    steps: dict[str, Step] = {}
+    for index, step in enumerate(study[key]):
         if not isinstance(step, dict) or not {"name", "run"} <= step.keys():
             raise BadInput("needs a name and a command", remedy="write name: and run:", file=path, record=index)
         _refuse_unknown(step, STEP_KEYS, path, index)
-        words = tuple(word.replace("{output}", study["output"]) for word in shlex.split(step["run"]))
-        makes = Path(step["makes"].replace("{output}", study["output"])) if step.get("makes") else None
-        steps.append(Step(step["name"], words, makes))
-    return study, steps
+        for one in _expanded(step, study["output"]):
+            if one.name in steps:
+                remedy = "name every value of its `for`"
+                raise BadInput(f"{one.name} is there twice", remedy=remedy, file=path, record=index, field="name")
+            steps[one.name] = one
+    return study, list(steps.values())
+
+
+def _expanded(step: dict, output: str) -> Iterator[Step]:
+    choices = step.get("for") or {}
+    for values in itertools.product(*choices.values()):
+        named = {"output": output, **dict(zip(choices, values, strict=True))}
+
+        def filled(text: str, named: dict = named) -> str:
+            for name, value in named.items():
+                text = text.replace(f"{{{name}}}", str(value))
+            return text
+
+        words = tuple(filled(word) for word in shlex.split(step["run"]))
+        yield Step(filled(step["name"]), words, Path(filled(step["makes"])) if step.get("makes") else None)
 
 
 def _refuse_unknown(values: dict, known: set[str], path: str | Path, record: int | None) -> None:
@@ -149,9 +174,10 @@ def main() -> int | None:
     parser = VerbParser(prog="reproduce_study.py", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="study YAML, such as recipes/miniature/study.yaml")
     parser.add_argument("--output", help="folder for everything the study makes; the YAML's by default")
+    parser.add_argument("--full", action="store_true", help="run the YAML's `full` steps: the whole comparison")
     parser.add_argument("--isolated", action="store_true", help="start a new interpreter for every step")
     args = parser.parse_args()
-    study, steps = read_study(args.config, args.output)
+    study, steps = read_study(args.config, args.output, full=args.full)
     os.chdir(HERE)
     output = Path(study["output"])
     todo = pending(steps, output)
@@ -162,7 +188,7 @@ def main() -> int | None:
             return code
     else:
         print(f"{output}: every step is done; change a recipe or remove the folder to run it again")
-    if study.get("summary"):
+    if study.get("summary") and not args.full:
         from evaluation.study_summary import summarise_study
 
         print(summarise_study(study["summary"], output))

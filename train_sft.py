@@ -44,7 +44,8 @@ def main() -> None:
     own_template = processor.chat_template
     template = Path(stage.chat_template or PLAIN) if stage.chat_template or stage.stage == "pretrain" else None
     processor.chat_template = template.read_text(encoding="utf-8") if template else own_template
-    check_template(processor, stage.stage, str(template or stage.model_name_or_path))
+    source = str(template or stage.model_name_or_path)
+    check_template(processor, stage.stage, source, may_drop_question=stage.may_drop_question)
     model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
     parameters = set_trainable(model, stage.stage)
     if stage.use_peft:

@@ -28,16 +28,40 @@ def columns_chart(series: Mapping[str, Mapping[str, Any]], path: str | Path, *, 
     from evaluation.scoring import COLUMNS
 
     shown = [column for column in COLUMNS if any(summary.get(column) for summary in series.values())]
-    figure, axes = _axes(width=1.2 + len(shown) * (0.55 + 0.35 * len(series)), title=title)
-    width = 0.8 / len(series)
-    for place, summary in enumerate(series.values()):
-        offset = (place - (len(series) - 1) / 2) * width
-        for x, column in enumerate(shown):
-            if cell := summary.get(column):
-                bar = Bar(column, cell["accuracy"], *cell["ci95"])
-                _draw(axes, x + offset, bar, width * 0.92, COLOURS[place % len(COLOURS)])
     counts = [next(s[column]["n"] for s in series.values() if s.get(column)) for column in shown]
-    axes.set_xticks(range(len(shown)), [f"{column}\nn={n:,}" for column, n in zip(shown, counts, strict=True)])
+    labels = [f"{column}\nn={n:,}" for column, n in zip(shown, counts, strict=True)]
+    return _grouped_chart(series, shown, labels, path, title=title)
+
+
+def grouped_chart(
+    series: Mapping[str, Mapping[str, Any]], path: str | Path, *, title: str, chance: float | None = None
+) -> Path:
+    """Draw {name: {group: cell}}, a group of bars per group in the order of the first series."""
+    groups = list(next(iter(series.values())))
+    return _grouped_chart(series, groups, [_wrapped(group) for group in groups], path, title=title, chance=chance)
+
+
+def _grouped_chart(
+    series: Mapping[str, Mapping[str, Any]],
+    groups: Sequence[str],
+    labels: Sequence[str],
+    path: str | Path,
+    *,
+    title: str,
+    chance: float | None = None,
+) -> Path:
+    figure, axes = _axes(width=1.2 + len(groups) * (0.55 + 0.35 * len(series)), title=title)
+    width = 0.8 / len(series)
+    for place, cells in enumerate(series.values()):
+        offset = (place - (len(series) - 1) / 2) * width
+        for x, group in enumerate(groups):
+            if cell := cells.get(group):
+                bar = Bar(group, cell["accuracy"], *cell["ci95"])
+                _draw(axes, x + offset, bar, width * 0.92, COLOURS[place % len(COLOURS)])
+    axes.set_xticks(range(len(groups)), labels)
+    if chance is not None:
+        axes.axhline(chance, color="#444444", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.annotate("chance", (1, chance), (-2, 2), xycoords=axes.get_yaxis_transform(), **_SMALL)
     if len(series) > 1:
         from matplotlib.patches import Patch
 

@@ -114,13 +114,13 @@ def compare(groups: Mapping[str, Sequence[Run]], column: str = "ALL", *, referen
         "chance": cell["chance"],
         "question_hash": runs[0].summary["question_hash"],
         "prompt_hash": next(filter(None, hashes), None),
-        "models": {name: _model(runs) for name, runs in groups.items()},
+        "models": {name: model_summary(runs) for name, runs in groups.items()},
         "pairs": pairs,
         "published": published() if reference else None,
     }
 
 
-def _model(runs: Sequence[Run]) -> dict[str, Any]:
+def model_summary(runs: Sequence[Run]) -> dict[str, Any]:
     """Return each column's accuracy: one run's with Wilson's interval, several seeds' mean with Student's."""
     columns = {}
     for column in COLUMNS:
@@ -144,16 +144,19 @@ def _model(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _pair(first: str, second: str, groups: Mapping[str, Sequence[Run]], column: str) -> dict[str, Any]:
-    """Return second minus first: over questions for one seed each, over seeds for several."""
-    named = {"first": first, "second": second, "column": column}
-    if len(groups[first]) > 1:
-        sides = [[100 * _accuracy(run, column) for run in groups[name]] for name in (first, second)]
+    return {"first": first, "second": second, "column": column, **difference(groups[first], groups[second], column)}
+
+
+def difference(first: Sequence[Run], second: Sequence[Run], column: str) -> dict[str, Any]:
+    """Return second minus first in points, with interval and test: over questions for one seed, over several seeds."""
+    if len(first) > 1:
+        sides = [[100 * _accuracy(run, column) for run in runs] for runs in (first, second)]
         gap, low, high, p_value = mean_difference(*sides)
-        test = f"paired t over {len(groups[first])} seeds"
-        return named | {"difference": gap, "ci95": [low, high], "p_value": p_value, "test": test}
-    one, other = (groups[name][0].right[column] for name in (first, second))
+        test = f"paired t over {len(first)} seeds"
+        return {"difference": gap, "ci95": [low, high], "p_value": p_value, "test": test}
+    one, other = first[0].right[column], second[0].right[column]
     found = paired_difference([one[pid] for pid in one], [other[pid] for pid in one])
-    return named | {
+    return {
         "difference": 100 * found.difference,
         "ci95": [100 * found.low, 100 * found.high],
         "p_value": found.p_value,

@@ -87,3 +87,21 @@ def test_the_miniature_study_names_verbs_and_recipes_that_exist():
         for word in step.command:
             assert not word.startswith("recipes/") or (HOME / word).is_file(), step
     assert set(study["summary"]) >= {"results", "skill", "data", "answers", "chart", "picture", "try_next"}
+
+
+def test_a_step_for_every_combination_of_values(tmp_path):
+    step = {"name": "{kind}-{seed}", "for": {"kind": ["a", "b"], "seed": [0, 1]}, "makes": "{output}/{kind}/{seed}"}
+    step["run"] = "verb.py --kind {kind} --seed {seed} --output {output}/{kind}/{seed}"
+    (tmp_path / "study.yaml").write_text(json.dumps({"output": "here", "steps": [], "full": [step]}))
+    study, steps = reproduce_study.read_study(tmp_path / "study.yaml", None, full=True)
+    assert study["output"] == "here-full"
+    assert [found.name for found in steps] == ["a-0", "a-1", "b-0", "b-1"]
+    assert steps[2].command == ("verb.py", "--kind", "b", "--seed", "0", "--output", "here-full/b/0")
+    assert steps[2].makes == Path("here-full/b/0")
+
+
+def test_two_steps_of_one_name_are_refused(tmp_path):
+    step = {"name": "train", "run": "verb.py", "for": {"seed": [0, 1]}}
+    (tmp_path / "study.yaml").write_text(json.dumps({"steps": [step]}))
+    with pytest.raises(BadInput, match="train is there twice; name every value of its `for`"):
+        reproduce_study.read_study(tmp_path / "study.yaml", None)

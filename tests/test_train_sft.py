@@ -324,6 +324,11 @@ def test_stage2_with_the_plain_template_is_refused(tmp_path, stage1, rows_file):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_a_dropped_question_costs_can_be_measured_when_asked_for(tmp_path, stage1, rows_file):
+    plain = {"chat_template": TEMPLATES / "plain.jinja", "may_drop_question": "True", "max_steps": 1}
+    assert "finetune, 1 steps" in train("finetune", stage1, rows_file, tmp_path / "out", **plain).stdout
+
+
 def test_what_training_arguments_refuse_is_bad_input(tmp_path, stage0, rows_file):
     done = train("pretrain", stage0, rows_file, tmp_path / "out", code=2, lr_scheduler_type="cosin")
     assert "cosin" in done.stderr and not (tmp_path / "out").exists()

@@ -300,10 +300,12 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="DigitsQA folder")
     parser.add_argument("--config", required=True, help="YAML recipe, see recipes/miniature/components.yaml")
     parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--backbones", nargs="+", choices=["mistral", "llama"], help="in place of the recipe's")
     args = parser.parse_args()
     if not (args.data / "alignment" / "alignment.json").is_file():
         raise BadInput("there is no alignment/alignment.json in it", remedy="build DigitsQA first", file=args.data)
     config = ComponentsConfig.from_yaml(args.config)
+    config.backbones = args.backbones or config.backbones
     with whole_folder(args.output, "components.json") as folder:
         counts = make_components(args.data, config, folder)
     print(f"{args.output}: " + ", ".join(f"{name} {count:,} parameters" for name, count in counts.items()))

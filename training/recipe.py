@@ -30,6 +30,9 @@ class StageArguments:
     chat_template: str | None = field(
         default=None, metadata={"help": "wording of this stage; the checkpoint keeps its own"}
     )
+    may_drop_question: bool = field(
+        default=False, metadata={"help": "stage 2 with a template that drops the question, to measure what that costs"}
+    )
     use_peft: bool = field(
         default=False, metadata={"help": "stage 2 by LoRA on the text model; the output is an adapter with projector"}
     )

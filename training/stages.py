@@ -29,11 +29,14 @@ def set_trainable(model: "torch.nn.Module", stage: str) -> dict[str, int]:
     return counts
 
 
-def check_template(processor, stage: str, file: str) -> None:
+def check_template(processor, stage: str, file: str, *, may_drop_question: bool = False) -> None:
     """Refuse to fine-tune with a template that does not render the question.
 
     The study's published scripts did: LLaVA's `plain` renders picture and answer, so the loss went down while the
     question was never seen.
+
+    Args:
+        may_drop_question: do not refuse; for measuring what it costs.
 
     Raises:
         BadInput: stage 2 and the question is not in the rendered prompt.
@@ -41,7 +44,7 @@ def check_template(processor, stage: str, file: str) -> None:
     probe = "zebra crossing"  # words no template brings along
     question = [{"type": "image"}, {"type": "text", "text": probe}]
     prompt = processor.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
-    if stage == "finetune" and probe not in prompt:
+    if stage == "finetune" and probe not in prompt and not may_drop_question:
         raise BadInput(
             "the chat template drops the question",
             remedy="use mistral_instruct or vicuna_v1 for stage 2; plain is for captions in stage 1",
