@@ -105,3 +105,34 @@ def test_two_steps_of_one_name_are_refused(tmp_path):
     (tmp_path / "study.yaml").write_text(json.dumps({"steps": [step]}))
     with pytest.raises(BadInput, match="train is there twice; name every value of its `for`"):
         reproduce_study.read_study(tmp_path / "study.yaml", None)
+
+
+STUDIES = {name: HOME / "recipes" / name / "study.yaml" for name in ("miniature", "seed")}
+
+
+def test_the_miniature_is_the_study_step_for_step():
+    """What the small study makes itself, the large one is given."""
+    small, large = (reproduce_study.read_study(file, None, full=True)[1] for file in STUDIES.values())
+    names = [step.name for step in small if step.name not in ("data", "components")]
+    assert [step.name for step in large] == names and len(names) == len(set(names)) > 80
+    of = [{step.name: step for step in steps} for steps in (small, large)]
+    for name in names:
+        flags = [{word for word in steps[name].command if word.startswith("--")} for steps in of]
+        told = {
+            "--source",
+            "--license",
+            "--chat_template",
+        }  # the Hub's card knows the one, vicuna's template the other
+        assert flags[0] ^ flags[1] <= told, name
+
+
+def test_every_step_of_a_study_names_flags_that_exist():
+    flags: dict[tuple[str, ...], set[str]] = {}
+    for file in STUDIES.values():
+        for full in {False, True} - ({False} if file.parent.name == "seed" else set()):
+            for step in reproduce_study.read_study(file, None, full=full)[1]:
+                program = step.command[: 1 + (step.command[0] in ("-m", "push_to_hub.py"))]
+                flags.setdefault(program, set()).update(word for word in step.command if word.startswith("--"))
+    for program, wanted in flags.items():
+        usage = run_apart(*program, "--help").stdout
+        assert all(flag in usage for flag in wanted), (program, wanted)
