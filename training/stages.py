@@ -29,6 +29,17 @@ def set_trainable(model: "torch.nn.Module", stage: str) -> dict[str, int]:
     return counts
 
 
+def has_untrained_projector(model: "torch.nn.Module") -> bool:
+    """Whether the projector is as it was drawn: all its biases are exactly zero, which a single step ends.
+
+    Told from the weights, because a record may be absent (a Hub id, a converted folder). A projector without biases
+    says nothing.
+    """
+    biases = [weight for name, weight in model.named_parameters() if ".multi_modal_projector." in f".{name}"]
+    biases = [weight for weight in biases if weight.ndim == 1]
+    return bool(biases) and not any(bias.any() for bias in biases)
+
+
 def check_template(processor, stage: str, file: str) -> None:
     """Refuse to fine-tune with a template that does not render the question.
 
