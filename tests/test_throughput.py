@@ -1,4 +1,4 @@
-"""Rates and MFU: operations counted against torch's own count, batches padded or packed, the clock of training alone."""
+"""Rates and MFU: operations against torch's own count, batches padded or packed, the clock of training alone."""
 
 import time
 
