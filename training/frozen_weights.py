@@ -1,10 +1,10 @@
 """Frozen matrices in 16 bits, where nobody can tell: half the memory of the frozen part, and not one other bit.
 
 Under bfloat16 autocast a matrix product rounds its weight to bfloat16 before every use. A frozen matrix whose numbers
-are bfloat16 or float16 numbers already, as those of Mistral, Vicuna and CLIP were when they were published, is kept as
+are bfloat16 or float16 numbers already, as those of Mistral and Vicuna were when they were published, is kept as
 such: what the product sees is the same, and going back to float32 gives the weight back bit for bit. Norms and
-embeddings stay float32, because the residual stream takes its precision from them, and so do matrices that 16 bits
-would change.
+embeddings stay float32, because the residual stream takes its precision from them; the patches' convolution, because
+CLIP rounds the pixels to its precision first; and matrices that 16 bits would change.
 """
 
 import os
@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 SMALL = (torch.bfloat16, torch.float16)
-OF_PRODUCTS = (nn.Linear, nn.Conv2d)  # what autocast casts
 
 
 def shrink_frozen(model: nn.Module) -> dict[str, int]:
@@ -27,12 +26,12 @@ def shrink_frozen(model: nn.Module) -> dict[str, int]:
     elsewhere = {
         id(weight)
         for module in model.modules()
-        if not isinstance(module, OF_PRODUCTS)
+        if not isinstance(module, nn.Linear)
         for weight in module.parameters(recurse=False)
     }
     counts = {"shrunk": 0, "kept": 0}
     for module in model.modules():
-        if isinstance(module, OF_PRODUCTS):
+        if isinstance(module, nn.Linear):
             for weight in module.parameters(recurse=False):
                 if not weight.requires_grad and id(weight) not in elsewhere:  # a head may share the embeddings
                     counts["shrunk" if _shrink(weight) else "kept"] += weight.numel()
