@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from tests.running import run_apart
+from tests.running import HOME, run_apart
 from tests.test_modeling_llava_mistral import tiny_model
 from tests.tiny_components import TEXT
+
+RESULTS = HOME / "benchmarks" / "results"
 
 
 def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
@@ -23,3 +25,50 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
 def test_too_few_rounds_for_a_median_are_refused(rounds):
     done = run_apart("benchmarks/model.py", "--rounds", rounds, code=2)
     assert f"--rounds {rounds} is too few for a median; give 10 or more" in done.error
+
+
+def test_the_gpu_benchmark_runs_every_line_at_a_tiny_size(tmp_path):
+    done = run_apart("benchmarks/train_gpu.py", "--size", "tiny", "--output", tmp_path / "made" / "train_gpu.json")
+    result = json.loads((tmp_path / "made" / "train_gpu.json").read_text())
+    said = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert (
+        said == {name: result[name] for name in said} and {"stage1", "lora", "stage1_mfu", "lora_mfu"} <= said.keys()
+    )
+    assert set(result["runs"]) == {"stage1_ours", "stage1_stock", "lora_ours", "lora_stock"}
+    for figures in result["runs"].values():
+        assert figures["steps"] == 3 and figures["first_loss"] > 0
+        assert figures["samples_per_second"] > 0 and 0 < figures["mfu"] < 1
+    ours, stock = (result["runs"][f"stage1_{arm}"]["first_loss"] for arm in ("ours", "stock"))
+    assert ours == pytest.approx(stock, rel=1e-3), "both arms learn the same from the same"
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_measures_the_published_shapes():
+    import torch
+
+    from benchmarks.train_gpu import SIZES
+    from benchmarks.training_arms import model_config, random_model
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+    from tests.test_recipes import WHOLE, size
+
+    class Tokenizer:
+        def __len__(self):
+            return 32002
+
+        def convert_tokens_to_ids(self, token):
+            return 32000
+
+    config = model_config(SIZES["7b"], Tokenizer())
+    model = random_model(LlavaMistralForConditionalGeneration, config, torch.device("meta"))
+    assert size(model) == WHOLE["mistral"]
+
+
+def test_without_a_gpu_the_full_size_is_refused_and_nothing_is_written():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    before = sorted(RESULTS.iterdir())
+    done = run_apart("benchmarks/train_gpu.py", code=2)
+    assert done.error == "train_gpu.py: there is no GPU, so nothing is measured; run it where there is one"
+    assert sorted(RESULTS.iterdir()) == before
