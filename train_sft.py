@@ -37,7 +37,7 @@ def main() -> None:
     from training.collator import AnswerCollator
     from training.frozen_weights import is_safe, shrink_frozen
     from training.run_record import begin_run, finish_run, run_record
-    from training.stages import check_template, has_untrained_projector, set_trainable
+    from training.stages import check_template, set_trainable, warn_of_untrained_projector
     from training.to_look_at import shown
     from training.trainer import StageTrainer
 
@@ -48,10 +48,8 @@ def main() -> None:
     processor.chat_template = template.read_text(encoding="utf-8") if template else own_template
     check_template(processor, stage.stage, str(template or stage.model_name_or_path))
     model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
-    if stage.stage == "finetune" and has_untrained_projector(model):
-        print(
-            f"{stage.model_name_or_path}: the projector looks untrained; run --stage pretrain first", file=sys.stderr
-        )
+    if stage.stage == "finetune" and config.process_index == 0:
+        warn_of_untrained_projector(model, stage.model_name_or_path)
     parameters = set_trainable(model, stage.stage)
     if stage.use_peft:
         from training.lora import add_lora

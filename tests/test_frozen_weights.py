@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.test_train_sft import train
+from tests.test_train_sft import interrupt, train
 from training.frozen_weights import full_state, is_safe, shrink_frozen
 
 BF16 = {"bf16": "True", "gradient_checkpointing": "True"}
@@ -51,6 +51,20 @@ def test_training_is_bit_for_bit_that_of_float32(stage, more, published, rows_fi
         before = load_file(published / "model.safetensors")
         still = [name for name in before if torch.equal(before[name], files["auto"][name])]
         assert any("vision_tower" in name for name in still) and (stage == "finetune" or len(still) == len(before) - 4)
+
+
+def test_an_interrupted_run_goes_on_with_its_shrunk_weights(published, rows_file, tmp_path, monkeypatch):
+    """Its checkpoint holds them in 16 bits, the finished folder in float32."""
+    schedule = {"save_strategy": "steps", "save_steps": 2, **BF16}
+    train("pretrain", published, rows_file, tmp_path / "whole", **BF16)
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.TrainerCallback.on_save", interrupt)
+        train("pretrain", published, rows_file, tmp_path / "cut", code=130, **schedule)
+    saved = load_file(tmp_path / "cut" / "checkpoint-2" / "model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32, torch.bfloat16, torch.float16}
+    train("pretrain", published, rows_file, tmp_path / "cut", **schedule)
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(weight, cut[name]) and cut[name].dtype == weight.dtype for name, weight in whole.items())
 
 
 def loaded(folder):
