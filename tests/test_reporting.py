@@ -220,6 +220,12 @@ def test_what_nobody_would_see_is_refused(given, said):
     assert said in str(refused.value)
 
 
+def test_a_yaml_no_is_no_evaluation():
+    from training.reports import check_reports
+
+    check_reports({"eval_strategy": False, "report_to": "none"}, None)
+
+
 def test_an_absent_tensorboard_names_its_extra(monkeypatch):
     from training.reports import check_reports
 

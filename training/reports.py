@@ -29,11 +29,12 @@ def check_reports(values: dict, file: str | None) -> None:
 
 
 def _check_evaluation(values: dict, file: str | None) -> None:
-    held_out, strategy = values.get("eval_dataset"), str(values.get("eval_strategy", "no"))
-    if held_out and strategy == "no":
+    held_out = values.get("eval_dataset")
+    never = str(values.get("eval_strategy", "no")) in ("no", "False")  # YAML reads a bare `no` as false
+    if held_out and never:
         remedy = "add --eval_strategy epoch, or steps with --eval_steps N"
         raise BadInput("is never evaluated", remedy=remedy, file=file, field="eval_dataset")
-    if not held_out and strategy != "no":
+    if not held_out and not never:
         remedy = "add --eval_dataset PATH_OR_ID"
         raise BadInput("there is no data to evaluate on", remedy=remedy, file=file, field="eval_strategy")
     idle = [key for key in ("eval_split", "sample_answers") if key in values and not held_out]
