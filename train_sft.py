@@ -21,22 +21,24 @@ PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
-    started, rows = time.time(), None
+    started, rows, held_out = time.time(), None, None
     if not {"-h", "--help"} & set(arguments):
         values, recipe_file = given_values(arguments)
         if is_finished(values):
             print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
             return
         check_recipe(values, recipe_file)
-        rows = checked_rows(values)
+        rows, held_out = checked_rows(values), checked_rows(values, "eval_dataset", "eval_split")
     stage, config = parse(arguments)
 
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.trainer_utils import get_last_checkpoint
 
     from training.collator import AnswerCollator
-    from training.run_record import finish_run, run_record
-    from training.stages import check_template, set_trainable
+    from training.frozen_weights import is_safe, shrink_frozen
+    from training.run_record import begin_run, finish_run, run_record
+    from training.stages import check_template, set_trainable, warn_of_untrained_projector
+    from training.to_look_at import shown
     from training.trainer import StageTrainer
 
     load = {"revision": stage.model_revision, "trust_remote_code": True}
@@ -47,11 +49,16 @@ def main() -> None:
     source = str(template or stage.model_name_or_path)
     check_template(processor, stage.stage, source, may_drop_question=stage.may_drop_question)
     model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
+    if stage.stage == "finetune" and config.process_index == 0:
+        warn_of_untrained_projector(model, stage.model_name_or_path)
     parameters = set_trainable(model, stage.stage)
     if stage.use_peft:
         from training.lora import add_lora
 
         model, parameters = add_lora(model, stage, config.seed)
+
+    if stage.frozen_dtype == "auto" and is_safe(config):
+        shrink_frozen(model)
 
     collator = AnswerCollator(processor)
     trainer = StageTrainer(
@@ -61,27 +68,31 @@ def main() -> None:
         processing_class=processor,
         data_collator=collator,
         mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,
+        **shown(stage, config, model, processor, own_template, held_out),
     )
+    begun = begin_run(trainer, stage, rows, template.stem if template else None, parameters)
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
     if trainer.is_world_process_zero():
-        named = template.stem if template else None
-        record = run_record(trainer, stage, rows, named, parameters, collator.tokens, time.time() - started)
+        record = run_record(trainer, begun, collator.tokens, time.time() - started)
         finish_run(trainer, processor, {**record, "asked": values})
         print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}")
 
 
-def checked_rows(values: dict) -> "Dataset":  # noqa: F821
-    """Read the data before TRL is imported: an absent picture is named at once."""
+def checked_rows(values: dict, source: str = "dataset", split: str = "dataset_split") -> "Dataset | None":  # noqa: F821
+    """Read the data that `source` names, if any, before TRL is imported: an absent picture is named at once."""
     from processing.conversations import read_rows
     from training.stages import check_rows
 
     stage = StageArguments(**{key: values[key] for key in StageArguments.__dataclass_fields__ if key in values})
+    path = getattr(stage, source)
+    if path is None:
+        return None
     rows = read_rows(
-        stage.dataset, image_folder=stage.image_folder, split=stage.dataset_split, answer_style=stage.answer_style
+        path, image_folder=stage.image_folder, split=getattr(stage, split), answer_style=stage.answer_style
     )
-    check_rows(rows, stage.stage, stage.dataset)
+    check_rows(rows, stage.stage, path)
     return rows
 
 

@@ -42,7 +42,7 @@ def main() -> int | None:
     import torch
 
     if options.size == "7b" and not torch.cuda.is_available():
-        raise BadInput("there is no GPU", remedy="run on a machine with one, or try it with --size tiny")
+        raise BadInput("there is no GPU, so nothing is measured", remedy="run it where there is one")
     result = measure(options, "cuda" if torch.cuda.is_available() else "cpu")
     if options.size == "7b":
         RESULTS.parent.mkdir(exist_ok=True)

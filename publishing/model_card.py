@@ -74,6 +74,7 @@ def model_card(
         chart=chart,
         facts=_facts(run, folder),
         recipe=recipe.strip() if recipe else as_yaml(run.get("recipe")),
+        has_loss=(folder / "loss.png").is_file(),
         rerun=f"python train_sft.py --stage {run['stage']} --config recipe.yaml" if run.get("stage") else None,
         hardware=_hardware(run),
         license=licence,
@@ -159,7 +160,7 @@ def _facts(run: dict, folder: Path) -> list[tuple[str, str]]:
 def _hardware(run: dict) -> list[tuple[str, str]]:
     hardware = run.get("hardware")
     if isinstance(hardware, dict):
-        hardware = [f"{key}: {value}" for key, value in hardware.items()]
+        hardware = [f"{key}: {value}" for key, value in hardware.items() if value is not None]
     seconds, energy = run.get("seconds"), run.get("energy_kwh")
     return [
         ("hardware", say(hardware)),

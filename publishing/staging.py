@@ -17,7 +17,7 @@ ALLOWED = re.compile(
     r"|additional_chat_templates/[\w-]+\.jinja"
     r"|tokenizer\.(?:json|model)|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
     r"|vocab\.json|merges\.txt|tekken\.json"
-    r"|\w+_llava_mistral\.py|run\.json|LICENSE(?:\.txt|\.md)?|NOTICE(?:\.txt)?"
+    r"|\w+_llava_mistral\.py|run\.json|loss\.png|LICENSE(?:\.txt|\.md)?|NOTICE(?:\.txt)?"
 )
 # Keys under which libraries note where a file lay on the machine that saved it. Nothing reads them after loading.
 PROVENANCE_KEYS = {

@@ -8,11 +8,7 @@ from tests.running import HOME, run_apart
 from tests.test_modeling_llava_mistral import tiny_model
 from tests.tiny_components import TEXT
 
-
-def gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+RESULTS = HOME / "benchmarks" / "results"
 
 
 def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
@@ -32,16 +28,57 @@ def test_too_few_rounds_for_a_median_are_refused(rounds):
 
 
 def test_the_backbones_are_compared_line_for_line_without_a_gpu_and_nothing_is_written():
-    file = HOME / "benchmarks" / "results" / "backbones_gpu.json"
-    before = file.read_bytes() if file.is_file() else None
+    before = sorted(RESULTS.iterdir())
     done = run_apart("benchmarks/backbones_gpu.py", "--size", "tiny", "--rounds", "3", "--batch_sizes", "1", "2")
     result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
     assert set(result) == {"prefill", "decode", "training", "memory"}
     assert all(result[name] > 0 for name in ("prefill", "decode", "training"))
-    assert (file.read_bytes() if file.is_file() else None) == before
+    assert sorted(RESULTS.iterdir()) == before
 
 
-@pytest.mark.skipif(gpu(), reason="this machine has a GPU, so the benchmark would run")
-def test_a_benchmark_of_a_gpu_says_that_there_is_none():
-    done = run_apart("benchmarks/backbones_gpu.py", code=2)
-    assert "there is no GPU; run on a machine with one" in done.error
+def test_the_gpu_benchmark_runs_every_line_at_a_tiny_size(tmp_path):
+    done = run_apart("benchmarks/train_gpu.py", "--size", "tiny", "--output", tmp_path / "made" / "train_gpu.json")
+    result = json.loads((tmp_path / "made" / "train_gpu.json").read_text())
+    said = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert (
+        said == {name: result[name] for name in said} and {"stage1", "lora", "stage1_mfu", "lora_mfu"} <= said.keys()
+    )
+    assert set(result["runs"]) == {"stage1_ours", "stage1_stock", "lora_ours", "lora_stock"}
+    for figures in result["runs"].values():
+        assert figures["steps"] == 3 and figures["first_loss"] > 0
+        assert figures["samples_per_second"] > 0 and 0 < figures["mfu"] < 1
+    ours, stock = (result["runs"][f"stage1_{arm}"]["first_loss"] for arm in ("ours", "stock"))
+    assert ours == pytest.approx(stock, rel=1e-3), "both arms learn the same from the same"
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_measures_the_published_shapes():
+    import torch
+
+    from benchmarks.train_gpu import SIZES
+    from benchmarks.training_arms import model_config, random_model
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+    from tests.test_recipes import WHOLE, size
+
+    class Tokenizer:
+        def __len__(self):
+            return 32002
+
+        def convert_tokens_to_ids(self, token):
+            return 32000
+
+    config = model_config(SIZES["7b"], Tokenizer())
+    model = random_model(LlavaMistralForConditionalGeneration, config, torch.device("meta"))
+    assert size(model) == WHOLE["mistral"]
+
+
+@pytest.mark.parametrize("name", ["train_gpu", "backbones_gpu"])
+def test_without_a_gpu_the_full_size_is_refused_and_nothing_is_written(name):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    before = sorted(RESULTS.iterdir())
+    done = run_apart(f"benchmarks/{name}.py", code=2)
+    assert done.error == f"{name}.py: there is no GPU, so nothing is measured; run it where there is one"
+    assert sorted(RESULTS.iterdir()) == before

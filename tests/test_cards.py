@@ -91,6 +91,15 @@ def test_a_summary_without_an_overall_accuracy_is_refused(staged):
         card(staged, summaries=[{"NAT": SUMMARY["NAT"]}])
 
 
+def test_the_loss_is_shown_where_it_was_drawn(staged, tmp_path):
+    shown = "![Loss and learning rate by optimizer step](loss.png)"
+    assert shown not in card(staged)
+    for path in staged.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "loss.png").write_bytes(b"png")
+    assert f"\n\n{shown}\n\n" in card(tmp_path)
+
+
 def test_a_local_path_never_reaches_a_card(staged):
     with pytest.raises(BadInput, match="a local path"):
         card(staged, recipe="output_dir: /home/somebody/runs/7")

@@ -44,6 +44,10 @@ class AnswerCollator:
             self._label(batch, index, row, prompts[index])
         return dict(batch)
 
+    def prompt(self, row: dict) -> str:
+        """What the model is asked with, up to where its answer begins."""
+        return self._word(row, answered=False)
+
     def _word(self, row: dict, answered: bool) -> str:
         first, *rest = row["prompt"]
         pictures = [{"type": "image"} for _ in row["images"]]

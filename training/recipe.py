@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bad_input import BadInput
+from training.reports import check_reports
 
 
 @dataclass
@@ -40,6 +41,16 @@ class StageArguments:
     lora_alpha: int = field(default=256, metadata={"help": "LoRA's steps are scaled by lora_alpha / lora_r"})
     lora_dropout: float = field(default=0.05, metadata={"help": "share of a LoRA layer's inputs that are dropped"})
     mm_projector_lr: float = field(default=2e-5, metadata={"help": "LoRA: learning rate of the projector"})
+    eval_dataset: str | None = field(default=None, metadata={"help": "held-out data, for --eval_strategy"})
+    eval_split: str = field(default="validation", metadata={"help": "split of --eval_dataset that is held out"})
+    sample_answers: int = field(default=4, metadata={"help": "held-out rows answered for you at each evaluation"})
+    frozen_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "with bf16, auto keeps frozen matrices in 16 bits where that changes no bit of the result",
+            "choices": ["auto", "float32"],
+        },
+    )
 
 
 SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
@@ -53,6 +64,7 @@ NUMBERS = {
     "lora_alpha": lambda value: 0 < value < math.inf,
     "lora_dropout": lambda value: 0 <= value < 1,
     "mm_projector_lr": lambda value: 0 < value < math.inf,
+    "sample_answers": lambda value: value >= 0 and value == int(value),
 }
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
 
@@ -139,8 +151,10 @@ def check_recipe(values: dict, file: str | None) -> None:
         if key in values and not _is_number(values[key], fits):
             raise BadInput(f"{values[key]!r} is out of range", remedy="give a positive number", file=file, field=key)
     _check_lora(values, file)
+    check_reports(values, file)
     _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
     _check_exists(values["dataset"], "dataset", file)
+    _check_exists(values.get("eval_dataset") or values["dataset"], "eval_dataset", file)
     if values.get("image_folder"):
         _check_exists(str(values["image_folder"]) + "/", "image_folder", file)
     if values.get("chat_template") and not Path(values["chat_template"]).is_file():
@@ -187,9 +201,10 @@ def is_finished(values: dict) -> bool:
 
 
 def _is_empty_or_interrupted(output: Path) -> bool:
-    """An interrupted run leaves checkpoints, TRL's card and logs beside them, or a half-made `.finished`."""
-    left = ("checkpoint-", ".finished")
-    left += ("README.md", "runs") if any(output.glob("checkpoint-*")) else ()
+    """An interrupted run leaves its record of the start, checkpoints, TRL's card, logs, or a half-made `.finished`."""
+    left = ("checkpoint-", ".finished", "run.partial.json", ".run.partial.json")
+    begun = any(output.glob("checkpoint-*")) or (output / "run.partial.json").is_file()
+    left += ("README.md", "runs", "samples") if begun else ()
     return all(entry.name.startswith(left) for entry in output.iterdir())
 
 

@@ -8,7 +8,13 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from training.frozen_weights import full_state
+from training.loss_chart import draw_losses
+from training.machine import hardware, peak_memory_gb
 from training.recipe import OF_LORA
+from training.throughput import rates
+
+BEGUN = "run.partial.json"  # what is known of a run when it begins; `run.json` replaces it
 
 PACKAGES = ("transformers", "torch", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors")
 # What of SFTConfig decides what is learned; not where it is written, nor any token.
@@ -47,8 +53,10 @@ def finish_run(trainer, processor, record: dict) -> None:
 
         save_adapter(model, staging)
     else:
-        model.save_pretrained(staging)
+        model.save_pretrained(staging, state_dict=full_state(model))
     processor.save_pretrained(staging)
+    title = f"{record['stage']}, from {Path(record['base_model'][0]).name}"
+    draw_losses(trainer.state.log_history, staging / "loss.png", title)
     _write_json(staging / "run.json", record)
     files = sorted(staging.iterdir(), key=lambda file: file.name == "run.json")
     for file in files:
@@ -57,24 +65,18 @@ def finish_run(trainer, processor, record: dict) -> None:
     (output / "README.md").unlink(missing_ok=True)  # TRL's own, of every checkpoint; the card is publishing's
     for checkpoint in output.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    (output / BEGUN).unlink(missing_ok=True)
 
 
-def run_record(trainer, stage, rows, template: str | None, parameters: dict, tokens: dict, seconds: float) -> dict:
-    """Everything a card says about a run, as it was; unknown things are absent, never guessed.
+def begin_run(trainer, stage, rows, template: str | None, parameters: dict) -> dict:
+    """What is known before the first step; written to `run.partial.json`, which a run that died leaves behind.
 
     Args:
         template: name of the chat template of this stage; None for the checkpoint's own.
         parameters: `{"trainable": …, "frozen": …}`, of `stages.set_trainable`.
-        tokens: `{"prompt": …, "answer": …, "padding": …, "longest": …}`, of the collator, since this process started.
-        seconds: since this process started.
     """
-    import torch
-
-    curve = [(entry["step"], float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    describe_window = getattr(trainer.model.config, "describe_window", None)  # older checkpoints lack it
     base_run = Path(stage.model_name_or_path) / "run.json"
-    return {
+    begun = {
         "stage": stage.stage,
         "base_model": [stage.model_name_or_path],
         "before": json.loads(base_run.read_text(encoding="utf-8")) if base_run.is_file() else None,
@@ -83,14 +85,39 @@ def run_record(trainer, stage, rows, template: str | None, parameters: dict, tok
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "data": {"path": stage.dataset, "rows": len(rows), "sha256": data_hash(rows)},
         "parameters": parameters,
+        "hardware": hardware(trainer.args.world_size),
+    }
+    if trainer.is_world_process_zero():
+        output = Path(trainer.args.output_dir)
+        output.mkdir(parents=True, exist_ok=True)
+        _write_json(output / f".{BEGUN}", begun)
+        os.replace(output / f".{BEGUN}", output / BEGUN)
+    return begun
+
+
+def run_record(trainer, begun: dict, tokens: dict, seconds: float) -> dict:
+    """Everything a card says about a run, as it was; unknown things are absent, never guessed.
+
+    Args:
+        begun: of `begin_run`.
+        tokens: `{"prompt": …, "answer": …, "padding": …, "longest": …}`, of the collator, since this process started.
+        seconds: since this process started.
+    """
+    log, meter = trainer.state.log_history, trainer.meter
+    curve, held_out = ([(row["step"], float(row[key])) for row in log if key in row] for key in ("loss", "eval_loss"))
+    describe_window = getattr(trainer.model.config, "describe_window", None)  # older checkpoints lack it
+    return {
+        **begun,
         "tokens": tokens,
         "window": describe_window(tokens["longest"]) if describe_window and tokens["longest"] else None,
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "seconds": round(seconds, 1),
-        "hardware": {"gpu": gpu, "gpus": torch.cuda.device_count(), "cpu_cores": os.cpu_count()},
+        "throughput": rates(meter.total, meter.peak, trainer.args.world_size) if meter else None,
+        "peak_memory_gb": peak_memory_gb(),
         "final_loss": curve[-1][1] if curve else None,
         "loss_curve": curve,
+        "eval_curve": held_out,
     }
 
 

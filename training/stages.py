@@ -4,6 +4,7 @@ Stage 1 (`pretrain`) moves the projector alone; stage 2 (`finetune`) moves the p
 tower is frozen in both. Source: Liu et al., "Improved Baselines with Visual Instruction Tuning", 2023.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 from bad_input import BadInput
@@ -27,6 +28,23 @@ def set_trainable(model: "torch.nn.Module", stage: str) -> dict[str, int]:
         weight.requires_grad_(name.startswith(TRAINED[stage]))
         counts["trainable" if weight.requires_grad else "frozen"] += weight.numel()
     return counts
+
+
+def has_untrained_projector(model: "torch.nn.Module") -> bool:
+    """Whether the projector is as it was drawn: all its biases are exactly zero, which a single step ends.
+
+    Told from the weights, because a record may be absent (a Hub id, a converted folder). A projector without biases
+    says nothing.
+    """
+    biases = [weight for name, weight in model.named_parameters() if ".multi_modal_projector." in f".{name}"]
+    biases = [weight for weight in biases if weight.ndim == 1]
+    return bool(biases) and not any(bias.any() for bias in biases)
+
+
+def warn_of_untrained_projector(model: "torch.nn.Module", name: str) -> None:
+    """Say in one line that stage 2 would begin from noise; somebody may want just that, so it is no error."""
+    if has_untrained_projector(model):
+        print(f"{name}: the projector looks untrained; run --stage pretrain first", file=sys.stderr)
 
 
 def check_template(processor, stage: str, file: str, *, may_drop_question: bool = False) -> None:

@@ -1,12 +1,12 @@
 """TRL's SFTTrainer with what the stages of LLaVA-Mistral add to it, through the methods it offers for that."""
 
 import torch
-from trl import SFTTrainer
 
 from training.lora import PROJECTOR
+from training.reporting import ReportingTrainer
 
 
-class StageTrainer(SFTTrainer):
+class StageTrainer(ReportingTrainer):
     """Trains one stage.
 
     Args:

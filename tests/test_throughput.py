@@ -1,0 +1,130 @@
+"""Rates and MFU: operations against torch's own count, batches padded or packed, the clock of training alone."""
+
+import time
+
+import pytest
+import torch
+
+from tests.tiny_components import TEXT, VISION
+from training.flops import Work, attended_pairs, model_flops
+from training.throughput import TIMED, Meter, measured_peak, rates, vendor_peak
+
+
+def tiny_model(**text):
+    from tests.test_modeling_llava_mistral import tiny_model as made
+
+    return made(text_config={"model_type": "mistral", "vocab_size": 420, "sliding_window": None, **TEXT, **text})
+
+
+def batch(model) -> dict[str, torch.Tensor]:
+    """Two rows of one picture each and 9 words; every position but the first is an answer."""
+    side = VISION["image_size"] // VISION["patch_size"]
+    ids = torch.randint(5, 250, (2, side**2 + 9), generator=torch.Generator().manual_seed(0))
+    ids[:, 1 : 1 + side**2] = model.config.image_token_id
+    pixels = torch.randn(2, 3, VISION["image_size"], VISION["image_size"])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels, "labels": ids.clone()}
+
+
+@pytest.mark.parametrize("case", ["pretrain", "finetune", "lora"])
+def test_the_operations_are_those_that_torch_counts(case):
+    """Products of matrices one by one, forward and backward. Eager attention, so that no kernel hides them.
+
+    Torch counts the whole square of attention, the head at every position and the tower's last layer; so does the sum
+    that it is compared with.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from training.lora import add_lora
+    from training.recipe import StageArguments
+    from training.stages import set_trainable
+
+    model = tiny_model()
+    model.set_attn_implementation("eager")
+    config, inputs = model.config, batch(model)
+    config.vision_feature_layer = -1
+    stage = "pretrain" if case == "pretrain" else "finetune"
+    set_trainable(model, stage)
+    rank = 4 if case == "lora" else None
+    if rank:
+        model, _ = add_lora(model, StageArguments(lora_r=rank, lora_dropout=0.0, model_name_or_path="x"), seed=0)
+    with FlopCounterMode(display=False) as counter:
+        model(**inputs).loss.backward()
+    rows, length = inputs["input_ids"].shape
+    features = int((inputs["input_ids"] == config.image_token_id).sum())
+    work = Work(rows * length, rows * length**2, rows * length, images=rows, features=features)
+    assert counter.get_total_flops() == model_flops(config, work, stage, rank)
+
+
+def test_a_window_bounds_what_a_token_attends_to():
+    assert attended_pairs(5) == 1 + 2 + 3 + 4 + 5
+    assert attended_pairs(5, window=3) == 1 + 2 + 3 + 3 + 3 == attended_pairs(5, 3)
+    assert attended_pairs(3, window=3) == attended_pairs(3)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_padded_and_packed_batches_count_alike(window):
+    """Samples of 7 and 4 tokens, with padding in one and restarting positions in the other."""
+    model = tiny_model(sliding_window=window)
+    image, lengths = model.config.image_token_id, (7, 4)
+    padded = {name: torch.zeros(2, 7, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+    padded["labels"] = torch.full((2, 7), -100)
+    packed = {name: torch.zeros(1, 11, dtype=torch.long) for name in ("input_ids", "position_ids")}
+    packed["labels"] = torch.full((1, 11), -100)
+    start = 0
+    for row, length in enumerate(lengths):
+        for ids, place in ((padded["input_ids"][row], 0), (packed["input_ids"][0], start)):
+            ids[place : place + length] = torch.tensor([image, image, *range(9, 9 + length - 2)])
+        padded["attention_mask"][row, :length] = 1
+        packed["position_ids"][0, start : start + length] = torch.arange(length)
+        padded["labels"][row, length - 1] = packed["labels"][0, start + length - 1] = 9
+        start += length
+    seen = []
+    for inputs in (padded, packed):
+        meter = Meter(model.config, "finetune", peak=1.0)
+        meter.count({**inputs, "pixel_values": torch.zeros(2, 3, 8, 8)})
+        meter.read()
+        seen.append({key: value for key, value in meter.total.items() if key != "seconds"})
+    pairs = sum(attended_pairs(length, window) for length in lengths)
+    flops = model_flops(model.config, Work(11, pairs, 2, 2, 4), "finetune")
+    assert seen[0] == seen[1] == {"tokens": 11, "samples": 2, "flops": flops}
+
+
+def test_the_time_of_evaluation_and_saving_is_left_out():
+    model = tiny_model()
+    meter = Meter(model.config, "pretrain")
+    assert meter.read() == {}, "nothing was counted"
+    meter.count(batch(model))
+    with meter.paused():
+        time.sleep(0.5)
+    assert set(meter.read()) == set(TIMED) - {"mfu"}
+    assert meter.total["seconds"] < 0.5
+
+
+def test_rates_are_work_by_time_and_peak():
+    seen = {"tokens": 600, "samples": 6, "flops": 4e12, "seconds": 2.0}
+    assert rates(seen, peak=1e12, processes=4) == {"tokens_per_second": 300, "samples_per_second": 3, "mfu": 0.5}
+    assert "mfu" not in rates(seen, peak=None), "a peak that nobody knows is not guessed"
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_a_gpu_is_known_by_its_whole_name(name, peak):
+    assert vendor_peak(name) == peak
+
+
+def test_the_measured_peak_is_that_of_a_product_and_draws_no_number():
+    before = torch.random.get_rng_state()
+    assert measured_peak(torch.device("cpu"), size=64, rounds=3) > 0
+    assert torch.equal(before, torch.random.get_rng_state())
