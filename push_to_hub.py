@@ -51,6 +51,7 @@ def build_parser() -> VerbParser:
             one.add_argument("--chart", type=Path, help="a PNG for the card")
             one.add_argument("--recipe", type=Path, help="the YAML the model was made with")
             one.add_argument("--base_model", help="the base's Hub id, where the folder names a local one")
+            one.add_argument("--dataset", help="the training data's Hub id, where the folder names a local one")
             one.add_argument(
                 "--ask",
                 nargs=2,

@@ -17,7 +17,8 @@ from publishing.scanning import scan_folder
 FORBIDDEN = [
     "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "events.out.1",
     "wandb/run.json", ".env", ".git/config", "core", "__pycache__/x.pyc", "pytorch_model.bin", "my_notes.txt",
-    "checkpoint-8/config.json", "modeling_other.py", ".cache/x.json", "README.md",
+    "checkpoint-8/config.json", "modeling_other.py", ".cache/x.json", "README.md", "samples/8.json", "skipped.json",
+    "runs/events.out.1", ".lock", ".damaged-checkpoint-8/model.safetensors", "MANIFEST.json", "samples/8.png",
 ]  # fmt: skip
 
 
