@@ -37,7 +37,9 @@ def dataset_licence(manifest: dict, stated: str | None, folder: Path) -> str:
     Raises:
         BadInput: nobody says what it is, or the stated licence takes liberties that the source's does not give.
     """
-    source = manifest.get("license") or _known_source(manifest)
+    source = _known_source(manifest) or manifest.get(
+        "license"
+    )  # what the manifest was told cannot loosen the source's
     if not (source or stated):
         raise BadInput(
             "nothing says under which licence these rows may be passed on",

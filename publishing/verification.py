@@ -22,7 +22,8 @@ STEPS = {
     "dataset": "receiving the published rows",
     "space": "receiving the published page",
 }
-WAITS = (1, 2, 4, 8, 16)  # the client does not try a download again after a 5xx
+TIMEOUT = 30  # seconds without a byte; the client waits for ever for the list of files (measured)
+PATIENCE = 20  # seconds a download may go on failing, beside the client's own tries, which take 23 s after a 429
 
 
 class VerificationError(RuntimeError):
@@ -136,24 +137,36 @@ def _in_clean_process(task: dict) -> dict:
     last = done.stdout.strip().splitlines()[-1:] or [""]
     if done.returncode == 0 and last[0].startswith("{"):
         return json.loads(last[0])
-    told = done.stderr.strip().replace(get_token() or "\0", "<token>")
+    told = _without_token(done.stderr.strip())
     error = VerificationError((told.splitlines() or [f"the process ended with {done.returncode}"])[-1])
     error.add_note(told)  # shown by --verbose
     raise error
+
+
+def _without_token(text: str) -> str:
+    """Should a server echo it."""
+    from huggingface_hub import get_token
+
+    return text.replace(get_token() or "\0", "<token>")
 
 
 def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) -> Path:
     """Fetch what was published into the (empty) cache, compare it file by file and return its folder."""
     from huggingface_hub import snapshot_download
 
-    for wait in (*WAITS, None):
+    _set_timeouts()
+    failing_since, attempt = None, 0
+    while True:  # the client does not try a download again after a 5xx
         try:
             folder = snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(files))
             break
-        except Exception:
-            if wait is None:
-                raise
-            time.sleep(wait)
+        except Exception as error:
+            failing_since = failing_since or time.monotonic()
+            if time.monotonic() - failing_since > PATIENCE:
+                said = " ".join(str(error).split())
+                sys.exit(f"{repo_id} at {commit} was published but cannot be received now ({said})")
+            time.sleep(min(2**attempt, 8))
+            attempt += 1
     for path, expected in files.items():
         place = Path(folder) / path
         if not place.is_file():
@@ -162,6 +175,25 @@ def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) 
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 sys.exit(f"{path} came back from {repo_id} at {commit} with other bytes than were sent")
     return Path(folder)
+
+
+def _set_timeouts() -> None:
+    import httpx2
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    limits = httpx2.Timeout(TIMEOUT, connect=min(TIMEOUT, 10)).as_dict()
+
+    def limit(request) -> None:
+        asked = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {kind: asked.get(kind) or seconds for kind, seconds in limits.items()}
+
+    def client():
+        made = default_client_factory()
+        made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], limit]}
+        return made
+
+    set_client_factory(client)
 
 
 def _load(place: str, with_head: bool = True, **pinned):

@@ -215,6 +215,10 @@ def test_an_unknown_or_incompatible_licence_is_refused(tmp_path, manifest, state
         licences.dataset_licence(manifest, stated, tmp_path)
 
 
+def test_a_manifest_cannot_loosen_a_known_sources_licence(tmp_path):
+    assert licences.dataset_licence({"source": "ScienceQA", "license": "mit"}, None, tmp_path) == "cc-by-nc-sa-4.0"
+
+
 def test_scienceqa_carries_its_licence_unasked(tmp_path):
     assert licences.dataset_licence({"input": {"name": "scienceqa"}}, None, tmp_path) == "cc-by-nc-sa-4.0"
 
