@@ -1,29 +1,39 @@
-"""Publish a checkpoint or a pruned dataset to the Hub, with its card, and prove that what strangers receive is it.
+"""Publish a checkpoint, a pruned dataset or a chat page, with its card, and prove that what strangers receive is it.
 
     python push_to_hub.py model outputs/finetune OWNER/NAME --results outputs/evaluation/summary.json
     python push_to_hub.py dataset outputs/pruned OWNER/NAME --license cc-by-4.0
+    python push_to_hub.py space OWNER/MODEL OWNER/NAME
 
 The token comes from HF_TOKEN or from `hf auth login`; HF_ENDPOINT names another Hub.
 """
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from bad_input import BadInput
 from command_line import VerbParser, run_verb
 
+KINDS = {
+    "model": "a checkpoint or adapter folder",
+    "dataset": "an output of prune_dataset.py",
+    "space": "a page to talk to a published model",
+}
+
 
 def build_parser() -> VerbParser:
     parser = VerbParser(prog="push_to_hub.py", description=__doc__.splitlines()[0])
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{model,dataset}", parser_class=VerbParser)
-    for kind, what in (("model", "a checkpoint or adapter folder"), ("dataset", "an output of prune_dataset.py")):
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{model,dataset,space}", parser_class=VerbParser)
+    for kind, what in KINDS.items():
         one = kinds.add_parser(kind, help=f"publish {what}")
-        one.add_argument("folder", type=Path, metavar="FOLDER", help=what)
+        if kind == "space":
+            one.add_argument("model", metavar="MODEL", help="the model's Hub id")
+        else:
+            one.add_argument("folder", type=Path, metavar="FOLDER", help=what)
         one.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub")
         one.add_argument("--private", action="store_true", help="create the repository private")
         one.add_argument("--dry_run", action="store_true", help="show what would be published, contact nothing")
-        one.add_argument("--license", help="the Hub's identifier, e.g. apache-2.0 or cc-by-4.0")
         one.add_argument("--no_verify", action="store_true", help="do not download and compare what was published")
         one.add_argument(
             "--timeout", type=float, default=30, help="seconds without a byte before a request is repeated"
@@ -34,25 +44,30 @@ def build_parser() -> VerbParser:
             default=Path("outputs/card"),
             help="with --dry_run: the folder for the card as a page",
         )
+        if kind != "space":
+            one.add_argument("--license", help="the Hub's identifier, e.g. apache-2.0 or cc-by-4.0")
         if kind == "model":
             one.add_argument("--results", type=Path, action="append", default=[], help="summary.json; may be repeated")
             one.add_argument("--chart", type=Path, help="a PNG for the card")
             one.add_argument("--recipe", type=Path, help="the YAML the model was made with")
             one.add_argument("--base_model", help="the base's Hub id, where the folder names a local one")
+            one.add_argument("--dataset", help="the training data's Hub id, where the folder names a local one")
             one.add_argument(
                 "--ask",
                 nargs=2,
                 metavar=("PICTURE", "QUESTION"),
                 help="put to the published model when it is verified",
             )
-        else:
+        elif kind == "dataset":
             one.add_argument("--split", help="the split's name on the Hub, where the folder has one split")
+        else:
+            one.add_argument("--revision", help="branch, tag or commit of the model that the page shows")
     return parser
 
 
 def main() -> int | None:
     args = build_parser().parse_args()
-    if not args.folder.is_dir():
+    if args.kind != "space" and not args.folder.is_dir():
         raise BadInput("the folder does not exist", remedy="give the folder to publish", file=args.folder)
     if not args.timeout > 0:
         raise BadInput(f"{args.timeout} s is no time to wait", remedy="give seconds above 0", field="timeout")
@@ -64,13 +79,21 @@ def main() -> int | None:
     check_repo_id(args.repo_id)
     api = None if args.dry_run else connect(args.timeout)  # asks for the token; contacts nothing yet
     if args.kind == "model":
-        from publishing.model_publication import prepare_model as prepare
+        from publishing.model_publication import prepare_model
+
+        prepare = partial(prepare_model, args.folder)
+    elif args.kind == "dataset":
+        from publishing.dataset_publication import prepare_dataset
+
+        prepare = partial(prepare_dataset, args.folder)
     else:
-        from publishing.dataset_publication import prepare_dataset as prepare
+        from publishing.space import prepare_space
+
+        prepare = partial(prepare_space, args.model, api=api)
 
     with tempfile.TemporaryDirectory(prefix="publish-") as staging:
         options = {name: value for name, value in vars(args).items() if name not in NOT_FOR_PREPARING}
-        prepared = prepare(args.folder, args.repo_id, Path(staging), **options)
+        prepared = prepare(args.repo_id, Path(staging), **options)
         show(prepared.files(None), prepared.left_out)
         prepared.check()
         if args.dry_run:
@@ -84,7 +107,9 @@ def main() -> int | None:
         print(f"\n{prepared.snippet(published)}")
 
 
-NOT_FOR_PREPARING = {"kind", "folder", "repo_id", "private", "dry_run", "no_verify", "timeout", "preview", "verbose"}
+NOT_FOR_PREPARING = {
+    "kind", "folder", "model", "repo_id", "private", "dry_run", "no_verify", "timeout", "preview", "verbose",
+}  # fmt: skip
 
 
 def show(files: dict, left_out: list[str]) -> None:

@@ -77,8 +77,8 @@ def card_html(card: str, title: str) -> str:
     from markdown_it import MarkdownIt
 
     _, front, body = card.split("---\n", 2)
-    style = "body{font:16px/1.5 sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
-    style += "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .5rem}"
+    style = "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
+    style += "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .5rem;font-size:.92em}"
     style += "pre{background:#f4f4f4;padding:.7rem;overflow-x:auto}"
     return (
         f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{style}</style>"

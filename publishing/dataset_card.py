@@ -4,6 +4,7 @@ from typing import Any
 
 from publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
 from publishing.scanning import plain_name
+from publishing.sources import known_source
 
 SIZE_CATEGORIES = (
     (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
@@ -19,8 +20,8 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
 
     Args:
         configs: config name -> {"manifest": dict, "revision": tag, "info": dataset_info with features and splits}, and
-            "data_files" where they do not lie at `{config}/{split}-*`. A config that somebody else published keeps the
-            info of the card it was on.
+            "data_files" where they do not lie at `{config}/{split}-*`, and "picture" where one of what was kept lies
+            beside them. A config that somebody else published keeps the info of the card it was on.
         licence: the Hub's identifier, the same for all configs.
 
     Raises:
@@ -31,6 +32,9 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
     names = sorted(configs)
     infos = [{"config_name": name, **_without(configs[name]["info"], "config_name")} for name in names]
     sources = sorted({_source(configs[name]["manifest"]) for name in names})
+    known = {id(found): found for source in sources if (found := known_source(source))}.values()
+    makers = sorted({maker for found in known for maker in found.annotations_creators})
+    makers = makers if all(known_source(source) for source in sources) else []
     rows = sum(split["num_examples"] for info in infos for split in info["splits"])
     data = card_data(
         DatasetCardData,
@@ -39,8 +43,8 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
         pretty_name=repo_id.split("/")[-1],
         task_categories=["visual-question-answering", "image-text-to-text"],
         size_categories=[next((label for limit, label in SIZE_CATEGORIES if rows < limit), "10M<n<100M")],
-        source_datasets=[f"extended|{source}" for source in sources if is_hub_id(source)] or None,
-        annotations_creators=_same([configs[name]["manifest"].get("annotations_creators") for name in names]),
+        source_datasets=[_extended(source) for source in sources if source != UNKNOWN] or None,
+        annotations_creators=makers or None,
         tags=["image", "text", "data-selection", *(f"selection:{name}" for name in names)],
         configs=[
             {"config_name": name, "data_files": configs[name].get("data_files") or _data_files(info)}
@@ -58,8 +62,15 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
         license=licence,
         license_note=LICENCE_NOTES.get(licence),
         sources=", ".join(sources),
+        makers=say(makers),
+        citations=[found.citation for found in known],
     )
     return validated(DatasetCard, text)
+
+
+def _extended(source: str) -> str:
+    """A source in the Hub's words: `other-` for one that is not on the Hub."""
+    return f"extended|{source}" if is_hub_id(source) else f"extended|other-{source}"
 
 
 def _data_files(info: dict) -> list[dict[str, str]]:
@@ -94,6 +105,7 @@ def _config_facts(repo_id: str, info: dict, config: dict) -> dict:
     return {
         "name": name,
         "has_manifest": bool(manifest),
+        "picture": config.get("picture"),
         "snippet": dataset_snippet(repo_id, name, splits[0]["name"], config["revision"]),
         "rows": ", ".join(f"{split['name']} {split['num_examples']:,}" for split in splits),
         "input_rows": say(given.get("rows")),
@@ -126,10 +138,6 @@ def _inner(kind) -> str:
     if isinstance(kind, list):
         return "{" + ", ".join(f"{item['name']}: {_kind(item)}" for item in kind) + "}"
     return _kind(kind) if isinstance(kind, dict) else str(kind)
-
-
-def _same(values: list):
-    return values[0] if values and all(value == values[0] for value in values) else None
 
 
 def _without(value: dict, key: str) -> dict:

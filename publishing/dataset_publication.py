@@ -1,5 +1,6 @@
 """A pruned dataset on its way to the Hub: one config beside those that others publish there."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from bad_input import BadInput
@@ -9,7 +10,7 @@ from publishing.scanning import refuse_findings, scan_folder
 from publishing.staging import files_under
 from publishing.upload import Publication, content_tag, list_remote, publish, read_remote, sha256_of, tag
 
-CARD, MANIFEST = "README.md", "manifest.json"
+CARD, MANIFEST, PICTURE = "README.md", "manifest.json", "report.png"
 
 
 class DatasetPublication:
@@ -27,6 +28,7 @@ class DatasetPublication:
     def files(self, head: str | None) -> dict[str, Path | bytes]:
         """Our config's files, and the card that lists everybody's configs at `head`."""
         ours = {"manifest": self.manifest, "revision": self.revision, "info": self.info}
+        ours |= _picture(self.config, self._files)
         configs = {**self._others(head), self.config: ours}
         return {**self._files, CARD: dataset_card(self.repo_id, configs, self.licence).encode()}
 
@@ -84,10 +86,16 @@ class DatasetPublication:
         manifest = self._read(place, head)
         sums = {path: digest for path, digest in there.items() if path.startswith(f"{name}/")}
         revision = content_tag(name, {**sums, place: sha256_of(manifest)})
-        return {**entry, "manifest": staging.parse_json(manifest, place), "revision": revision}
+        told = {"manifest": staging.parse_json(manifest, place), "revision": revision}
+        return {**entry, **told, **_picture(name, there)}
 
     def _read(self, path: str, head: str) -> bytes:
         return read_remote(self._api, self.repo_id, self.repo_type, path, head)
+
+
+def _picture(config: str, files: Iterable[str]) -> dict[str, str]:
+    place = f"{config}/{PICTURE}"
+    return {"picture": place} if place in files else {}
 
 
 def prepare_dataset(
@@ -124,6 +132,8 @@ def prepare_dataset(
                 staging.check_size(target)
     _check_rows(manifest, shards, folder)
     manifest["files"] = {s.path.name: sha256_of(s.path) for one in shards.values() for s in one}
+    if (folder / PICTURE).is_file():
+        staging.write_picture(folder / PICTURE, staged / config / PICTURE)
     staging.write_json(staged / config / MANIFEST, manifest)
     refuse_findings(scan_folder(staged, folder), folder)
     return DatasetPublication(repo_id, staged, sources, manifest, _info(config, shards), licence)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bad_input import BadInput
+from publishing.sources import known_source
 
 # The identifiers the Hub accepts (https://huggingface.co/docs/hub/repositories-licenses).
 IDENTIFIERS = {
@@ -16,9 +17,6 @@ IDENTIFIERS = {
     "llama3.2", "llama3.3", "llama4", "mit", "mpl-2.0", "ms-pl", "odbl", "odc-by", "ofl-1.1", "openrail",
     "openrail++", "osl-3.0", "pddl", "postgresql", "unlicense", "unknown", "wtfpl", "zlib", "other",
 }  # fmt: skip
-# Sources whose terms are known, by a part of the name a manifest gives its input. Only the strict ones need to be
-# here: a wrong guess must err towards refusing.
-KNOWN_SOURCES = {"scienceqa": "cc-by-nc-sa-4.0"}
 
 
 def check_identifier(licence: str) -> str:
@@ -39,7 +37,9 @@ def dataset_licence(manifest: dict, stated: str | None, folder: Path) -> str:
     Raises:
         BadInput: nobody says what it is, or the stated licence takes liberties that the source's does not give.
     """
-    source = manifest.get("license") or _known_source(manifest)
+    source = _known_source(manifest) or manifest.get(
+        "license"
+    )  # what the manifest was told cannot loosen the source's
     if not (source or stated):
         raise BadInput(
             "nothing says under which licence these rows may be passed on",
@@ -77,5 +77,5 @@ def incompatible(source: str, stated: str) -> str | None:
 
 def _known_source(manifest: dict) -> str | None:
     given = manifest.get("input")
-    names = f"{manifest.get('source')} {given.get('name') if isinstance(given, dict) else given}".lower()
-    return next((licence for part, licence in KNOWN_SOURCES.items() if part in names), None)
+    source = known_source(manifest.get("source"), given.get("name") if isinstance(given, dict) else given)
+    return source.licence if source else None

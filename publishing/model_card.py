@@ -1,5 +1,6 @@
 """The card of a model: its README.md, from the files of its checkpoint and its evaluation summaries."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from bad_input import BadInput
@@ -20,6 +21,7 @@ def model_card(
     chart: str | None = None,
     recipe: str | None = None,
     base_model: str | None = None,
+    dataset: str | None = None,
 ) -> str:
     """The README.md of a checkpoint, from its own files.
 
@@ -31,6 +33,7 @@ def model_card(
         chart: the chart's path inside the repository.
         recipe: the YAML text of the recipe; without it, the recipe noted in run.json.
         base_model: a Hub id to name as the base instead of what run.json says.
+        dataset: a Hub id to name as the training data instead of what run.json says.
 
     Raises:
         BadInput: a summary is not one, or the card fails the Hub client's validation.
@@ -38,12 +41,14 @@ def model_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     adapter = (folder / "adapter_config.json").is_file()
-    run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    runs = _runs(read_json(folder / "run.json") if (folder / "run.json").is_file() else {})
+    run = runs[-1]
     config = read_json(folder / ("adapter_config.json" if adapter else "config.json"))
     named = config.get("base_model_name_or_path")  # an adapter fits one base only: the one its own config names
-    bases = [base_model] if base_model else _as_list((adapter and named) or run.get("base_model") or named)
+    bases = [base_model] if base_model else _as_list((adapter and named) or runs[0].get("base_model") or named)
     hub_bases = [base for base in bases if is_hub_id(base)]
-    data_name = _get(run, "data", "path")
+    data_names = [dataset or _get(run, "data", "path"), *(_get(one, "data", "path") for one in runs[-2::-1])]
+    hub_data = list(dict.fromkeys(name for name in data_names if is_hub_id(name)))
     summaries = [_checked_summary(summary) for summary in summaries or []]
     name = repo_id.split("/")[-1]
     data = card_data(
@@ -54,7 +59,7 @@ def model_card(
         language=["en"],
         base_model=hub_bases or None,
         base_model_relation=("adapter" if adapter else "finetune") if hub_bases else None,
-        datasets=[data_name] if is_hub_id(data_name) else None,
+        datasets=hub_data or None,
         tags=_tags(config, run, adapter),
         model_name=name,
         eval_results=[row for summary in summaries for row in _eval_results(summary)] or None,
@@ -72,13 +77,14 @@ def model_card(
         adapter_snippet=adapter_snippet(repo_id, revision, config.get("base_model_name_or_path") or UNKNOWN),
         results=[_result(summary) for summary in summaries],
         chart=chart,
-        facts=_facts(run, folder),
+        loss="loss.png" if (folder / "loss.png").is_file() else None,
+        stages=[_stage_name(one) for one in runs],
+        facts=_table([*_facts(one), *_hardware(one)] for one in runs),
         recipe=recipe.strip() if recipe else as_yaml(run.get("recipe")),
-        has_loss=(folder / "loss.png").is_file(),
-        rerun=f"python train_sft.py --stage {run['stage']} --config recipe.yaml" if run.get("stage") else None,
-        hardware=_hardware(run),
+        earlier=[(_stage_name(one), as_yaml(one["recipe"])) for one in runs[:-1] if one.get("recipe")],
+        rerun=_rerun(run, dataset, base_model),
         license=licence,
-        parts=_parts(bases, data_name, _get(run, "data", "license")),
+        parts=_parts(bases, data_names, [_get(one, "data", "license") for one in runs[::-1]]),
     )
     return validated(ModelCard, text)
 
@@ -137,18 +143,29 @@ def _tags(config: dict, run: dict, adapter: bool) -> list[str]:
     return list(dict.fromkeys(tag for tag in tags if tag))
 
 
-def _facts(run: dict, folder: Path) -> list[tuple[str, str]]:
-    parameters, data = run.get("parameters") or {}, run.get("data") or {}
+def _runs(run: dict) -> list[dict]:
+    """A checkpoint's runs, oldest first: each run.json holds that of the checkpoint it started from."""
+    before = run.get("before")
+    return [*(_runs(before) if isinstance(before, dict) else []), run]
+
+
+def _stage_name(run: dict) -> str:
+    return say(run.get("stage"))
+
+
+def _facts(run: dict) -> list[tuple[str, str]]:
+    parameters, data, tokens = (run.get(key) or {} for key in ("parameters", "data", "tokens"))
     versions = run.get("versions") or {}
     return [
-        ("stage", say(run.get("stage"))),
         ("made from", say([plain_name(str(base)) for base in _as_list(run.get("base_model"))])),
-        ("parameters, all", f"{parameter_count(folder):,}"),
         ("parameters trained", say(parameters.get("trainable"))),
         ("parameters frozen", say(parameters.get("frozen"))),
         ("training data", say(plain_name(str(data["path"])) if data.get("path") else None)),
         ("training rows", say(data.get("rows"))),
-        ("training data sha256", f"`{data['sha256']}`" if data.get("sha256") else UNKNOWN),
+        ("training data sha256", f"`{data['sha256'][:16]}…`" if data.get("sha256") else UNKNOWN),
+        ("tokens of questions", say(tokens.get("prompt"))),
+        ("tokens of answers", say(tokens.get("answer"))),
+        ("attention", say(run.get("window"))),
         ("steps", say(run.get("steps"))),
         ("epochs", say(run.get("epochs"))),
         ("final loss", say(run.get("final_loss"))),
@@ -160,7 +177,9 @@ def _facts(run: dict, folder: Path) -> list[tuple[str, str]]:
 def _hardware(run: dict) -> list[tuple[str, str]]:
     hardware = run.get("hardware")
     if isinstance(hardware, dict):
-        hardware = [f"{key}: {value}" for key, value in hardware.items() if value is not None]
+        gpus, cores = hardware.get("gpus"), hardware.get("cpu_cores")
+        found = f"{gpus} × {say(hardware.get('gpu'))}" if gpus else "no GPU" if gpus == 0 else None
+        hardware = [part for part in (found, f"{cores} CPU cores" if cores else None) if part]
     seconds, energy = run.get("seconds"), run.get("energy_kwh")
     return [
         ("hardware", say(hardware)),
@@ -169,10 +188,28 @@ def _hardware(run: dict) -> list[tuple[str, str]]:
     ]
 
 
-def _parts(bases: list[str], data_name: str | None, data_licence: str | None) -> list[tuple[str, str]]:
-    parts = [("model", _linked(base, "https://huggingface.co/")) for base in bases] or [("model", UNKNOWN)]
-    data = _linked(data_name, "https://huggingface.co/datasets/") if data_name else UNKNOWN
-    return [*parts, ("data", data + (f" ({data_licence})" if data_licence else ""))]
+def _table(columns: Iterable[list[tuple[str, str]]]) -> list[tuple[str, list[str]]]:
+    """Facts of several runs side by side: (what, [one value for each run])."""
+    columns = list(columns)
+    return [(row[0][0], [value for _, value in row]) for row in zip(*columns, strict=True)]
+
+
+def _rerun(run: dict, dataset: str | None, base_model: str | None) -> str | None:
+    """The command that trains it again from the recipe beside it, with what the recipe need not say."""
+    if not run.get("stage"):
+        return None
+    base = base_model or next(iter(_as_list(run.get("base_model"))), None)
+    flags = {"model_name_or_path": base, "dataset": dataset or _get(run, "data", "path"), "output_dir": "again"}
+    given = " ".join(f"--{flag} {plain_name(str(value))}" for flag, value in flags.items() if value)
+    return f"python train_sft.py --stage {run['stage']} --config recipe.yaml \\\n    {given}"
+
+
+def _parts(bases: list[str], data_names: list[str | None], licences: list[str | None]) -> list[tuple[str, str, str]]:
+    parts = [("model", _linked(base, "https://huggingface.co/"), UNKNOWN) for base in bases]
+    for name, licence in zip(data_names, licences, strict=True):
+        linked = _linked(name, "https://huggingface.co/datasets/") if name else UNKNOWN
+        parts.append(("data", linked, f"`{licence}`" if licence else UNKNOWN))
+    return parts if bases else [("model", UNKNOWN, UNKNOWN), *parts]
 
 
 def _linked(name: str, root: str) -> str:

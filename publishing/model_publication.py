@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bad_input import BadInput
-from publishing import licences, parquet, staging, verification
+from publishing import licences, staging, verification
 from publishing.cards import UNKNOWN
 from publishing.model_card import adapter_snippet, model_card, pipeline_snippet
 from publishing.scanning import refuse_findings, scan_folder
@@ -139,6 +139,7 @@ def prepare_model(
     chart: Path | None = None,
     recipe: Path | None = None,
     base_model: str | None = None,
+    dataset: str | None = None,
     ask: tuple[str, str] | None = None,
 ) -> ModelPublication:
     """Stage a checkpoint, scan it, and write its card.
@@ -146,6 +147,7 @@ def prepare_model(
     Args:
         workspace: an empty folder for the staged copy; weights are linked into it, not copied.
         results: evaluation summaries for the results tables.
+        dataset: the Hub id of the training data, where run.json names a local folder.
         ask: a picture's path and a question, put to the published model when it is verified.
 
     Raises:
@@ -160,7 +162,7 @@ def prepare_model(
     left_out = staging.stage_model(folder, staged, base_model)
     run = staging.read_json(staged / "run.json") if (staged / "run.json").is_file() else {}
     if chart:
-        _add_chart(chart, staged / "assets" / "chart.png")
+        staging.write_picture(chart, staged / "assets" / "chart.png")
     text = _recipe_text(recipe, run)
     if text:
         (staged / "recipe.yaml").write_text(text, encoding="utf-8")
@@ -175,18 +177,11 @@ def prepare_model(
         chart="assets/chart.png" if chart else None,
         recipe=text,
         base_model=base_model,
+        dataset=dataset,
     )
     return ModelPublication(
         repo_id, staged, card, revision, left_out, workspace / "logits.npz", ask, _local_base(folder)
     )
-
-
-def _add_chart(chart: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True)
-    try:
-        target.write_bytes(parquet.clean_png(chart.read_bytes()))
-    except (OSError, ValueError, SyntaxError):
-        raise BadInput("is no picture", remedy="give the PNG of a chart", file=chart, field="chart") from None
 
 
 def _recipe_text(recipe: Path | None, run: dict) -> str | None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from bad_input import BadInput
+from publishing.parquet import clean_png
 from publishing.scanning import is_local_path, plain_name, read_safetensors_header
 
 # What a stranger needs to load, to run and to judge a checkpoint. Everything else stays at home: optimizer and RNG
@@ -53,6 +54,8 @@ def stage_model(folder: Path, staging: Path, base_model: str | None = None) -> l
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
             target.symlink_to(path.resolve())
+        elif path.suffix == ".png":
+            write_picture(path, target)
         elif name == "run.json":
             write_json(target, scrub_paths(read_json(path)))
         elif (scrubbed := _scrubbed_config(path, base_model)) is not None:
@@ -60,6 +63,19 @@ def stage_model(folder: Path, staging: Path, base_model: str | None = None) -> l
         else:
             shutil.copyfile(path, target)
     return [name for name in left_out if not name.startswith((".git/", "__pycache__/"))]
+
+
+def write_picture(picture: Path, target: Path) -> None:
+    """Write a chart's pixels as PNG, and nothing else that its file held.
+
+    Raises:
+        BadInput: it is no picture.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.write_bytes(clean_png(picture.read_bytes()))
+    except (OSError, ValueError, SyntaxError):
+        raise BadInput("is no picture", remedy="give a PNG, or remove it", file=picture) from None
 
 
 def is_replaced(path: str) -> bool:

@@ -59,7 +59,7 @@ def publish(
     """Bring a repository to hold exactly the composed files, in one commit onto the head they were composed for.
 
     Args:
-        repo_type: "model" or "dataset".
+        repo_type: "model", "dataset" or "space".
         compose: head commit (None in an empty repository) -> {path in the repository: file or bytes}. Called again
             when somebody else committed meanwhile, so that a card that lists everybody's configs loses none.
         message: the commit's summary.
@@ -154,7 +154,8 @@ def _validate_card(api, card: bytes, repo_type: str) -> None:
 
 
 def _create(api, repo_id: str, repo_type: str, private: bool) -> str:
-    url = call(lambda: api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True), repo_id)
+    options = {"private": private or None, "space_sdk": "gradio" if repo_type == "space" else None}
+    url = call(lambda: api.create_repo(repo_id, repo_type=repo_type, exist_ok=True, **options), repo_id)
     if private and not call(lambda: api.repo_info(url.repo_id, repo_type=repo_type).private, repo_id):
         raise BadInput(
             f"{url.repo_id} exists and is public",

@@ -20,8 +20,10 @@ STEPS = {
     "model": "receiving the published model",
     "adapter": "receiving the published adapter and its base",
     "dataset": "receiving the published rows",
+    "space": "receiving the published page",
 }
-WAITS = (1, 2, 4, 8, 16)  # the client does not try a download again after a 5xx
+TIMEOUT = 30  # seconds without a byte; the client waits for ever for the list of files (measured)
+PATIENCE = 20  # seconds a download may go on failing, beside the client's own tries, which take 23 s after a 429
 
 
 class VerificationError(RuntimeError):
@@ -101,6 +103,15 @@ def verify_dataset(
     return _in_clean_process({**task, "config": config, "splits": paths})
 
 
+def verify_space(repo_id: str, commit: str, files: dict[str, str]) -> dict:
+    """Download a published page, compare every file, and start it as far as `--help`, which needs no Gradio.
+
+    Returns:
+        {"files": number compared}.
+    """
+    return _in_clean_process({"do": "space", "repo_id": repo_id, "commit": commit, "files": files})
+
+
 def _in_clean_process(task: dict) -> dict:
     from huggingface_hub import get_token
 
@@ -126,24 +137,36 @@ def _in_clean_process(task: dict) -> dict:
     last = done.stdout.strip().splitlines()[-1:] or [""]
     if done.returncode == 0 and last[0].startswith("{"):
         return json.loads(last[0])
-    told = done.stderr.strip().replace(get_token() or "\0", "<token>")
+    told = _without_token(done.stderr.strip())
     error = VerificationError((told.splitlines() or [f"the process ended with {done.returncode}"])[-1])
     error.add_note(told)  # shown by --verbose
     raise error
 
 
-def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) -> int:
-    """Fetch what was published into the (empty) cache and compare it file by file; return how many there were."""
+def _without_token(text: str) -> str:
+    """Should a server echo it."""
+    from huggingface_hub import get_token
+
+    return text.replace(get_token() or "\0", "<token>")
+
+
+def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) -> Path:
+    """Fetch what was published into the (empty) cache, compare it file by file and return its folder."""
     from huggingface_hub import snapshot_download
 
-    for wait in (*WAITS, None):
+    _set_timeouts()
+    failing_since, attempt = None, 0
+    while True:  # the client does not try a download again after a 5xx
         try:
             folder = snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(files))
             break
-        except Exception:
-            if wait is None:
-                raise
-            time.sleep(wait)
+        except Exception as error:
+            failing_since = failing_since or time.monotonic()
+            if time.monotonic() - failing_since > PATIENCE:
+                said = " ".join(str(error).split())
+                sys.exit(f"{repo_id} at {commit} was published but cannot be received now ({said})")
+            time.sleep(min(2**attempt, 8))
+            attempt += 1
     for path, expected in files.items():
         place = Path(folder) / path
         if not place.is_file():
@@ -151,7 +174,26 @@ def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) 
         with place.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 sys.exit(f"{path} came back from {repo_id} at {commit} with other bytes than were sent")
-    return len(files)
+    return Path(folder)
+
+
+def _set_timeouts() -> None:
+    import httpx2
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    limits = httpx2.Timeout(TIMEOUT, connect=min(TIMEOUT, 10)).as_dict()
+
+    def limit(request) -> None:
+        asked = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {kind: asked.get(kind) or seconds for kind, seconds in limits.items()}
+
+    def client():
+        made = default_client_factory()
+        made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], limit]}
+        return made
+
+    set_client_factory(client)
 
 
 def _load(place: str, with_head: bool = True, **pinned):
@@ -238,11 +280,8 @@ def _rehearse(task: dict) -> dict:
 
 
 def _model(task: dict) -> dict:
-    report = {
-        "files": _download(task["repo_id"], task["commit"], task["files"], "model"),
-        "prompts": [],
-        "answer": None,
-    }
+    _download(task["repo_id"], task["commit"], task["files"], "model")
+    report = {"files": len(task["files"]), "prompts": [], "answer": None}
     import numpy as np
 
     model = _load(task["repo_id"], revision=task["commit"])
@@ -267,7 +306,7 @@ def _compare(sent: dict, here: dict, problem: str) -> None:
 def _adapter(task: dict) -> dict:
     import numpy as np
 
-    files = _download(task["repo_id"], task["commit"], task["files"], "model")
+    _download(task["repo_id"], task["commit"], task["files"], "model")
     (base, revision), pinned = task["base"], {"revision": task["commit"]}
     words = (list(task["files"]), pinned, base, {"revision": revision})
     model = _load_adapter(_load(base, revision=revision), task["repo_id"], **pinned)
@@ -279,7 +318,7 @@ def _adapter(task: dict) -> dict:
         model = _load_adapter(_load(base, revision=revision), task["folder"])
         sent = _adapter_logits(model, task["repo_id"], *words)
         _compare(sent, here, "the published adapter's logits differ from the folder's")
-    return {"files": files, "prompts": list(here)}
+    return {"files": len(task["files"]), "prompts": list(here)}
 
 
 def _adapter_logits(model, place: str, files: list[str], pinned: dict, base: str, base_pinned: dict) -> dict:
@@ -321,7 +360,8 @@ def _canonical(value):
 def _dataset(task: dict) -> dict:
     from datasets import load_dataset
 
-    report = {"files": _download(task["repo_id"], task["commit"], task["files"], "dataset"), "rows": {}, "columns": []}
+    _download(task["repo_id"], task["commit"], task["files"], "dataset")
+    report = {"files": len(task["files"]), "rows": {}, "columns": []}
     for split, sources in task["splits"].items():
         here = load_dataset("parquet", data_files={split: sources}, split=split)
         pinned = {"split": split, "revision": task["commit"]}
@@ -340,7 +380,15 @@ def _dataset(task: dict) -> dict:
     return report
 
 
+def _space(task: dict) -> dict:
+    folder = _download(task["repo_id"], task["commit"], task["files"], "space")
+    started = subprocess.run([sys.executable, folder / "app.py", "--help"], capture_output=True, text=True)
+    if started.returncode:
+        sys.exit(f"the published app.py does not start: {(started.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return {"files": len(task["files"])}
+
+
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    result = {"rehearse": _rehearse, "model": _model, "adapter": _adapter, "dataset": _dataset}[given["do"]](given)
-    print(json.dumps(result))
+    tasks = {"rehearse": _rehearse, "model": _model, "adapter": _adapter, "dataset": _dataset, "space": _space}
+    print(json.dumps(tasks[given["do"]](given)))

@@ -39,7 +39,7 @@ def loopback_only():
 @pytest.fixture(autouse=True, scope="module")
 def offline_unless_a_hub_is_here(request):
     """A module that starts a Hub of its own talks to that one, and so may not be offline."""
-    if not hasattr(request.module, "LocalHub"):
+    if not {"LocalHub", "hub_here"} & vars(request.module).keys():
         yield
         return
     from huggingface_hub import constants

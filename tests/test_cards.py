@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_publications import RUN, SUMMARY, save_checkpoint, save_dataset
+from tiny_publications import RUN, SUMMARY, png, save_checkpoint, save_dataset
 
 from bad_input import BadInput
 from publishing.cards import card_html
@@ -55,6 +55,7 @@ def test_a_card_from_no_record_reads_as_unknown_throughout(staged, tmp_path):
     assert "Not measured" in text
     assert "license: unknown" in text
     assert "base_model" not in text.split("---")[1]
+    assert "| model | unknown | unknown |\n| data | unknown | unknown |" in text
     assert "None" not in text
 
 
@@ -91,13 +92,25 @@ def test_a_summary_without_an_overall_accuracy_is_refused(staged):
         card(staged, summaries=[{"NAT": SUMMARY["NAT"]}])
 
 
-def test_the_loss_is_shown_where_it_was_drawn(staged, tmp_path):
-    shown = "![Loss and learning rate by optimizer step](loss.png)"
-    assert shown not in card(staged)
+def test_both_stages_stand_side_by_side(staged, tmp_path):
     for path in staged.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "loss.png").write_bytes(b"png")
-    assert f"\n\n{shown}\n\n" in card(tmp_path)
+        if path.name != "run.json":
+            (tmp_path / path.name).symlink_to(path)
+    first = {**RUN, "stage": "pretrain", "base_model": ["owner/stage-0"], "seconds": 3600, "data": {"path": "a/rows"}}
+    first |= {"hardware": {"gpu": "NVIDIA X", "gpus": 2, "cpu_cores": 8}, "energy_kwh": 1.25}
+    last = {**RUN, "before": first, "base_model": ["outputs/stage-1"], "hardware": {"gpu": None, "gpus": 0}}
+    (tmp_path / "run.json").write_text(json.dumps(last))
+    (tmp_path / "loss.png").write_bytes(png(1))
+    text = card(tmp_path, dataset="owner/pruned")
+    assert "| | pretrain | finetune |\n|---|---|---|\n" in text
+    assert "| hardware | 2 × NVIDIA X, 8 CPU cores | no GPU |" in text
+    assert "| time | 3,600 s (1 h) | 77 s (0.021 h) |" in text
+    assert "| energy | 1.25 kWh | unknown |" in text
+    assert "The recipe of the stage before: pretrain" in text
+    assert "![Loss while training](loss.png)" in text
+    assert "--model_name_or_path stage-1 --dataset owner/pruned --output_dir again" in text
+    front = text.split("---")[1]
+    assert "base_model:\n- owner/stage-0\n" in front and "datasets:\n- owner/pruned\n- a/rows\n" in front
 
 
 def test_a_local_path_never_reaches_a_card(staged):
@@ -130,6 +143,28 @@ def test_a_dataset_card_lists_one_config_per_method(tmp_path):
     assert data.license == "cc-by-4.0"
     assert "| answered without the picture | 40 |" in text
     assert "--method random --size 10 --seed 7" in text
+    assert data.source_datasets == ["extended|other-digitsqa"] and data.annotations_creators == [
+        "found",
+        "machine-generated",
+    ]
+    assert "Alpaydin" in text and "Lu, Pan" not in text
+
+
+def test_what_is_unknown_of_a_source_is_not_made_up():
+    from huggingface_hub import DatasetCard
+
+    text = dataset_card("owner/name", {"random": entry({"method": "random", "source": "somebody/rows"}, 5)}, "mit")
+    assert DatasetCard(text).data.get("annotations_creators") is None
+    assert "Annotations: unknown." in text and "Cite the source: somebody/rows." in text
+    scienceqa = {"method": "random", "source": "derek-thomas/ScienceQA"}
+    text = dataset_card("owner/name", {"random": entry(scienceqa, 5)}, "cc-by-nc-sa-4.0")
+    assert "extended|derek-thomas/ScienceQA" in text and "Lu, Pan" in text
+
+
+def test_the_picture_of_what_was_kept_is_shown_where_there_is_one():
+    there = {**entry({"method": "random"}, 5), "picture": "random/report.png"}
+    assert "](random/report.png)" in dataset_card("owner/name", {"random": there}, "mit")
+    assert "report.png" not in dataset_card("owner/name", {"random": entry({"method": "random"}, 5)}, "mit")
 
 
 def test_a_config_of_another_tool_keeps_its_files_and_claims_no_manifest():

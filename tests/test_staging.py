@@ -17,7 +17,8 @@ from publishing.scanning import scan_folder
 FORBIDDEN = [
     "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "events.out.1",
     "wandb/run.json", ".env", ".git/config", "core", "__pycache__/x.pyc", "pytorch_model.bin", "my_notes.txt",
-    "checkpoint-8/config.json", "modeling_other.py", ".cache/x.json", "README.md",
+    "checkpoint-8/config.json", "modeling_other.py", ".cache/x.json", "README.md", "samples/8.json", "skipped.json",
+    "runs/events.out.1", ".lock", ".damaged-checkpoint-8/model.safetensors", "MANIFEST.json", "samples/8.png",
 ]  # fmt: skip
 
 
@@ -212,6 +213,10 @@ def test_a_licence_is_carried_or_stated(tmp_path, source, stated, given):
 def test_an_unknown_or_incompatible_licence_is_refused(tmp_path, manifest, stated, said):
     with pytest.raises(BadInput, match=said):
         licences.dataset_licence(manifest, stated, tmp_path)
+
+
+def test_a_manifest_cannot_loosen_a_known_sources_licence(tmp_path):
+    assert licences.dataset_licence({"source": "ScienceQA", "license": "mit"}, None, tmp_path) == "cc-by-nc-sa-4.0"
 
 
 def test_scienceqa_carries_its_licence_unasked(tmp_path):

@@ -1,0 +1,92 @@
+"""What comes back from a Hub that misbehaves is what was sent, or it is refused: the clean process's download."""
+
+import hashlib
+import time
+
+import pytest
+from hub_here import CARD, TOKEN, WEIGHTS, hub_here, save_files, send
+
+from publishing import verification
+
+STATUSES = [429, 500, 502, 503, 504]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with hub_here(tmp_path, monkeypatch) as hub:
+        yield hub
+
+
+@pytest.fixture
+def published(hub, tmp_path):
+    return send(save_files(tmp_path))
+
+
+def receive(published) -> None:
+    folder = verification._download(published.repo_id, published.commit, published.files, "model")
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).digest() == hashlib.sha256(WEIGHTS).digest()
+    assert (folder / "README.md").read_bytes() == CARD
+
+
+@pytest.mark.parametrize(("method", "status"), [(m, s) for m in ("HEAD", "GET") for s in STATUSES])
+def test_a_passing_status_on_the_way_back_is_survived(hub, published, method, status):
+    hub.add_fault(
+        route="resolve", method=method, path="*.safetensors", status=status, retry_after=1 if status == 429 else None
+    )
+    receive(published)
+    assert any(request["fault"] for request in hub.requests)
+
+
+@pytest.mark.parametrize("route", ["tree", "resolve"])
+def test_a_passing_status_on_a_listing_is_survived(hub, published, route):
+    hub.add_fault(route=route, status=429, headers={"ratelimit": '"api";r=0;t=1'})
+    receive(published)
+    assert any(request["fault"] for request in hub.requests)
+
+
+@pytest.mark.parametrize("place", [0, 0.01, 0.5, 0.99, -1])
+def test_a_download_that_is_cut_is_completed(hub, published, place):
+    hub.add_fault(route="resolve", path="*.safetensors", method="GET", cut=len(WEIGHTS) - 1 if place == -1 else place)
+    receive(published)
+    assert any(request["fault"] for request in hub.requests)
+
+
+@pytest.mark.parametrize("place", [0, 0.5, len(WEIGHTS) - 1])
+def test_a_flipped_bit_anywhere_is_refused(hub, published, place):
+    hub.add_fault(route="resolve", path="*.safetensors", method="GET", flip=place, times=0)
+    with pytest.raises(SystemExit, match=r"model.safetensors came back .* with other bytes than were sent"):
+        receive(published)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("status", [503, 429])
+def test_for_ever_ends_within_a_minute_at_the_real_patience(hub, published, method, status):
+    hub.add_fault(route="resolve", method=method, status=status, times=0)
+    started = time.monotonic()
+    with pytest.raises(SystemExit, match="was published but cannot be received now"):
+        receive(published)
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("route", ["tree", pytest.param("resolve", marks=pytest.mark.slow)])
+def test_a_stall_on_the_way_back_is_given_up_and_asked_again(hub, published, monkeypatch, route):
+    monkeypatch.setattr(verification, "TIMEOUT", 0.5)
+    hub.add_fault(route=route, delay=15)
+    started = time.monotonic()
+    receive(published)
+    assert 0.5 < time.monotonic() - started < 15, "it was waited out (above), or never met (below)"
+
+
+def test_a_file_that_is_gone_is_named(published):
+    published.files["absent.json"] = "0" * 64
+    with pytest.raises(SystemExit, match=r"absent.json is not in owner/name"):
+        receive(published)
+
+
+def test_no_error_holds_the_token(hub, published, monkeypatch):
+    monkeypatch.setattr(verification, "PATIENCE", 0)
+    hub.add_fault(route="resolve", status=403, message=f"no right for Bearer {TOKEN}", times=0)
+    with pytest.raises(SystemExit) as left:
+        receive(published)
+    assert "cannot be received" in str(left.value) and TOKEN not in verification._without_token(str(left.value))
