@@ -99,7 +99,7 @@ def ask_model(args, problems, cache: Path):
     """Return what `--scorer` says of each problem with a picture; answers are kept in `cache`, and gone on with."""
     from evaluation.journal import Asked
     from evaluation.prediction import answer_problems
-    from pruning.principles import ModelEvidence
+    from pruning.model_evidence import ModelEvidence
 
     pictured = [problem for problem in problems if problem.has_image]
     mute = next((problem for problem in pictured if problem.answer is None), None)
