@@ -3,7 +3,7 @@
     python prune_dataset.py --dataset DIGITSQA --method principles --size 600 --output pruned
     python prune_dataset.py --dataset data.json --method farthest --embeddings vectors.npy --size 1000 --output far
     python prune_dataset.py --verify pruned
-    python prune_dataset.py --compare pruned far
+    python prune_dataset.py --compare pruned far --output compared
 
 `principles` keeps samples whose image is needed, spread over all skills, hard ones first; `farthest` those farthest
 apart in an embedding; `random` and `full` are the controls.
@@ -16,6 +16,7 @@ from pathlib import Path
 from bad_input import BadInput
 from command_line import VerbParser, check_output_folder, run_verb, whole_folder
 
+READING = ("dataset", "split", "pid_splits", "image_folder", "answer_style")  # what tells one input from another
 RECIPE = (
     "dataset", "method", "size", "seed", "split", "pool", "necessity", "coverage", "scorer", "stratified", "within",
     "embeddings", "embedder", "answer_style", "pid_splits", "image_folder", "llava_json", "source", "license",
@@ -70,7 +71,12 @@ def parse_arguments():
     parser.add_argument(
         "--verify", metavar="DIR", help="make a pruned set again and compare (with --dataset: from there)"
     )
-    parser.add_argument("--compare", metavar="DIR", nargs="+", help="print how much pruned sets have in common")
+    parser.add_argument(
+        "--compare",
+        metavar="DIR",
+        nargs="+",
+        help="print how much pruned sets of one data set have in common; with --output: one report of all",
+    )
     args = parser.parse_args()
     _check_arguments(parser, args)
     return args
@@ -79,6 +85,8 @@ def parse_arguments():
 def _check_arguments(parser, args) -> None:
     if args.compare and len(args.compare) < 2:
         parser.error("--compare needs something to compare with; name two pruned sets or more")
+    if args.compare and args.output:
+        check_output_folder(args.output, "comparison.json")
     if args.verify or args.compare:
         return
     for name in ("dataset", "method", "output"):
@@ -136,42 +144,53 @@ def choose_far_apart(args, samples, pool, processes):
 
     from pruning.embedding import embed, flat_map
     from pruning.manifest import sha256_of
+    from pruning.measures import Embedding
     from pruning.methods import by_distance
-    from pruning.processes import pick_device
-    from pruning.report import Embedding
-    from pruning.rows import Rows, bytes_of, open_embeddings
+    from pruning.rows import open_embeddings
 
-    most = bytes_of(args.max_memory) if args.max_memory else None
     path = Path(args.embeddings) if args.embeddings else None
     if args.embedder and not (path and path.is_file()):
         matrix = embed(samples, args.embedder, path, device=args.device, processes=processes)
     else:
         matrix = open_embeddings(path, len(samples.problems))
     matrix = matrix if len(pool) == len(matrix) else matrix[pool]
-    share = processes.share(len(pool))
-    rows = Rows(
-        matrix[share.start : share.stop],
-        threads=args.threads,
-        device=pick_device(args.device),
-        release=most is not None and most < 2 * matrix.nbytes,
-        name=args.embeddings or args.embedder,
-    )
+    rows = open_rows(args, matrix, processes.share(len(pool)))
     with tqdm(total=args.size, desc="farthest first", unit=" picks", delay=2) as bar:
         options = {"within": args.within, "progress": bar.update, "processes": processes}
         choice, nearest = by_distance(samples.problems, pool, rows, args.size, **options)
     if path:
         choice.facts["embeddings_sha256"] = sha256_of(path)
     row = {sample: place for place, sample in enumerate(pool)}
-    return choice, Embedding(flat_map(matrix), nearest, [row[sample] for sample in choice.picks])
+    return choice, Embedding(flat_map(matrix), row, {args.method: nearest})
+
+
+def open_rows(args, matrix, share: range):
+    """Return this process's rows of the embeddings, read with the threads, device and memory that were asked for."""
+    from pruning.processes import pick_device
+    from pruning.rows import Rows, bytes_of
+
+    most = bytes_of(args.max_memory) if args.max_memory else None
+    return Rows(
+        matrix[share.start : share.stop],
+        threads=args.threads,
+        device=pick_device(args.device),
+        release=most is not None and most < 2 * matrix.nbytes,
+        name=args.embeddings or args.embedder,
+    )
+
+
+def read(args):
+    from pruning.samples import read_samples
+
+    places = {"split": args.split, "pid_splits": args.pid_splits, "image_folder": args.image_folder}
+    return read_samples(args.dataset, **places, answer_style=args.answer_style)
 
 
 def prune(args, output: str | Path, processes) -> dict | None:
     """Choose, write `output` whole and return its manifest; all processes but the first write and return nothing."""
     from pruning import manifest, principles
-    from pruning.samples import read_samples
 
-    places = {"split": args.split, "pid_splits": args.pid_splits, "image_folder": args.image_folder}
-    samples = read_samples(args.dataset, **places, answer_style=args.answer_style)
+    samples = read(args)
     if args.method != "farthest" and processes.rank:
         return None
     asked = ask_model(args, samples.problems, Path(f"{args.output or output}.scores")) if args.scorer else None
@@ -234,26 +253,47 @@ def verify(args) -> int:
     return 1 if differences else 0
 
 
-def compare(folders: list[str]) -> None:
-    """Print what each set is and covers, then how much each two have in common."""
-    from itertools import combinations
+def compare(args) -> None:
+    """Print what each set is and what each two have in common; with `--output` write one report of all."""
+    from pruning import comparison, principles
 
-    from pruning import manifest
+    told = comparison.read_sets(args.compare)
+    print("\n".join(comparison.lines(told)))
+    if not args.output:
+        return
+    made_by = next(iter(told.values()))["recipe"]
+    for name in READING:
+        given = getattr(args, name) if name in ("dataset", "pid_splits", "image_folder") else None
+        setattr(args, name, given or made_by[name])
+    samples = read(args)
+    selections = comparison.selections_of(samples, told)
+    asked = ask_model(args, samples.problems, Path(f"{args.output}.scores")) if args.scorer else None
+    scores = principles.score(samples.problems, asked)
+    embedding = embedding_of(args, samples, told, selections)
+    with whole_folder(args.output, comparison.NAME) as folder:
+        comparison.write_comparison(folder, told, samples, selections, scores, embedding)
+    print(Path(args.output) / "report.html")
 
-    told = {folder: manifest.read_manifest(folder) for folder in folders}
-    for folder, of in told.items():
-        covered = ", ".join(f"{counts[0]} {level} labels" for level, counts in of["coverage"].items())
-        print(f"{folder}: {of['size']:,} of {of['input']['rows']:,} by {of['method']}; {covered}")
-    for first, second in combinations(told, 2):
-        common = manifest.overlap(told[first], told[second])
-        print(f"{first} and {second}: {common['both']:,} in both, {100 * common['jaccard']:.1f} % of their union")
+
+def embedding_of(args, samples, told, selections):
+    """Return the map of `--embeddings`, or of those that a set was chosen by; None where there are none."""
+    from pruning.comparison import embedding_of
+    from pruning.embedding import flat_map
+    from pruning.rows import open_embeddings
+
+    used = [of["recipe"]["embeddings"] for of in told.values() if of["recipe"]["embeddings"]]
+    args.embeddings = args.embeddings or next((path for path in used if Path(path).is_file()), None)
+    if args.embeddings is None:
+        return None
+    matrix = open_embeddings(args.embeddings, len(samples.problems))
+    return embedding_of(flat_map(matrix), open_rows(args, matrix, range(len(matrix))), selections)
 
 
 def main() -> int | None:
     args = parse_arguments()
-    if args.compare:
-        return compare(args.compare)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if args.compare:
+        return compare(args)
     if args.verify:
         return verify(args)
     from pruning.processes import processes

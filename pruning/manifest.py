@@ -125,12 +125,6 @@ def _differs(key: str, old: dict, new: dict) -> bool:
     return old.get(key) != new.get(key)
 
 
-def overlap(first: dict[str, Any], second: dict[str, Any]) -> dict[str, float]:
-    """Return how many samples two manifests both keep, and that number over the size of their union (Jaccard)."""
-    a, b = set(first["kept"]), set(second["kept"])
-    return {"both": len(a & b), "jaccard": len(a & b) / max(len(a | b), 1)}
-
-
 def sha256_of(path: Path) -> str:
     """Return the hash of a file's bytes."""
     with path.open("rb") as file:
