@@ -16,6 +16,8 @@ from pathlib import Path
 from bad_input import BadInput
 from command_line import VerbParser, check_output_folder, run_verb, whole_folder
 
+ONLY_FOR = {"within": "farthest", "embeddings": "farthest", "embedder": "farthest", "max_memory": "farthest"}
+ONLY_FOR |= {"stratified": "random", "scorer": "principles"}
 READING = ("dataset", "split", "pid_splits", "image_folder", "answer_style")  # what tells one input from another
 RECIPE = (
     "dataset", "method", "size", "seed", "split", "pool", "necessity", "coverage", "scorer", "stratified", "within",
@@ -59,7 +61,7 @@ def parse_arguments():
         "--embedder",
         help="farthest: CLIP-like model or LLaVA checkpoint that makes the embeddings, and keeps them in --embeddings",
     )
-    how.add_argument("--device", help="farthest: torch device, such as cuda:0; default: the GPU where there is one")
+    how.add_argument("--device", help="torch device, such as cuda:0; default: the GPU where there is one")
     how.add_argument("--threads", type=int, help="farthest: worker threads; default: all cores")
     how.add_argument("--max_memory", help="farthest: resident memory to stay within, such as 1GB")
     out = parser.add_argument_group("what to write")
@@ -69,7 +71,9 @@ def parse_arguments():
     out.add_argument("--source", help="where the data comes from, for the manifest and the card")
     out.add_argument("--license", help="its licence, such as cc-by-4.0")
     parser.add_argument(
-        "--verify", metavar="DIR", help="make a pruned set again and compare (with --dataset: from there)"
+        "--verify",
+        metavar="DIR",
+        help="make a pruned set again and compare (with --dataset, --embeddings, --scorer …: from there)",
     )
     parser.add_argument(
         "--compare",
@@ -96,6 +100,11 @@ def _check_arguments(parser, args) -> None:
         parser.error("--size is missing")
     if args.size is not None and args.size < 1:
         parser.error(f"--size {args.size} is below 1")
+    if args.threads is not None and args.threads < 1:
+        parser.error(f"--threads {args.threads} is below 1")
+    for name, method in ONLY_FOR.items():
+        if getattr(args, name) and args.method != method:
+            parser.error(f"--{name} has no say in --method {args.method}, only in --method {method}")
     if not 0 <= args.necessity <= 1:
         parser.error(f"--necessity {args.necessity} is not between 0 and 1")
     if args.method == "farthest" and args.embeddings is None and args.embedder is None:
@@ -108,6 +117,7 @@ def ask_model(args, problems, cache: Path):
     from evaluation.journal import Asked
     from evaluation.prediction import answer_problems
     from pruning.model_evidence import ModelEvidence
+    from pruning.processes import pick_device
 
     pictured = [problem for problem in problems if problem.has_image]
     mute = next((problem for problem in pictured if problem.answer is None), None)
@@ -115,7 +125,7 @@ def ask_model(args, problems, cache: Path):
         problem = "has no right choice to ask a model for"
         raise BadInput(problem, remedy="leave --scorer out", file=args.dataset, record=mute.pid, field="answer")
     likelihood = Asked(scoring="likelihood")
-    given = {"images": ("real", "blank"), "folder": cache, "device": args.device}
+    given = {"images": ("real", "blank"), "folder": cache, "device": pick_device(args.device)}
     answers = answer_problems(args.scorer, pictured, likelihood, **given)
     return {
         problem.pid: ModelEvidence(*(answers[kind][problem.pid].letters[problem.answer] for kind in ("real", "blank")))
@@ -235,17 +245,26 @@ def verify(args) -> int:
     from pruning import manifest
     from pruning.processes import Processes
 
-    recipe = manifest.read_manifest(args.verify)["recipe"]
-    missing = [name for name in RECIPE if name not in recipe]
+    told = manifest.read_manifest(args.verify)
+    missing = [name for name in RECIPE if name not in told["recipe"]]
     if missing:
         problem = f"lacks {', '.join(missing)}"
         raise BadInput(problem, remedy="make the set again", file=Path(args.verify) / manifest.NAME, field="recipe")
+    differences = [f"{name}: {change}" for name, change in manifest.changed_files(Path(args.verify)).items()]
     for name in RECIPE:
-        setattr(args, name, getattr(args, name) if name == "dataset" and args.dataset else recipe[name])
-    with tempfile.TemporaryDirectory() as folder:
-        again = Path(folder) / "again"
-        prune(args, again, Processes())
-        differences = manifest.differences(Path(args.verify), again)
+        given = getattr(args, name) if name in manifest.PLACES else None
+        setattr(args, name, given or told["recipe"][name])
+    args.source, args.license = told["source"], told["license"]  # a folder that moved would give another name
+    if not differences:
+        with tempfile.TemporaryDirectory() as folder:
+            there = args.embeddings and Path(args.embeddings).is_file()
+            spare = "embedder" if there else "embeddings" if args.embedder else None
+            needed = {name: getattr(args, name) for name in manifest.PLACES if name != spare}
+            manifest.check_places(args.verify, needed)
+            if args.embeddings and spare == "embeddings":
+                args.embeddings = str(Path(folder) / "embeddings.npy")
+            prune(args, Path(folder) / "again", Processes())
+            differences = manifest.differences(Path(args.verify), Path(folder) / "again")
     for line in differences:
         print(f"{args.verify}: {line}")
     if not differences:
