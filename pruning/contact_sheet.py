@@ -77,12 +77,13 @@ def _card(problem: Problem, picture: "Image | None", why: str, score: Scores) ->
         picture.save(buffer, "PNG")
         shown = f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
     need = f"image needed {score.necessity:.2f} ({score.why})" if problem.has_image else "no image"
-    numbers = f"{need}, difficulty {score.difficulty:.2f}; {skill_of(problem) or 'no skill'}"
+    numbers = html.escape(f"{need}, difficulty {score.difficulty:.2f}")
     question = html.escape(_short(problem.question, 220))
+    skill = html.escape(_short(skill_of(problem) or "no skill", 120))
     return (
         f'<div class="card"><div class="picture why">{shown}</div><div><p>{question}</p>'
-        f'<p class="why"><b>{html.escape(why)}</b><br>{html.escape(_short(numbers, 300))} · '
-        f"id {html.escape(_short(problem.pid, 60))}</p></div></div>"
+        f'<p class="why"><b>{html.escape(why)}</b><br>{numbers}; <bdi>{skill}</bdi> · '
+        f"id <bdi>{html.escape(_short(problem.pid, 60))}</bdi></p></div></div>"
     )
 
 

@@ -1,6 +1,7 @@
 """report.png of a comparison: overlap, coverage, maps and distances of several selections in one picture."""
 
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,12 +40,14 @@ def draw_poster(
         _maps([figure.add_subplot(grid[2, i]) for i in range(len(selections))], embedding, selections)
         _distances(figure.add_subplot(grid[3, :]), embedding)
     # Without the software's name the same numbers give the same bytes.
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # scripts that the font lacks are drawn as boxes
+        figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
 def _plain(text: str, width: int = 24) -> str:
     """Return text that matplotlib draws as it is: a dollar would begin a formula."""
-    return "\n".join(textwrap.wrap(text, width)[:3]).replace("$", r"\$")
+    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder=" …")).replace("$", r"\$")
 
 
 def _overlaps(axes: Any, result: Mapping[str, Any]) -> None:
@@ -91,8 +94,8 @@ def _shares(axes: Any, problems: Sequence[Problem], selections: Sequence[Selecti
         x = np.arange(len(names)) + (place - (len(pools) - 1) / 2) * width
         axes.bar(x, shares, width * 0.95, color=colour, label=_plain(name))
     axes.set_xticks(range(len(names)), [_plain(name, 22) for name in names], rotation=40, ha="right", fontsize=8)
-    axes.set_title(f"share of each {level}, %", fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_title(f"share of each {level}, %", fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=False, ncols=len(pools), loc="lower right", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
 
 

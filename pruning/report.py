@@ -34,6 +34,9 @@ svg{background:#fafafa;border:1px solid #ddd}svg text{font:11px system-ui,sans-s
 summary{cursor:pointer;color:#2b6cb0}
 """
 
+_FACTS = {"images": "samples with an image", "fitting": "samples whose image is needed", "radius": "covering radius"}
+_FACTS |= {"minimum_distance": "smallest distance between two kept", "radius_bound": "the radius is"}
+
 
 def page(title: str, parts: Sequence[str]) -> str:
     """Return a whole HTML page; `parts` are HTML, `title` is text."""
@@ -81,7 +84,7 @@ def _counts(manifest: dict[str, Any]) -> str:
         extra = "were kept only because nothing else carries their topic, category or skill"
         notes.append(f"{len(manifest['kept_for_coverage'])} samples whose image is not needed {extra}.")
     facts = "".join(
-        f"<tr><td>{html.escape(str(k))}<td>{html.escape(say(v))}" for k, v in manifest["selection"].items()
+        f"<tr><td>{html.escape(_FACTS.get(k, k))}<td>{html.escape(say(v))}" for k, v in manifest["selection"].items()
     )
     said = "".join(f"<p>{html.escape(note)}" for note in notes)
     counts = table([], list(manifest["counts"].items()))
