@@ -325,7 +325,7 @@ def main() -> int | None:
 
 
 def say(args, told: dict) -> None:
-    """Print what was kept, what it covers, and how many samples were dropped for which reason."""
+    """Print what was kept, what it covers, how many were dropped for which reason, and what could not be judged."""
     pool = 1 if args.method == "principles" or args.pool == "images" else 2
     covered = ", ".join(f"{level} {of[0]}/{of[pool]}" for level, of in told["coverage"].items() if of[pool])
     print(
@@ -334,6 +334,8 @@ def say(args, told: dict) -> None:
     )
     for reason, count in told["counts"].items():
         print(f"  {count:>8,}  {reason}")
+    for note in told["notes"]:
+        print(f"  {note}")
 
 
 if __name__ == "__main__":

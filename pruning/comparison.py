@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
 from pruning.charts import coverage_bars, histograms, maps, say, table
-from pruning.contact_sheet import sheet, shown_of, thumbnails
+from pruning.contact_sheet import sheet, sheet_picture, shown_of, stacked, thumbnails
 from pruning.coverage import LEVELS
 from pruning.manifest import NAME as MANIFEST
 from pruning.manifest import read_manifest
@@ -116,7 +116,11 @@ def write_comparison(
     parts += [coverage_bars(problems, selections, level) for level in LEVELS]
     if embedding is not None:
         parts += [maps(embedding, selections), histograms(embedding.nearest)]
-    parts += _sheets(samples, selections, scores)
+    shown = {of.name: shown_of(problems, of, EXAMPLES) for of in selections}
+    pictures = thumbnails(samples, [i for kept, pruned in shown.values() for i in kept + pruned])
+    for of in selections:
+        parts.append(f"<h2>{html.escape(of.name)}: kept and pruned, side by side</h2>")
+        parts.append(sheet(problems, of, scores, shown[of.name], pictures))
     (folder / "report.html").write_text(page(title, parts), encoding="utf-8")
     if find_spec("matplotlib") is None:
         print("no report.png: matplotlib is not installed; pip install matplotlib and run the same command again")
@@ -124,6 +128,8 @@ def write_comparison(
     from pruning.poster import draw_poster
 
     draw_poster(folder / "report.png", title, problems, selections, result, embedding)
+    if pictures:
+        stacked(folder / "report.png", [sheet_picture(problems, of, shown[of.name], pictures) for of in selections])
 
 
 def _measures(measures: Mapping[str, dict[str, float]], everything: dict[str, float]) -> str:
@@ -147,13 +153,3 @@ def _overlaps(names: Sequence[str], common: Sequence[dict[str, Any]]) -> str:
     said = "Samples in both, as a share of those in either."
     listed = table(["", "in both", "by chance"], numbers)
     return f"<h2>Overlap</h2><p>{said}</p><table><tr><th>{head}{rows}</table><p>{listed}"
-
-
-def _sheets(samples: "Samples", selections: Sequence[Selection], scores: Sequence[Scores]) -> list[str]:
-    problems = samples.problems
-    shown = [shown_of(problems, of, EXAMPLES) for of in selections]
-    pictures = thumbnails(samples, [i for kept, pruned in shown for i in kept + pruned])
-    return [
-        f"<h2>{html.escape(of.name)}: kept and pruned, side by side</h2>{sheet(problems, of, scores, sides, pictures)}"
-        for of, sides in zip(selections, shown, strict=True)
-    ]

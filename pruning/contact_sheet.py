@@ -5,6 +5,7 @@ import html
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from processing.scienceqa import Problem
@@ -94,11 +95,12 @@ def sheet_picture(
     from PIL import Image, ImageDraw, ImageOps
 
     width, height, columns = THUMBNAIL + 16, THUMBNAIL // 2 + 92, 3
-    sheet = Image.new("RGB", (2 * columns * width + 48, -(-SHOWN // columns) * height + 40), "white")
+    rows = -(-max(map(len, shown)) // columns)
+    sheet = Image.new("RGB", (2 * columns * width + 48, rows * height + 40), "white")
     pen = ImageDraw.Draw(sheet)
     for half, (title, indices) in enumerate(zip(("kept", "pruned"), shown, strict=True)):
         left = 12 + half * (columns * width + 24)
-        pen.text((left, 8), title, fill="black", font_size=16)
+        pen.text((left, 8), _lines(f"{selection.name}: {title}", 1, 60), fill="black", font_size=16)
         for place, i in enumerate(indices):
             x, y = left + place % columns * width, 36 + place // columns * height
             if i in pictures:
@@ -109,9 +111,23 @@ def sheet_picture(
     return sheet
 
 
-def _lines(text: str, most: int) -> str:
+def stacked(path: Path, sheets: Sequence["Image"]) -> None:
+    """Put the sheets below the picture at `path`."""
+    from PIL import Image
+
+    with Image.open(path) as first:
+        pictures = [first.convert("RGB"), *sheets]
+    whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    whole.save(path)
+
+
+def _lines(text: str, most: int, width: int = 27) -> str:
     words = " ".join(text.split()).encode("ascii", "replace").decode()  # what the built-in font can draw
-    return "\n".join(textwrap.wrap(words, 27, max_lines=most, placeholder=" ..."))
+    return "\n".join(textwrap.wrap(words, width, max_lines=most, placeholder=" ..."))
 
 
 def _short(text: str, length: int) -> str:

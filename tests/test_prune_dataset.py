@@ -210,7 +210,8 @@ def test_llava_json_goes_in_and_comes_out(prune, scienceqa, tmp_path):
     assert "kept 6 of 24" in said.stdout
     told = manifest(second)
     assert all(int(name) % 3 == 0 for name in set(told["kept"]) - set(told["kept_for_coverage"]))
-    assert any("coverage" in note for note in told["notes"])
+    assert "not judged by coverage (no subject, topic, category or skill)" in told["notes"]
+    assert all(note in said.stdout for note in told["notes"])
 
 
 def test_a_pruned_set_can_be_pruned_again(prune, scienceqa, tmp_path):
