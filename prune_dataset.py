@@ -124,6 +124,11 @@ def ask_model(args, problems, cache: Path):
     if mute is not None:
         problem = "has no right choice to ask a model for"
         raise BadInput(problem, remedy="leave --scorer out", file=args.dataset, record=mute.pid, field="answer")
+    if not any(problem.image for problem in pictured):
+        remedy = "name the ScienceQA folder or table that they come from, with its pictures, or leave --scorer out"
+        raise BadInput(
+            "holds no problems with pictures to ask about", remedy=remedy, file=args.dataset, field="scorer"
+        )
     likelihood = Asked(scoring="likelihood")
     given = {"images": ("real", "blank"), "folder": cache, "device": pick_device(args.device)}
     answers = answer_problems(args.scorer, pictured, likelihood, **given)

@@ -171,6 +171,13 @@ def test_a_model_is_asked_once_with_and_without_the_picture(prune, scienceqa, tm
     assert manifest(tmp_path / "out")["recipe"]["scorer"] == str(checkpoint)
 
 
+def test_training_rows_are_no_problems_to_ask_a_model_about(prune, scienceqa, tmp_path):
+    prune("--dataset", scienceqa, "--method", "full", "--output", tmp_path / "rows")
+    given = ("--dataset", tmp_path / "rows", "--method", "principles", "--size", 6, "--scorer", "/nowhere")
+    done = prune(*given, "--output", tmp_path / "out", check=2)
+    assert "field scorer: holds no problems with pictures" in done.stderr and not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launch",
