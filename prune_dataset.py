@@ -3,7 +3,7 @@
     python prune_dataset.py --dataset DIGITSQA --method principles --size 600 --output pruned
     python prune_dataset.py --dataset data.json --method farthest --embeddings vectors.npy --size 1000 --output far
     python prune_dataset.py --verify pruned
-    python prune_dataset.py --compare pruned far
+    python prune_dataset.py --compare pruned far --output compared
 
 `principles` keeps samples whose image is needed, spread over all skills, hard ones first; `farthest` those farthest
 apart in an embedding; `random` and `full` are the controls.
@@ -16,6 +16,9 @@ from pathlib import Path
 from bad_input import BadInput
 from command_line import VerbParser, check_output_folder, run_verb, whole_folder
 
+ONLY_FOR = {"within": "farthest", "embeddings": "farthest", "embedder": "farthest", "max_memory": "farthest"}
+ONLY_FOR |= {"stratified": "random", "scorer": "principles"}
+READING = ("dataset", "split", "pid_splits", "image_folder", "answer_style")  # what tells one input from another
 RECIPE = (
     "dataset", "method", "size", "seed", "split", "pool", "necessity", "coverage", "scorer", "stratified", "within",
     "embeddings", "embedder", "answer_style", "pid_splits", "image_folder", "llava_json", "source", "license",
@@ -58,7 +61,7 @@ def parse_arguments():
         "--embedder",
         help="farthest: CLIP-like model or LLaVA checkpoint that makes the embeddings, and keeps them in --embeddings",
     )
-    how.add_argument("--device", help="farthest: torch device, such as cuda:0; default: the GPU where there is one")
+    how.add_argument("--device", help="torch device, such as cuda:0; default: the GPU where there is one")
     how.add_argument("--threads", type=int, help="farthest: worker threads; default: all cores")
     how.add_argument("--max_memory", help="farthest: resident memory to stay within, such as 1GB")
     out = parser.add_argument_group("what to write")
@@ -68,9 +71,16 @@ def parse_arguments():
     out.add_argument("--source", help="where the data comes from, for the manifest and the card")
     out.add_argument("--license", help="its licence, such as cc-by-4.0")
     parser.add_argument(
-        "--verify", metavar="DIR", help="make a pruned set again and compare (with --dataset: from there)"
+        "--verify",
+        metavar="DIR",
+        help="make a pruned set again and compare (with --dataset, --embeddings, --scorer …: from there)",
     )
-    parser.add_argument("--compare", metavar="DIR", nargs="+", help="print how much pruned sets have in common")
+    parser.add_argument(
+        "--compare",
+        metavar="DIR",
+        nargs="+",
+        help="print how much pruned sets of one data set have in common; with --output: one report of all",
+    )
     args = parser.parse_args()
     _check_arguments(parser, args)
     return args
@@ -79,6 +89,8 @@ def parse_arguments():
 def _check_arguments(parser, args) -> None:
     if args.compare and len(args.compare) < 2:
         parser.error("--compare needs something to compare with; name two pruned sets or more")
+    if args.compare and args.output:
+        check_output_folder(args.output, "comparison.json")
     if args.verify or args.compare:
         return
     for name in ("dataset", "method", "output"):
@@ -88,6 +100,11 @@ def _check_arguments(parser, args) -> None:
         parser.error("--size is missing")
     if args.size is not None and args.size < 1:
         parser.error(f"--size {args.size} is below 1")
+    if args.threads is not None and args.threads < 1:
+        parser.error(f"--threads {args.threads} is below 1")
+    for name, method in ONLY_FOR.items():
+        if getattr(args, name) and args.method != method:
+            parser.error(f"--{name} has no say in --method {args.method}, only in --method {method}")
     if not 0 <= args.necessity <= 1:
         parser.error(f"--necessity {args.necessity} is not between 0 and 1")
     if args.method == "farthest" and args.embeddings is None and args.embedder is None:
@@ -99,15 +116,21 @@ def ask_model(args, problems, cache: Path):
     """Return what `--scorer` says of each problem with a picture; answers are kept in `cache`, and gone on with."""
     from evaluation.journal import Asked
     from evaluation.prediction import answer_problems
-    from pruning.principles import ModelEvidence
+    from pruning.model_evidence import ModelEvidence
+    from pruning.processes import pick_device
 
     pictured = [problem for problem in problems if problem.has_image]
     mute = next((problem for problem in pictured if problem.answer is None), None)
     if mute is not None:
         problem = "has no right choice to ask a model for"
         raise BadInput(problem, remedy="leave --scorer out", file=args.dataset, record=mute.pid, field="answer")
+    if not any(problem.image for problem in pictured):
+        remedy = "name the ScienceQA folder or table that they come from, with its pictures, or leave --scorer out"
+        raise BadInput(
+            "holds no problems with pictures to ask about", remedy=remedy, file=args.dataset, field="scorer"
+        )
     likelihood = Asked(scoring="likelihood")
-    given = {"images": ("real", "blank"), "folder": cache, "device": args.device}
+    given = {"images": ("real", "blank"), "folder": cache, "device": pick_device(args.device)}
     answers = answer_problems(args.scorer, pictured, likelihood, **given)
     return {
         problem.pid: ModelEvidence(*(answers[kind][problem.pid].letters[problem.answer] for kind in ("real", "blank")))
@@ -136,42 +159,53 @@ def choose_far_apart(args, samples, pool, processes):
 
     from pruning.embedding import embed, flat_map
     from pruning.manifest import sha256_of
+    from pruning.measures import Embedding
     from pruning.methods import by_distance
-    from pruning.processes import pick_device
-    from pruning.report import Embedding
-    from pruning.rows import Rows, bytes_of, open_embeddings
+    from pruning.rows import open_embeddings
 
-    most = bytes_of(args.max_memory) if args.max_memory else None
     path = Path(args.embeddings) if args.embeddings else None
     if args.embedder and not (path and path.is_file()):
         matrix = embed(samples, args.embedder, path, device=args.device, processes=processes)
     else:
         matrix = open_embeddings(path, len(samples.problems))
     matrix = matrix if len(pool) == len(matrix) else matrix[pool]
-    share = processes.share(len(pool))
-    rows = Rows(
-        matrix[share.start : share.stop],
-        threads=args.threads,
-        device=pick_device(args.device),
-        release=most is not None and most < 2 * matrix.nbytes,
-        name=args.embeddings or args.embedder,
-    )
+    rows = open_rows(args, matrix, processes.share(len(pool)))
     with tqdm(total=args.size, desc="farthest first", unit=" picks", delay=2) as bar:
         options = {"within": args.within, "progress": bar.update, "processes": processes}
         choice, nearest = by_distance(samples.problems, pool, rows, args.size, **options)
     if path:
         choice.facts["embeddings_sha256"] = sha256_of(path)
     row = {sample: place for place, sample in enumerate(pool)}
-    return choice, Embedding(flat_map(matrix), nearest, [row[sample] for sample in choice.picks])
+    return choice, Embedding(flat_map(matrix), row, {args.method: nearest})
+
+
+def open_rows(args, matrix, share: range):
+    """Return this process's rows of the embeddings, read with the threads, device and memory that were asked for."""
+    from pruning.processes import pick_device
+    from pruning.rows import Rows, bytes_of
+
+    most = bytes_of(args.max_memory) if args.max_memory else None
+    return Rows(
+        matrix[share.start : share.stop],
+        threads=args.threads,
+        device=pick_device(args.device),
+        release=most is not None and most < 2 * matrix.nbytes,
+        name=args.embeddings or args.embedder,
+    )
+
+
+def read(args):
+    from pruning.samples import read_samples
+
+    places = {"split": args.split, "pid_splits": args.pid_splits, "image_folder": args.image_folder}
+    return read_samples(args.dataset, **places, answer_style=args.answer_style)
 
 
 def prune(args, output: str | Path, processes) -> dict | None:
     """Choose, write `output` whole and return its manifest; all processes but the first write and return nothing."""
     from pruning import manifest, principles
-    from pruning.samples import read_samples
 
-    places = {"split": args.split, "pid_splits": args.pid_splits, "image_folder": args.image_folder}
-    samples = read_samples(args.dataset, **places, answer_style=args.answer_style)
+    samples = read(args)
     if args.method != "farthest" and processes.rank:
         return None
     asked = ask_model(args, samples.problems, Path(f"{args.output or output}.scores")) if args.scorer else None
@@ -216,17 +250,26 @@ def verify(args) -> int:
     from pruning import manifest
     from pruning.processes import Processes
 
-    recipe = manifest.read_manifest(args.verify)["recipe"]
-    missing = [name for name in RECIPE if name not in recipe]
+    told = manifest.read_manifest(args.verify)
+    missing = [name for name in RECIPE if name not in told["recipe"]]
     if missing:
         problem = f"lacks {', '.join(missing)}"
         raise BadInput(problem, remedy="make the set again", file=Path(args.verify) / manifest.NAME, field="recipe")
+    differences = [f"{name}: {change}" for name, change in manifest.changed_files(Path(args.verify)).items()]
     for name in RECIPE:
-        setattr(args, name, getattr(args, name) if name == "dataset" and args.dataset else recipe[name])
-    with tempfile.TemporaryDirectory() as folder:
-        again = Path(folder) / "again"
-        prune(args, again, Processes())
-        differences = manifest.differences(Path(args.verify), again)
+        given = getattr(args, name) if name in manifest.PLACES else None
+        setattr(args, name, given or told["recipe"][name])
+    args.source, args.license = told["source"], told["license"]  # a folder that moved would give another name
+    if not differences:
+        with tempfile.TemporaryDirectory() as folder:
+            there = args.embeddings and Path(args.embeddings).is_file()
+            spare = "embedder" if there else "embeddings" if args.embedder else None
+            needed = {name: getattr(args, name) for name in manifest.PLACES if name != spare}
+            manifest.check_places(args.verify, needed)
+            if args.embeddings and spare == "embeddings":
+                args.embeddings = str(Path(folder) / "embeddings.npy")
+            prune(args, Path(folder) / "again", Processes())
+            differences = manifest.differences(Path(args.verify), Path(folder) / "again")
     for line in differences:
         print(f"{args.verify}: {line}")
     if not differences:
@@ -234,26 +277,47 @@ def verify(args) -> int:
     return 1 if differences else 0
 
 
-def compare(folders: list[str]) -> None:
-    """Print what each set is and covers, then how much each two have in common."""
-    from itertools import combinations
+def compare(args) -> None:
+    """Print what each set is and what each two have in common; with `--output` write one report of all."""
+    from pruning import comparison, principles
 
-    from pruning import manifest
+    told = comparison.read_sets(args.compare)
+    print("\n".join(comparison.lines(told)))
+    if not args.output:
+        return
+    made_by = next(iter(told.values()))["recipe"]
+    for name in READING:
+        given = getattr(args, name) if name in ("dataset", "pid_splits", "image_folder") else None
+        setattr(args, name, given or made_by[name])
+    samples = read(args)
+    selections = comparison.selections_of(samples, told)
+    asked = ask_model(args, samples.problems, Path(f"{args.output}.scores")) if args.scorer else None
+    scores = principles.score(samples.problems, asked)
+    embedding = embedding_of(args, samples, told, selections)
+    with whole_folder(args.output, comparison.NAME) as folder:
+        comparison.write_comparison(folder, told, samples, selections, scores, embedding)
+    print(Path(args.output) / "report.html")
 
-    told = {folder: manifest.read_manifest(folder) for folder in folders}
-    for folder, of in told.items():
-        covered = ", ".join(f"{counts[0]} {level} labels" for level, counts in of["coverage"].items())
-        print(f"{folder}: {of['size']:,} of {of['input']['rows']:,} by {of['method']}; {covered}")
-    for first, second in combinations(told, 2):
-        common = manifest.overlap(told[first], told[second])
-        print(f"{first} and {second}: {common['both']:,} in both, {100 * common['jaccard']:.1f} % of their union")
+
+def embedding_of(args, samples, told, selections):
+    """Return the map of `--embeddings`, or of those that a set was chosen by; None where there are none."""
+    from pruning.comparison import embedding_of
+    from pruning.embedding import flat_map
+    from pruning.rows import open_embeddings
+
+    used = [of["recipe"]["embeddings"] for of in told.values() if of["recipe"]["embeddings"]]
+    args.embeddings = args.embeddings or next((path for path in used if Path(path).is_file()), None)
+    if args.embeddings is None:
+        return None
+    matrix = open_embeddings(args.embeddings, len(samples.problems))
+    return embedding_of(flat_map(matrix), open_rows(args, matrix, range(len(matrix))), selections)
 
 
 def main() -> int | None:
     args = parse_arguments()
-    if args.compare:
-        return compare(args.compare)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if args.compare:
+        return compare(args)
     if args.verify:
         return verify(args)
     from pruning.processes import processes
@@ -266,7 +330,7 @@ def main() -> int | None:
 
 
 def say(args, told: dict) -> None:
-    """Print what was kept, what it covers, and how many samples were dropped for which reason."""
+    """Print what was kept, what it covers, how many were dropped for which reason, and what could not be judged."""
     pool = 1 if args.method == "principles" or args.pool == "images" else 2
     covered = ", ".join(f"{level} {of[0]}/{of[pool]}" for level, of in told["coverage"].items() if of[pool])
     print(
@@ -275,6 +339,8 @@ def say(args, told: dict) -> None:
     )
     for reason, count in told["counts"].items():
         print(f"  {count:>8,}  {reason}")
+    for note in told["notes"]:
+        print(f"  {note}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from pruning.methods import Choice, coverage_counts
 
 NAME = "manifest.json"
 _VERSIONS = ("llava-mistral", "numpy", "datasets", "pyarrow", "pillow")
+# What a set is made from; it may lie elsewhere when the set is verified.
+PLACES = ("dataset", "embeddings", "embedder", "pid_splits", "image_folder", "scorer")
 # Terms of sources that say in their name what they are (https://scienceqa.github.io, section License).
 KNOWN_LICENCES = {"scienceqa": "cc-by-nc-sa-4.0"}
 
@@ -95,40 +97,53 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def changed_files(folder: Path) -> dict[str, str]:
+    """Return {name: what is wrong} of the files of a pruned set that are not those that were written."""
+    wrong = {}
+    for name, digest in read_manifest(folder)["files"].items():
+        if not (folder / name).is_file():
+            wrong[name] = "is missing"
+        elif sha256_of(folder / name) != digest:
+            wrong[name] = "is not the file that was written"
+    return wrong
+
+
+def check_places(folder: str | Path, places: dict[str, str | None]) -> None:
+    """Refuse to make a set again when what it was made from is not there; `places` are paths or Hub ids, by flag.
+
+    Raises:
+        BadInput: a path leads nowhere and can be no Hub id.
+    """
+    for flag, place in places.items():
+        if place is not None and not Path(place).exists() and not _is_hub_id(place):
+            problem = f"its files are as they were written, but what they were made from is not at {place}"
+            raise BadInput(problem, remedy=f"say where that lies now with --{flag}", file=folder)
+
+
 def differences(folder: Path, again: Path) -> list[str]:
     """Return, one line each, in what a pruned set differs from the same recipe run again; [] when in nothing.
 
-    Versions may differ (the line says so when something else does too); everything else must not.
+    Versions may differ (the last line says so when something else does too); everything else must not.
     """
     old, new = read_manifest(folder), read_manifest(again)
     lines = [f"{NAME}: {key} differs" for key in sorted(old.keys() | new.keys()) if _differs(key, old, new)]
-    for name, digest in old["files"].items():
-        path = folder / name
-        if not path.is_file():
-            lines.append(f"{name}: is missing")
-        elif sha256_of(path) != digest:
-            lines.append(f"{name}: is not the file that was written")
-        elif new["files"].get(name) != digest:
-            lines.append(f"{name}: comes out differently")
+    changed = changed_files(folder)
+    lines += [f"{name}: {change}" for name, change in changed.items()]
+    differing = [name for name, digest in old["files"].items() if new["files"].get(name) != digest]
+    lines += [f"{name}: comes out differently" for name in differing if name not in changed]
     if lines and old["versions"] != new["versions"]:
-        changed = [k for k in old["versions"] | new["versions"] if old["versions"].get(k) != new["versions"].get(k)]
-        lines.append(f"made with other versions of {', '.join(changed)}")
+        other = [k for k in old["versions"] | new["versions"] if old["versions"].get(k) != new["versions"].get(k)]
+        lines.append(f"made with other versions of {', '.join(other)}")
     return lines
 
 
 def _differs(key: str, old: dict, new: dict) -> bool:
     if key in ("versions", "files"):
         return False
-    if key == "recipe":  # the data may lie elsewhere now; its hash, in `input`, tells whether it is the same
-        places = ("dataset", "embeddings", "pid_splits", "image_folder", "scorer")
-        return any(old[key].get(k) != new[key].get(k) for k in old[key] | new[key] if k not in places)
+    if key == "recipe":  # hashes in `input` and `selection` tell whether what lies elsewhere now is the same
+        skipped = (*PLACES, "source", "license")  # these two are told beside the recipe
+        return any(old[key].get(k) != new[key].get(k) for k in old[key] | new[key] if k not in skipped)
     return old.get(key) != new.get(key)
-
-
-def overlap(first: dict[str, Any], second: dict[str, Any]) -> dict[str, float]:
-    """Return how many samples two manifests both keep, and that number over the size of their union (Jaccard)."""
-    a, b = set(first["kept"]), set(second["kept"])
-    return {"both": len(a & b), "jaccard": len(a & b) / max(len(a | b), 1)}
 
 
 def sha256_of(path: Path) -> str:
@@ -145,7 +160,7 @@ def _carried(name: str, key: str) -> str | None:
 
 
 def _is_hub_id(name: str) -> bool:
-    return not Path(name).exists() and name.count("/") == 1
+    return not Path(name).exists() and name.count("/") == 1 and not name.startswith(("/", ".", "~"))
 
 
 def _known_licence(names: str) -> str | None:

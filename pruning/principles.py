@@ -11,8 +11,8 @@ Necessity is judged from the text alone, as a sum of evidence in log-odds that i
   words cannot decide and the picture must. When they always have the same answer, a picture that decided would have
   had to agree by chance: each repetition speaks against it with the logarithm of the number of choices.
 
-A model can be asked too (`ModelEvidence`): by how much the right answer is likelier with the picture than with a blank
-one is log-odds already, and is added to the sum; how unlikely it finds the answer counts as difficulty.
+A model can be asked too (`model_evidence.py`): by how much the right answer is likelier with the picture than with a
+blank one is log-odds already, and is added to the sum; how unlikely it finds the answer counts as difficulty.
 
 The weights are set by hand and few, so that a reason can be read off; the scores are judged, never fitted, by the
 samples whose need of a picture is known.
@@ -25,12 +25,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from processing.scienceqa import Problem
+from pruning.model_evidence import ModelEvidence, pooled_gains, weigh
 
 NO_IMAGE = "has no image"
 NOT_NEEDED = "the image is not needed: the text decides"
 THRESHOLD = 0.5  # necessity at which the image counts as needed
 PRIOR = -1.0  # a picture beside a question is decoration until something speaks for it: 54 % of ScienceQA's are
-CONTRADICTION, MOST_AGREEMENT, MOST_FROM_MODEL = 4.0, 4.0, 4.0
+CONTRADICTION, MOST_AGREEMENT = 4.0, 4.0
 
 _PICTURE = (
     r"(?:pictures?|images?|photo(?:graph)?s?|maps?|diagrams?|graphs?|charts?|figures?|tables?|drawings?|illustrations?"
@@ -95,24 +96,6 @@ class Scores:
         return self.necessity >= THRESHOLD
 
 
-@dataclass(frozen=True)
-class ModelEvidence:
-    """What a model says of one sample, in nats: log p(answer | picture), and the same with a blank picture."""
-
-    seeing: float
-    blind: float
-
-    @property
-    def gain(self) -> float:
-        """By how much the picture makes the right answer likelier."""
-        return self.seeing - self.blind
-
-    def weigh(self) -> tuple[float, str]:
-        """Return (log-odds, reason): twice the gain beyond half a nat, which a picture that decorates seldom gives."""
-        weight = min(max(2 * self.gain - 1, -MOST_FROM_MODEL), MOST_FROM_MODEL)
-        return weight, "the model " + ("needs the picture" if weight > 0 else "answers as well without the picture")
-
-
 def score(problems: Sequence[Problem], asked: Mapping[str, ModelEvidence] | None = None) -> list[Scores]:
     """Return the scores of all problems, which are judged among each other.
 
@@ -122,6 +105,7 @@ def score(problems: Sequence[Problem], asked: Mapping[str, ModelEvidence] | None
     from tqdm import tqdm
 
     asked = asked or {}
+    gains = pooled_gains(problems, asked)
     evidence = repetition_evidence(problems)
     losses = [-asked[problem.pid].seeing if problem.pid in asked else None for problem in problems]
     hard = difficulties(problems, losses)
@@ -132,7 +116,7 @@ def score(problems: Sequence[Problem], asked: Mapping[str, ModelEvidence] | None
             result.append(Scores(0.0, difficulty, NO_IMAGE))
             continue
         found = [*text_evidence(problem), *repeated]
-        found += [asked[problem.pid].weigh()] if problem.pid in asked else []
+        found += [weigh(gains[problem.pid])] if problem.pid in gains else []
         odds = PRIOR + sum(weight for weight, _ in found)
         necessity = 1 / (1 + math.exp(-odds))
         result.append(Scores(necessity, difficulty, _strongest(found, necessity)))

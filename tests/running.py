@@ -42,7 +42,7 @@ def run_here(main: Callable[[], int | None], *arguments: object, code: int = 0) 
     return done
 
 
-def run_apart(*command: object, code: int = 0, cwd: Path = HOME, **environment: str) -> Done:
+def run_apart(*command: object, code: int = 0, cwd: Path = HOME, timeout: float = 300, **environment: str) -> Done:
     """Run `python command…` in a process of its own."""
     done = subprocess.run(
         [sys.executable, *map(str, command)],
@@ -50,7 +50,7 @@ def run_apart(*command: object, code: int = 0, cwd: Path = HOME, **environment: 
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
     assert done.returncode == code, done
     return Done(done.returncode, done.stdout, done.stderr)

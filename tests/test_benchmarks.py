@@ -82,3 +82,22 @@ def test_without_a_gpu_the_full_size_is_refused_and_nothing_is_written(name):
     done = run_apart(f"benchmarks/{name}.py", code=2)
     assert done.error == f"{name}.py: there is no GPU, so nothing is measured; run it where there is one"
     assert sorted(RESULTS.iterdir()) == before
+
+
+def test_the_page_on_pruning_says_what_the_selection_benchmark_wrote():
+    from benchmarks.selection import PAGE, as_markdown, put_into
+
+    result = json.loads((HOME / "benchmarks/results/selection.json").read_text())
+    page = PAGE.read_text(encoding="utf-8")
+    assert put_into(page, as_markdown(result)) == page
+    assert put_into(page, "other") != page
+
+
+def test_the_selection_benchmark_keeps_what_was_demanded_of_it():
+    """Of the committed run, on the machine that made it."""
+    result = json.loads((HOME / "benchmarks/results/selection.json").read_text())
+    assert not result["made_by"]["quick"]
+    assert result["small"] >= 1.5 and result["large"] >= 4 and result["slope"] <= 1.05
+    assert result["rss_over_file_mb"] <= 400
+    assert all(result["runs"][case]["identical_picks"] for case in ("small", "large"))
+    assert result["runs"]["large"]["ours_in_less_memory"]["peak_rss_mb"] * 2**20 <= 10**9

@@ -82,6 +82,13 @@ def test_a_llava_checkpoint_gives_the_mean_of_its_last_hidden_states(samples, tm
     assert np.abs(vectors[0] - vectors[4]).max() > 0.01
 
 
+def test_a_checkpoint_of_ours_gives_vectors_that_do_not_depend_on_the_batch(samples, stage0):
+    vectors = embed(samples, str(stage0), batch=5)
+    assert vectors.shape == (5, 32) and np.linalg.norm(vectors, axis=1) == pytest.approx(1)
+    assert embed(samples, str(stage0), batch=2) == pytest.approx(vectors, abs=1e-5)
+    assert len(np.unique(vectors.round(4), axis=0)) == 5
+
+
 def test_interrupted_work_goes_on_where_it_stopped(samples, clip, tmp_path, monkeypatch):
     path, filled = tmp_path / "vectors.npy", []
     expected, real = embed(samples, clip, batch=1), embedding._fill

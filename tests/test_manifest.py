@@ -7,7 +7,8 @@ from PIL import Image
 
 from bad_input import BadInput
 from processing.scienceqa import Problem
-from pruning.manifest import describe, differences, overlap, read_manifest, sha256_of, write_manifest
+from pruning.manifest import describe, differences, read_manifest, sha256_of, write_manifest
+from pruning.measures import overlap
 from pruning.methods import Choice
 from pruning.output import open_picture
 
@@ -71,8 +72,11 @@ def test_files_are_hashed_and_a_manifest_without_its_parts_is_refused(tmp_path):
 
 
 def test_two_choices_overlap_by_what_both_keep():
-    assert overlap({"kept": ["a", "b", "c"]}, {"kept": ["b", "c", "d"]}) == {"both": 2, "jaccard": 0.5}
-    assert overlap({"kept": []}, {"kept": []}) == {"both": 0, "jaccard": 0}
+    left = {"kept": ["a", "b", "c"], "dropped": {"d": "", "e": "", "f": ""}}
+    right = {"kept": ["b", "c", "d"], "dropped": {"a": "", "e": "", "f": ""}}
+    assert overlap(left, right) == {"both": 2, "jaccard": 0.5, "by_chance": 1.5}
+    nothing = {"kept": [], "dropped": {}}
+    assert overlap(nothing, nothing) == {"both": 0, "jaccard": 0, "by_chance": 0}
 
 
 def picture(path, mode="RGB", size=(4, 4), **options):

@@ -9,7 +9,8 @@ from bad_input import BadInput
 from processing.scienceqa import Problem, read_problems
 from pruning.coverage import LEVELS, Cover, fair_shares, labels_of
 from pruning.methods import by_chance, by_principles, everything
-from pruning.principles import NO_IMAGE, NOT_NEEDED, ModelEvidence, difficulties, score
+from pruning.model_evidence import ModelEvidence, pooled_gains
+from pruning.principles import NO_IMAGE, NOT_NEEDED, difficulties, score
 
 REAL = Path(__file__).parents[2] / "shared" / "scienceqa"
 
@@ -114,6 +115,16 @@ def test_a_model_that_needs_the_picture_outweighs_words_that_do_not_point_at_it(
     assert score([shown])[0].fits
     blind = score([shown], {shown.pid: ModelEvidence(seeing=-1.0, blind=-1.0)})[0]
     assert blind.necessity < score([shown])[0].necessity
+
+
+def test_samples_of_a_skill_are_read_together_and_one_alone_keeps_its_own_gain():
+    alike = [pictured(f"{i}?", skill="read") for i in range(4)] + [pictured("5?"), pictured("6?", skill="other")]
+    gains = [4.0, 4.0, 4.0, -2.0, 1.0, -1.0]
+    asked = {p.pid: ModelEvidence(gain - 3, -3.0) for p, gain in zip(alike, gains, strict=True)}
+    pooled = pooled_gains([*alike, pictured("not asked?", skill="read")], asked)
+    assert set(pooled) == set(asked)
+    assert pooled["0?"] > pooled["3?"] > 1  # one error does not undo what its skill shows
+    assert (pooled["5?"], pooled["6?"]) == pytest.approx((1.0, -1.0))
 
 
 def test_what_a_model_finds_unlikely_is_hard():

@@ -171,6 +171,13 @@ def test_a_model_is_asked_once_with_and_without_the_picture(prune, scienceqa, tm
     assert manifest(tmp_path / "out")["recipe"]["scorer"] == str(checkpoint)
 
 
+def test_training_rows_are_no_problems_to_ask_a_model_about(prune, scienceqa, tmp_path):
+    prune("--dataset", scienceqa, "--method", "full", "--output", tmp_path / "rows")
+    given = ("--dataset", tmp_path / "rows", "--method", "principles", "--size", 6, "--scorer", "/nowhere")
+    done = prune(*given, "--output", tmp_path / "out", check=2)
+    assert "field scorer: holds no problems with pictures" in done.stderr and not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launch",
@@ -210,7 +217,8 @@ def test_llava_json_goes_in_and_comes_out(prune, scienceqa, tmp_path):
     assert "kept 6 of 24" in said.stdout
     told = manifest(second)
     assert all(int(name) % 3 == 0 for name in set(told["kept"]) - set(told["kept_for_coverage"]))
-    assert any("coverage" in note for note in told["notes"])
+    assert "not judged by coverage (no subject, topic, category or skill)" in told["notes"]
+    assert all(note in said.stdout for note in told["notes"])
 
 
 def test_a_pruned_set_can_be_pruned_again(prune, scienceqa, tmp_path):
@@ -249,6 +257,22 @@ BAD = {
     "vectors of another set": (["--method", "farthest", "--embeddings", "short.npy"], "has 3 rows for 24 samples"),
     "vectors with NaN": (["--method", "farthest", "--embeddings", "nan.npy"], "record 2: is not finite"),
     "vectors of zeros": (["--method", "farthest", "--embeddings", "zero.npy"], "record 2: is all zeros"),
+    "vectors of one dimension": (["--method", "farthest", "--embeddings", "flat.npy"], "float32 of shape (24,)"),
+    "no such vectors": (
+        ["--method", "farthest", "--embeddings", "absent.npy"],
+        "absent.npy: field embeddings: no such",
+    ),
+    "no such model": (["--method", "farthest", "--embedder", "/nowhere"], "/nowhere: field embedder: does not load"),
+    "no such scorer": (["--method", "principles", "--scorer", "/nowhere"], "no such checkpoint folder"),
+    "too many to keep all": (["--method", "full", "--size", 25], "the full pool has 24 samples, not 25"),
+    "too many that need it": (["--method", "principles", "--size", 20], "20 samples cannot be picked"),
+    "too many far apart": (["--method", "farthest", "--embeddings", "whole.npy", "--size", 25], "25 of 24 samples"),
+    "an option of another method": (["--within", "skill"], "--within has no say in --method random"),
+    "no thread": (["--method", "farthest", "--embeddings", "whole.npy", "--threads", 0], "--threads 0 is below 1"),
+    "no such device": (
+        ["--method", "farthest", "--embeddings", "whole.npy", "--device", "abacus"],
+        "'abacus' cannot be used here",
+    ),
     "a size of nonsense": (
         ["--method", "farthest", "--embeddings", "nan.npy", "--max_memory", "much"],
         "write it like 1GB",
@@ -259,7 +283,9 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_and_leaves_nothing(prune, scienceqa, tmp_path, name):
     rows = np.ones((24, 4), np.float32)
+    np.save(tmp_path / "whole.npy", rows)
     np.save(tmp_path / "short.npy", rows[:3])
+    np.save(tmp_path / "flat.npy", rows[:, 0])
     for kind, value in (("nan", np.nan), ("zero", 0)):
         rows[2] = value
         np.save(tmp_path / f"{kind}.npy", rows)
@@ -288,6 +314,25 @@ def test_a_broken_picture_stops_the_run_and_leaves_the_old_output(prune, science
     done = prune(*given, check=2)
     assert "record 4: field image: is not a picture" in done.stderr
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda problems: problems["4"].update(answer=7), "record 4: field answer: answer 7 is out of range"),
+        (lambda problems: problems["4"].update(image="other.png"), "other.png"),
+        (lambda problems: problems["4"].pop("choices"), "record 4: field choices: is not a list of texts"),
+    ],
+    ids=["answer out of range", "missing picture", "no choices"],
+)
+def test_a_faulty_problem_is_one_line_and_leaves_nothing(prune, scienceqa, tmp_path, spoil, says):
+    shutil.copytree(scienceqa, tmp_path / "set")
+    problems = json.loads((scienceqa / "problems.json").read_text())
+    spoil(problems)
+    (tmp_path / "set/problems.json").write_text(json.dumps(problems))
+    done = prune("--dataset", tmp_path / "set", "--method", "full", "--output", tmp_path / "out", check=2)
+    assert says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_two_rows_of_one_id_are_refused(prune, tmp_path):
