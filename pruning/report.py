@@ -11,7 +11,9 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from pictures import open_picture
 from processing.scienceqa import Problem, question_text
+from processing.sources import undecoded
 from pruning.coverage import LEVELS, skill_of
 from pruning.methods import Choice
 from pruning.principles import Scores
@@ -102,13 +104,10 @@ def _spread(items: Sequence[int], count: int) -> list[int]:
 
 
 def _thumbnail(samples: "Samples", i: int) -> "Image | None":
-    from pruning.output import open_picture
-    from pruning.samples import undecoded
-
     cells = undecoded(samples.rows([i]))[0]["images"]
     if not cells:
         return None
-    picture = open_picture(cells[0], samples.source, samples.problems[i].pid).convert("RGB")
+    picture = open_picture(cells[0], file=samples.source, record=samples.problems[i].pid)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     return picture
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
 from processing.scienceqa import INSTRUCTION, LETTERS, Problem, read_problems
+from processing.sources import undecoded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -115,13 +116,6 @@ def _parts(asked: str, said: str) -> dict[str, Any]:
     letter = said.removesuffix(".")[-1:]
     answer = LETTERS.index(letter) if letter and letter in LETTERS[: len(choices)] else None
     return {"question": "\n".join(lines[:first]), "choices": choices, "answer": answer, "hint": hint}
-
-
-def undecoded(table: "Dataset") -> "Dataset":
-    """Return the rows with pictures as {"bytes", "path"}, so that looking at a row decodes nothing."""
-    from datasets import Image, List
-
-    return table.cast_column("images", List(Image(decode=False)))
 
 
 def _check_ids(samples: Samples) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bad_input import BadInput
+from pictures import open_picture
 from processing.scienceqa import INSTRUCTION, Problem, answer_text, letters, question_text, read_problems
 from processing.strict_json import read_json
 
@@ -247,7 +248,7 @@ def test_the_hub_columns_are_read_from_a_folder(tmp_path, form):
         ("validation-0", True, "val", 1),
         ("validation-1", False, "val", 1),
     ]
-    assert problems[0].image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert open_picture(problems[0].image).getpixel((0, 0)) == (255, 0, 0)
     assert "has no split 'test'" in refusal(read_problems, tmp_path / "set", split="test")
 
 
