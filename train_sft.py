@@ -21,14 +21,14 @@ PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
-    started, rows = time.time(), None
+    started, rows, bad = time.time(), None, None
     if not {"-h", "--help"} & set(arguments):
         values, recipe_file = given_values(arguments)
         if is_finished(values):
             print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
             return
         check_recipe(values, recipe_file)
-        rows = checked_rows(values)
+        rows, bad = checked_rows(values)
     stage, config = parse(arguments)
 
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -61,27 +61,33 @@ def main() -> None:
         data_collator=collator,
         mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,
     )
+    if trainer.is_world_process_zero():
+        bad.write(config.output_dir)
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
     if trainer.is_world_process_zero():
         named = template.stem if template else None
-        record = run_record(trainer, stage, rows, named, parameters, collator.tokens, time.time() - started)
+        record = run_record(
+            trainer, stage, rows, len(bad.listed), named, parameters, collator.tokens, time.time() - started
+        )
         finish_run(trainer, processor, {**record, "asked": values})
         print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}")
 
 
-def checked_rows(values: dict) -> "Dataset":  # noqa: F821
-    """Read the data before TRL is imported: an absent picture is named at once."""
+def checked_rows(values: dict) -> tuple["Dataset", "BadSamples"]:  # noqa: F821
+    """Read the data before TRL is imported: an absent or corrupt picture is named at once. What was left out, too."""
+    from processing.bad_samples import BadSamples
     from processing.conversations import read_rows
+    from processing.picture_check import checked
     from training.stages import check_rows
 
     stage = StageArguments(**{key: values[key] for key in StageArguments.__dataclass_fields__ if key in values})
-    rows = read_rows(
-        stage.dataset, image_folder=stage.image_folder, split=stage.dataset_split, answer_style=stage.answer_style
-    )
+    bad = BadSamples(stage.on_bad_sample, float(stage.max_bad_samples))
+    options = {"image_folder": stage.image_folder, "split": stage.dataset_split, "columns": stage.columns}
+    rows = read_rows(stage.dataset, **options, answer_style=stage.answer_style, bad=bad)
     check_rows(rows, stage.stage, stage.dataset)
-    return rows
+    return checked(rows, stage.check_pictures, bad, source=stage.dataset), bad
 
 
 def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: F821

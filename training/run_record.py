@@ -59,10 +59,13 @@ def finish_run(trainer, processor, record: dict) -> None:
         shutil.rmtree(checkpoint)
 
 
-def run_record(trainer, stage, rows, template: str | None, parameters: dict, tokens: dict, seconds: float) -> dict:
+def run_record(
+    trainer, stage, rows, skipped: int, template: str | None, parameters: dict, tokens: dict, seconds: float
+) -> dict:
     """Everything a card says about a run, as it was; unknown things are absent, never guessed.
 
     Args:
+        skipped: how many bad samples were left out; `skipped.json` names them.
         template: name of the chat template of this stage; None for the checkpoint's own.
         parameters: `{"trainable": …, "frozen": …}`, of `stages.set_trainable`.
         tokens: `{"prompt": …, "answer": …, "padding": …, "longest": …}`, of the collator, since this process started.
@@ -81,7 +84,7 @@ def run_record(trainer, stage, rows, template: str | None, parameters: dict, tok
         "recipe": {**recipe_values(stage, trainer.args), "chat_template": template},
         "seed": trainer.args.seed,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        "data": {"path": stage.dataset, "rows": len(rows), "sha256": data_hash(rows)},
+        "data": {"path": stage.dataset, "rows": len(rows), "skipped": skipped, "sha256": data_hash(rows)},
         "parameters": parameters,
         "tokens": tokens,
         "window": describe_window(tokens["longest"]) if describe_window and tokens["longest"] else None,
