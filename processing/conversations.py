@@ -18,7 +18,7 @@ from processing.json_records import first_sign
 from processing.llava_json import FORM, conversation_rows, json_rows
 from processing.row_store import stored_rows
 from processing.scienceqa import Problem, answer_text, question_text, read_problems, table_problems
-from processing.sources import decoded, load_splits, stored_pictures
+from processing.sources import decoded, load_splits, stored_pictures, undecoded
 from processing.strict_json import read_json
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def read_rows(
         return _read_table(path, split, answer_style, mapping, bad)
     if path.is_file() and first_sign(path) == "[":
         return _read_json(path, image_folder, bad)
-    if path.is_file() and not isinstance(read_json(path), dict):
+    if path.is_file() and not isinstance(read_json(path) or None, dict):
         raise BadInput("is not a list of records, or an empty one", remedy=FORM, file=path)
     return rows_of_problems(read_problems(path, split=split), answer_style, source=path)
 
@@ -114,16 +114,18 @@ def _read_table(path: Path, split: str, answer_style: str, columns: Mapping[str,
     splits = load_splits(path)
     if len(splits) > 1:
         splits = load_splits(path, split)
-    table = renamed(next(iter(splits.values())), columns, path)
+    name, table = next(iter(splits.items()))
+    table = undecoded(renamed(table, columns, path))
     if not len(table):
         raise BadInput("is an empty data set", remedy="make it again from its source", file=path)
     there = set(table.column_names)
     made_from = {"path": path.absolute(), "table": table._fingerprint, "answers": answer_style, "columns": columns}
+    made_from["split"] = name
     store = partial(stored_rows, bad=bad, source=path)
     if {"prompt", "completion"} <= there:
         return _training_rows(table, path)
     if {"question", "choices", "answer"} <= there:
-        make = partial(_problem_rows, table, path, answer_style, bad)
+        make = partial(_problem_rows, table, name, path, answer_style, bad)
         return store(made_from, row_features(METADATA), make)
     if "conversations" in there:
         return store(made_from, row_features(), partial(_conversation_rows, table, path, bad))
@@ -145,9 +147,8 @@ def _training_rows(table: "Dataset", path: Path) -> "Dataset":
 
 
 def _problem_rows(
-    table: "Dataset", path: Path, answer_style: str, bad: BadSamples
+    table: "Dataset", split: str, path: Path, answer_style: str, bad: BadSamples
 ) -> Generator[dict[str, Any], None, int]:
-    split = None if table.split is None else str(table.split)
     for make in table_problems(table, split, path):
         row = usable(bad, lambda make=make: _problem_row(make(), answer_style, path))
         if row is not None:
