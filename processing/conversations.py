@@ -18,7 +18,7 @@ from processing.json_records import first_sign
 from processing.llava_json import FORM, conversation_rows, json_rows
 from processing.row_store import stored_rows
 from processing.scienceqa import Problem, answer_text, question_text, read_problems, table_problems
-from processing.sources import decoded, load_splits, stored_pictures, undecoded
+from processing.sources import StoredPicture, decoded, load_splits, stored_pictures, undecoded
 from processing.strict_json import read_json
 
 if TYPE_CHECKING:
@@ -100,11 +100,15 @@ def _problem_row(problem: Problem, answer_style: str, source: str | Path) -> dic
         raise BadInput("the picture is not at hand (there is no images folder)", remedy=remedy, **place)
     return {
         "id": problem.pid,
-        "images": [] if image is None else [str(image) if isinstance(image, Path) else image.cell()],
+        "images": [] if image is None else [_cell(image)],
         "prompt": [{"role": "user", "content": question_text(problem)}],
         "completion": [{"role": "assistant", "content": answer_text(problem, answer_style)}],
         **{name: getattr(problem, name) for name in METADATA},
     }
+
+
+def _cell(image: Any) -> Any:
+    return image.cell() if isinstance(image, StoredPicture) else str(image) if isinstance(image, Path) else image
 
 
 def _read_table(path: Path, split: str, answer_style: str, columns: Mapping[str, str], bad: BadSamples) -> "Dataset":

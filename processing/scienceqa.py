@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
 from pictures import PictureFolder
+from processing.bad_samples import BadSamples
 from processing.cqm import read_cqm
 from processing.sources import StoredPicture, load_splits, stored_pictures
 from processing.splits import SPLITS, check_ids_known, home_split, read_pid_splits
@@ -129,7 +130,7 @@ def _read_file(path: Path, split: str | None, pid_splits: str | Path | None) -> 
     _warn_of_equal_choices(problems, path)
     chosen = _of_split(problems, split, pid_splits, path)
     folder = PictureFolder(path.parent / "images")
-    return [_with_image(problem, data[problem.pid].get("image"), path, folder) for problem in chosen]
+    return list(_with_images(chosen, data, path, folder))
 
 
 def _problem(pid: str, record: Any, file: Path) -> Problem:
@@ -205,6 +206,19 @@ def _at_home(problem: Problem, home: str | None, file: Path) -> Problem:
         return replace(problem, split=problem.split or home)
     wrong = f"{problem.split!r} contradicts pid_splits ({home})"
     raise BadInput(wrong, remedy="make the two agree", file=file, record=problem.pid, field="split")
+
+
+def _with_images(
+    problems: list[Problem], data: Mapping[str, Any], file: Path, folder: PictureFolder
+) -> Iterator[Problem]:
+    """Yield the problems with their pictures; those that are absent are named together at the end."""
+    absent = BadSamples()
+    for problem in problems:
+        try:
+            yield _with_image(problem, data[problem.pid].get("image"), file, folder)
+        except BadInput as error:
+            absent.gather(error)
+    absent.close(len(problems))
 
 
 def _with_image(problem: Problem, name: str | None, file: Path, folder: PictureFolder) -> Problem:

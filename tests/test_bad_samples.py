@@ -272,3 +272,26 @@ def test_a_large_file_is_read_in_little_memory(tmp_path):
     done = run_apart("-c", code, tmp_path / "data.json", HF_DATASETS_CACHE=str(tmp_path / "cache"))
     rows, grown = map(int, done.stdout.split())
     assert rows == 300_000 and grown < 100
+
+
+def test_several_processes_read_at_once_and_one_of_them_writes(tmp_path):
+    import subprocess
+    import sys
+
+    from tests.running import HOME
+
+    file = save_rows(tmp_path / "rows")
+    code = """if True:
+        import sys
+        from processing.bad_samples import BadSamples
+        from processing.conversations import read_rows
+        from processing.picture_check import checked
+        rows = checked(read_rows(sys.argv[1]), "full", BadSamples(), source=sys.argv[1])
+        print(len(rows), rows[7]["id"])
+        """
+    started = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code, str(file)]
+    running = [subprocess.Popen(command, cwd=HOME, env=started, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=300)[0] for process in running] == ["8 7\n"] * 3
+    kinds = [path.suffix for path in (tmp_path / "cache" / "llava_mistral").iterdir() if path.suffix != ".lock"]
+    assert sorted(kinds) == [".arrow", ".json", ".pictures"]
