@@ -51,7 +51,7 @@ def open_picture(
     """
     place = {"file": file, "record": record, "field": field}
     try:
-        picture = _upright(source) if isinstance(source, Image.Image) else _decoded(_bytes_of(source))
+        picture = _upright(source) if isinstance(source, Image.Image) else _decoded(bytes_of(source))
         picture = _as_rgb(picture) if rgb else picture.copy()
     except BadInput as error:
         raise BadInput(error.problem, remedy=error.remedy, **place) from error
@@ -69,7 +69,7 @@ def check_header(source: Source, **place: Any) -> None:
         BadInput: see `open_picture`; damage further in the file goes unseen.
     """
     try:
-        with _opened(_bytes_of(source)):
+        with _opened(bytes_of(source)):
             pass
     except BadInput as error:
         raise BadInput(error.problem, remedy=error.remedy, **{"field": "image", **place}) from error
@@ -99,7 +99,13 @@ def _reason(error: Exception) -> str:
     return f"is not a picture that can be read ({' '.join(str(error).split())[:120] or type(error).__name__})"
 
 
-def _bytes_of(source: Source) -> bytes:
+def bytes_of(source: Source) -> bytes:
+    """Return the bytes of a picture's file, whatever they are.
+
+    Raises:
+        BadInput: the path is no regular file, or the file has more than 256 MiB.
+        OSError: it cannot be read.
+    """
     if isinstance(source, Mapping):
         source = source["path"] if source["bytes"] is None else source["bytes"]
     if isinstance(source, bytes | bytearray | memoryview):

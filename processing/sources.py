@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
-from pictures import PictureFolder
+from pictures import PictureFolder, bytes_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,15 +21,18 @@ class StoredPicture:
 
     rows: "Dataset"  # of one column, `image`, undecoded
     index: int
+    folder: Path | None = None  # what a path is relative to
 
     def cell(self) -> dict[str, Any]:
         """Return {"bytes", "path"}, as a `datasets` column of pictures takes it."""
-        return self.rows[self.index]["image"]
+        cell = self.rows[self.index]["image"]
+        if cell["bytes"] is not None or self.folder is None:
+            return cell
+        return {"bytes": None, "path": str(self.folder / cell["path"])}
 
     def read_bytes(self) -> bytes:
         """Return the bytes of the picture's file."""
-        cell = self.cell()
-        return Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
+        return bytes_of(self.cell())
 
 
 def stored_pictures(rows: "Dataset", path: Path) -> "Iterator[StoredPicture | None]":
@@ -53,7 +56,7 @@ def stored_pictures(rows: "Dataset", path: Path) -> "Iterator[StoredPicture | No
             if folder is not None and not has_bytes and name is not None:
                 folder.find(name, file=path, record=start + place)
             there = has_bytes or name is not None
-            yield StoredPicture(pictures, start + place) if there else None
+            yield StoredPicture(pictures, start + place, folder and folder.root) if there else None
 
 
 def load_splits(path: str | Path, split: str | None = None) -> "dict[str, Any]":

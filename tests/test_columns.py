@@ -141,3 +141,27 @@ def test_a_tables_pictures_are_not_decoded_to_read_its_rows(quiz, monkeypatch):
 
     monkeypatch.setattr("PIL.Image.open", refuse)
     assert len(undecoded(read_rows(quiz, columns=MAPPED))[1]["images"][0]["bytes"]) > 0
+
+
+def test_a_tables_path_is_one_below_its_folder(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def write(name: str) -> None:
+        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        table = {"question": ["Which?"], "answer": ["Red."], "image": pa.array([{"bytes": None, "path": name}], kind)}
+        schema = pa.schema([("question", pa.string()), ("answer", pa.string()), ("image", kind)])
+        features = datasets.Features(
+            {"question": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
+        )
+        schema = schema.with_metadata(features.arrow_schema.metadata)
+        pq.write_table(pa.table(table, schema=schema), tmp_path / "set" / "train.parquet")
+
+    (tmp_path / "set").mkdir()
+    PICTURE.save(tmp_path / "set" / "in.png")
+    PICTURE.save(tmp_path / "out.png")
+    write("in.png")
+    assert read_rows(tmp_path / "set")[0]["images"][0].size == (6, 4)
+    write("../out.png")
+    with pytest.raises(BadInput, match="record 0: field image: .* is outside of"):
+        read_rows(tmp_path / "set")
