@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 _READERS = ("bad_samples", "columns", "conversations", "json_records", "llava_json", "scienceqa", "sources")
-_BATCH = 1000  # rows in memory at a time
+_BATCH = 100  # rows in memory at a time; those of a table carry their pictures
 
 
 def stored_rows(
