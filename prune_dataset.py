@@ -18,10 +18,18 @@ from command_line import VerbParser, check_output_folder, run_verb, whole_folder
 
 ONLY_FOR = {"within": "farthest", "embeddings": "farthest", "embedder": "farthest", "max_memory": "farthest"}
 ONLY_FOR |= {"stratified": "random", "scorer": "principles"}
-READING = ("dataset", "split", "pid_splits", "image_folder", "answer_style")  # what tells one input from another
+READING = (
+    "dataset",
+    "split",
+    "pid_splits",
+    "image_folder",
+    "answer_style",
+    "columns",
+)  # what tells one input from another
 RECIPE = (
     "dataset", "method", "size", "seed", "split", "pool", "necessity", "coverage", "scorer", "stratified", "within",
     "embeddings", "embedder", "answer_style", "pid_splits", "image_folder", "llava_json", "source", "license",
+    "columns", "check_pictures", "on_bad_sample", "max_bad_samples",
 )  # fmt: skip
 
 
@@ -35,6 +43,19 @@ def parse_arguments():
     what.add_argument(
         "--pool", choices=["all", "images"], default="all", help="choose from all samples or pictured ones"
     )
+    what.add_argument(
+        "--columns", help="columns of a datasets folder or Hub id: question=theirs,choices=theirs,answer=theirs,…"
+    )
+    what.add_argument(
+        "--check_pictures",
+        choices=["full", "header", "none"],
+        default="full",
+        help="before choosing, decode every picture, look at its header, or leave bad ones to be met later",
+    )
+    what.add_argument(
+        "--on_bad_sample", choices=["error", "skip"], default="error", help="skip: left out, listed in skipped.json"
+    )
+    what.add_argument("--max_bad_samples", type=float, default=0.01, help="share of skipped samples that is refused")
     how = parser.add_argument_group("how to choose")
     how.add_argument("--method", choices=["principles", "farthest", "random", "full"])
     how.add_argument("--size", type=int, help="how many samples to keep (full: all)")
@@ -195,17 +216,20 @@ def open_rows(args, matrix, share: range):
 
 
 def read(args):
+    """Return (samples, bad samples left out)."""
+    from processing.bad_samples import BadSamples
     from pruning.samples import read_samples
 
-    places = {"split": args.split, "pid_splits": args.pid_splits, "image_folder": args.image_folder}
-    return read_samples(args.dataset, **places, answer_style=args.answer_style)
+    bad = BadSamples(args.on_bad_sample, args.max_bad_samples)
+    names = ("split", "pid_splits", "image_folder", "answer_style", "columns", "check_pictures")
+    return read_samples(args.dataset, **{name: getattr(args, name) for name in names}, bad=bad), bad
 
 
 def prune(args, output: str | Path, processes) -> dict | None:
     """Choose, write `output` whole and return its manifest; all processes but the first write and return nothing."""
     from pruning import manifest, principles
 
-    samples = read(args)
+    samples, bad = read(args)
     if args.method != "farthest" and processes.rank:
         return None
     asked = ask_model(args, samples.problems, Path(f"{args.output or output}.scores")) if args.scorer else None
@@ -222,14 +246,15 @@ def prune(args, output: str | Path, processes) -> dict | None:
         source=args.source,
         license=args.license,
         notes=[f"not judged by {lack}" for lack in lacks],
+        skipped=len(bad.listed),
     )
-    write(args, output, told, samples, choice, scores, embedding)
+    write(args, output, told, samples, choice, scores, embedding, bad)
     if choice.cost:
         print(f"{args.method}: {choice.cost}")
     return told
 
 
-def write(args, output, told, samples, choice, scores, embedding) -> None:
+def write(args, output, told, samples, choice, scores, embedding, bad) -> None:
     from pruning import manifest, report
     from pruning.output import DATA_FILE, write_llava_json, write_rows
 
@@ -239,6 +264,7 @@ def write(args, output, told, samples, choice, scores, embedding) -> None:
             write_rows(table, folder / DATA_FILE, source=args.dataset)
             if args.llava_json:
                 write_llava_json(table, folder, source=args.dataset)
+        bad.write(folder)
         report.write_report(folder, told, samples, choice, scores, embedding)
         manifest.write_manifest(told, folder)
     if not samples.pictures:
@@ -289,7 +315,7 @@ def compare(args) -> None:
     for name in READING:
         given = getattr(args, name) if name in ("dataset", "pid_splits", "image_folder") else None
         setattr(args, name, given or made_by[name])
-    samples = read(args)
+    samples, _ = read(args)
     selections = comparison.selections_of(samples, told)
     asked = ask_model(args, samples.problems, Path(f"{args.output}.scores")) if args.scorer else None
     scores = principles.score(samples.problems, asked)
@@ -337,6 +363,8 @@ def say(args, told: dict) -> None:
         f"{args.output}: kept {told['size']:,} of {told['input']['rows']:,}"
         + (f"; covers {covered}" if covered else "")
     )
+    if told["input"]["skipped"]:
+        print(f"{args.output}: left out {told['input']['skipped']:,} bad samples, see skipped.json")
     for reason, count in told["counts"].items():
         print(f"  {count:>8,}  {reason}")
     for note in told["notes"]:

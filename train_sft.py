@@ -21,14 +21,15 @@ PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
-    started, rows, held_out = time.time(), None, None
+    started, rows, held_out, bad = time.time(), None, None, None
     if not {"-h", "--help"} & set(arguments):
         values, recipe_file = given_values(arguments)
         if is_finished(values):
             print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
             return
         check_recipe(values, recipe_file)
-        rows, held_out = checked_rows(values), checked_rows(values, "eval_dataset", "eval_split")
+        rows, bad = checked_rows(values)
+        held_out = checked_rows(values, "eval_dataset", "eval_split")[0]
     stage, config = parse(arguments)
 
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -70,7 +71,9 @@ def main() -> None:
         mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,
         **shown(stage, config, model, processor, own_template, held_out),
     )
-    begun = begin_run(trainer, stage, rows, template.stem if template else None, parameters)
+    begun = begin_run(trainer, stage, rows, len(bad.listed), template.stem if template else None, parameters)
+    if trainer.is_world_process_zero():
+        bad.write(config.output_dir)
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
@@ -80,20 +83,26 @@ def main() -> None:
         print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}")
 
 
-def checked_rows(values: dict, source: str = "dataset", split: str = "dataset_split") -> "Dataset | None":  # noqa: F821
-    """Read the data that `source` names, if any, before TRL is imported: an absent picture is named at once."""
+def checked_rows(values: dict, source: str = "dataset", split: str = "dataset_split"):
+    """Read the data that `source` names before TRL is imported: an absent or corrupt picture is named at once.
+
+    Returns:
+        the rows, None where `source` names nothing; and what was left out.
+    """
+    from processing.bad_samples import BadSamples
     from processing.conversations import read_rows
+    from processing.picture_check import checked
     from training.stages import check_rows
 
     stage = StageArguments(**{key: values[key] for key in StageArguments.__dataclass_fields__ if key in values})
     path = getattr(stage, source)
+    bad = BadSamples(stage.on_bad_sample, float(stage.max_bad_samples))
     if path is None:
-        return None
-    rows = read_rows(
-        path, image_folder=stage.image_folder, split=getattr(stage, split), answer_style=stage.answer_style
-    )
+        return None, bad
+    options = {"image_folder": stage.image_folder, "split": getattr(stage, split), "columns": stage.columns}
+    rows = read_rows(path, **options, answer_style=stage.answer_style, bad=bad)
     check_rows(rows, stage.stage, path)
-    return rows
+    return checked(rows, stage.check_pictures, bad, source=path), bad
 
 
 def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: F821

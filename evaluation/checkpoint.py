@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
 from evaluation.journal import Answer, Asked
+from pictures import open_picture
 from processing.scienceqa import LETTERS, Problem, question_text
 
 if TYPE_CHECKING:
@@ -194,15 +195,9 @@ def picture(problem: Problem, images: str) -> "Image":
     Raises:
         BadInput: the picture is not at hand or cannot be decoded.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     check_pictures([problem])
-    at_hand = isinstance(problem.image, Path)
-    try:
-        opened = Image.open(problem.image) if at_hand else problem.image
-        upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        file = problem.image if at_hand else None
-        remedy = "replace the picture or drop the record"
-        raise BadInput("cannot be decoded", remedy=remedy, file=file, record=problem.pid, field="image") from error
+    file = problem.image if isinstance(problem.image, Path) else None
+    upright = open_picture(problem.image, file=file, record=problem.pid)
     return Image.new("RGB", upright.size, MID_GREY) if images == "blank" else upright

@@ -75,12 +75,13 @@ def draw_picture(
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from PIL import Image
+
+    from pictures import open_picture
 
     figure = pyplot.figure(figsize=(10, 5.6), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.25))
     for axes, problem in zip(upper.subplots(1, len(samples)), samples, strict=True):
-        axes.imshow(Image.open(problem.image), interpolation="nearest")
+        axes.imshow(open_picture(problem.image), interpolation="nearest")
         axes.set_axis_off()
         right = outputs[problem.pid].strip() == LETTERS[problem.answer]
         axes.set_title("\n".join(textwrap.wrap(problem.question, 34)), fontsize=10)

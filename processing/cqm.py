@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bad_input import BadInput
-from processing.sources import confined
+from pictures import PictureFolder
 
 _IMAGE_TOKEN = "<image>\n"
 
@@ -22,7 +22,7 @@ def read_cqm(path: Path, records: list[Any]) -> list[dict[str, Any]]:
     """
     named = re.match(r"llava_(train|val|test)_", path.name)
     split = named[1] if named else None
-    folder = path.parent / "images" / (split or "")
+    folder = PictureFolder(path.parent / "images" / (split or ""))
     problems: dict[str, dict[str, Any]] = {}
     for index, record in enumerate(records):
         fields = _fields(record, index, path)
@@ -30,8 +30,8 @@ def read_cqm(path: Path, records: list[Any]) -> list[dict[str, Any]]:
         if pid in problems:
             raise BadInput("is there twice", remedy="keep one of the two", file=path, record=pid, field="id")
         name = record.get("image")
-        at_hand = name is not None and folder.is_dir()
-        image = confined(folder / str(name), folder, file=path, record=pid) if at_hand else None
+        at_hand = name is not None and folder.root.is_dir()
+        image = folder.find(str(name), file=path, record=pid) if at_hand else None
         problems[pid] = {**fields, "image": image, "has_image": name is not None, "split": split}
     return list(problems.values())
 

@@ -5,23 +5,25 @@ The four forms read here: the folder of the authors (`problems.json`, `pid_split
 the columns of `derek-thomas/ScienceQA` as a `datasets` folder or a Hub id.
 """
 
-import io
 import re
 import string
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
+from pictures import PictureFolder
+from processing.bad_samples import BadSamples
 from processing.cqm import read_cqm
-from processing.sources import confined, load_splits
+from processing.sources import StoredPicture, load_splits, stored_pictures
 from processing.splits import SPLITS, check_ids_known, home_split, read_pid_splits
 from processing.strict_json import read_json
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from datasets import Dataset
 
 LETTERS = string.ascii_uppercase
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
@@ -37,7 +39,9 @@ class Problem:
     choices: tuple[str, ...]
     answer: int | None = None  # index into choices
     hint: str | None = None  # "" = there is none
-    image: "Path | Image | None" = None  # the file or the picture, when it is at hand
+    image: Path | StoredPicture | None = (
+        None  # the file or the table's cell, when it is at hand: `open_picture` reads it
+    )
     has_image: bool = False  # there is a picture, whether or not it is at hand
     task: str | None = None
     grade: str | None = None
@@ -125,7 +129,8 @@ def _read_file(path: Path, split: str | None, pid_splits: str | Path | None) -> 
     problems = [_problem(pid, record, path) for pid, record in data.items()]
     _warn_of_equal_choices(problems, path)
     chosen = _of_split(problems, split, pid_splits, path)
-    return [_with_image(problem, data[problem.pid].get("image"), path) for problem in chosen]
+    folder = PictureFolder(path.parent / "images")
+    return list(_with_images(chosen, data, path, folder))
 
 
 def _problem(pid: str, record: Any, file: Path) -> Problem:
@@ -203,16 +208,28 @@ def _at_home(problem: Problem, home: str | None, file: Path) -> Problem:
     raise BadInput(wrong, remedy="make the two agree", file=file, record=problem.pid, field="split")
 
 
-def _with_image(problem: Problem, name: str | None, file: Path) -> Problem:
+def _with_images(
+    problems: list[Problem], data: Mapping[str, Any], file: Path, folder: PictureFolder
+) -> Iterator[Problem]:
+    """Yield the problems with their pictures; those that are absent are named together at the end."""
+    absent = BadSamples()
+    for problem in problems:
+        try:
+            yield _with_image(problem, data[problem.pid].get("image"), file, folder)
+        except BadInput as error:
+            absent.gather(error)
+    absent.close(len(problems))
+
+
+def _with_image(problem: Problem, name: str | None, file: Path, folder: PictureFolder) -> Problem:
     """Return the problem with the path of its picture, which must exist when there is an images folder at all."""
-    root = file.parent / "images"
-    if not problem.has_image or not root.is_dir():
+    if not problem.has_image or not folder.root.is_dir():
         return problem
     if problem.split is None:
         place = {"file": file, "record": problem.pid, "field": "split"}
         raise BadInput("is missing, and the picture lies under it", remedy="name the split", **place)
-    image = root / problem.split / problem.pid / name
-    return replace(problem, image=confined(image, root, file=file, record=problem.pid))
+    image = Path(problem.split, problem.pid, name)
+    return replace(problem, image=folder.find(image, file=file, record=problem.pid))
 
 
 def _read_datasets(path: Path, split: str | None) -> list[Problem]:
@@ -223,32 +240,22 @@ def _read_datasets(path: Path, split: str | None) -> list[Problem]:
         if missing:
             problem = f"has no column {', '.join(sorted(missing))}"
             raise BadInput(problem, remedy="give a set with the columns of derek-thomas/ScienceQA", file=path)
-        problems += [row_problem(row, f"{name}-{index}", name, path) for index, row in enumerate(rows)]
+        problems += [make() for make in table_problems(rows, name, path)]
     return problems
 
 
-def row_problem(row: Mapping[str, Any], place: str, split: str | None, path: Path) -> Problem:
-    """Return a row of `derek-thomas/ScienceQA`'s columns (picture undecoded) as a problem.
+def table_problems(rows: "Dataset", split: str | None, path: Path) -> Iterator[Callable[[], Problem]]:
+    """Yield, for each row of `derek-thomas/ScienceQA`'s columns (picture undecoded), what makes a problem of it.
 
-    `place` is its id where the row has no `pid` or `id` of its own.
+    A row without a `pid` or `id` of its own is named `{split}-{index}`. No picture is read. A call raises `BadInput`
+    where the row is malformed.
     """
-    pid = row.get("pid", row.get("id"))
-    pid = place if pid is None else str(pid)
-    image = _row_image(row.get("image"), path, pid)
+    said = rows.remove_columns([name for name in ("image", "images") if name in rows.column_names])
+    for index, (row, image) in enumerate(zip(said, stored_pictures(rows, path), strict=True)):
+        pid = row.get("pid", row.get("id"))
+        yield partial(_row_problem, row, image, f"{split}-{index}" if pid is None else str(pid), split, path)
+
+
+def _row_problem(row: Mapping[str, Any], image: Any, pid: str, split: str | None, path: Path) -> Problem:
     split = "val" if split == "validation" else split
     return Problem(pid=pid, image=image, has_image=image is not None, split=split, **_checked(row, path, pid))
-
-
-def _row_image(value: Any, path: Path, pid: str) -> "Path | Image | None":
-    """Return the picture of a row read with `decode=False`: opened, not yet decoded, so that 10,000 fit in memory."""
-    if value is None:
-        return None
-    from PIL import Image, UnidentifiedImageError
-
-    if value.get("bytes") is None:
-        return confined(Path(value["path"]), path, file=path, record=pid)
-    try:
-        return Image.open(io.BytesIO(value["bytes"]))
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        problem = "is not a picture that can be read"
-        raise BadInput(problem, remedy="replace or drop it", file=path, record=pid, field="image") from error

@@ -1,33 +1,62 @@
-"""Where data comes from: files confined to their folder, and `datasets` folders or Hub ids with undecoded pictures."""
+"""Where data comes from: `datasets` folders and Hub ids, with their pictures as they are stored."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
+from pictures import PictureFolder, bytes_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def confined(image: Path, root: Path, *, file: str | Path, record: str | int) -> Path:
-    """Return `image` if it is an existing file that lies, links followed, below `root`.
+@dataclass(frozen=True)
+class StoredPicture:
+    """The picture of one row of a memory-mapped table: read when it is looked at, so that 558,000 take no memory."""
+
+    rows: "Dataset"  # of one column, `image`, undecoded
+    index: int
+    folder: Path | None = None  # what a path is relative to
+
+    def cell(self) -> dict[str, Any]:
+        """Return {"bytes", "path"}, as a `datasets` column of pictures takes it."""
+        cell = self.rows[self.index]["image"]
+        if cell["bytes"] is not None or self.folder is None:
+            return cell
+        return {"bytes": None, "path": str(self.folder / cell["path"])}
+
+    def read_bytes(self) -> bytes:
+        """Return the bytes of the picture's file."""
+        return bytes_of(self.cell())
+
+
+def stored_pictures(rows: "Dataset", path: Path) -> "Iterator[StoredPicture | None]":
+    """Yield the picture of each row's column `image`; None where a row has none.
 
     Raises:
-        BadInput: it is absent, no regular file, or outside of `root`.
+        BadInput: a picture is a path outside of the folder `path`, or to nothing.
     """
-    place = {"file": file, "record": record, "field": "image"}
-    try:
-        inside = "\0" not in str(image) and image.resolve().is_relative_to(root.resolve())
-        there = inside and image.is_file()
-    except OSError as error:  # a name too long, or a loop of links
-        wrong = f"{str(image)[:200]!r} is no path ({error.strerror})"
-        raise BadInput(wrong, remedy="name a picture below the image folder", **place) from error
-    if not inside:
-        wrong = f"{str(image)[:200]!r} is outside of {root}"
-        raise BadInput(wrong, remedy="keep pictures below the image folder", **place)
-    if not there:
-        raise BadInput(f"{image} does not exist", remedy="fetch the picture or drop the record", **place)
-    return image
+    import pyarrow.compute as pc
+
+    if "image" not in rows.column_names:
+        yield from [None] * len(rows)
+        return
+    pictures = rows.select_columns("image")
+    folder = PictureFolder(path) if path.is_dir() else None
+    for start in range(0, len(rows), 1000):
+        cells = pictures.with_format("arrow")[start : start + 1000]["image"]
+        kept = pc.is_valid(pc.struct_field(cells, "bytes")).to_pylist()
+        names = pc.struct_field(cells, "path").to_pylist()
+        for place, (has_bytes, name) in enumerate(zip(kept, names, strict=True)):
+            if folder is not None and not has_bytes and name is not None:
+                folder.find(name, file=path, record=start + place)
+            there = has_bytes or name is not None
+            yield StoredPicture(pictures, start + place, folder and folder.root) if there else None
 
 
 def load_splits(path: str | Path, split: str | None = None) -> "dict[str, Any]":
@@ -57,7 +86,7 @@ def load_splits(path: str | Path, split: str | None = None) -> "dict[str, Any]":
             remedy = f"use one of {', '.join(by_name)}"
             raise BadInput(f"has no split {split!r}", remedy=remedy, file=path, field="split")
         by_name = {name: by_name[name] for name in names}
-    return {name: _undecoded(rows) for name, rows in by_name.items()}
+    return {name: undecoded(rows) for name, rows in by_name.items()}
 
 
 def _check_loadable(path: Path) -> None:
@@ -69,9 +98,29 @@ def _check_loadable(path: Path) -> None:
         raise BadInput("no such file, folder or Hub id (owner/name)", remedy="check the path", file=path)
 
 
-def _undecoded(rows: Any) -> Any:
-    import datasets
+def undecoded(rows: "Dataset") -> "Dataset":
+    """Return the rows with pictures as {"bytes", "path"}, so that looking at a row decodes nothing."""
+    return _typed(rows, decode=False)
 
-    if isinstance(rows.features.get("image"), datasets.Image):
-        return rows.cast_column("image", datasets.Image(decode=False))
-    return rows
+
+def decoded(rows: "Dataset") -> "Dataset":
+    """Return the rows with pictures that are decoded when a row is looked at."""
+    return _typed(rows, decode=True)
+
+
+def _typed(rows: "Dataset", *, decode: bool) -> "Dataset":
+    """`cast_column` of a list of pictures copies the whole table, 558,000 rows of it; the bytes stay what they are."""
+    from datasets import Dataset, Image, List
+
+    features = rows.features.copy()
+    for name in features.keys() & {"image", "images"}:
+        if isinstance(features[name], Image):
+            features[name] = Image(decode=decode)
+        elif isinstance(getattr(features[name], "feature", None), Image):
+            features[name] = List(Image(decode=decode))
+    if features == rows.features:
+        return rows
+    info = rows.info.copy()
+    info.features = features
+    options = {"split": rows.split, "indices_table": rows._indices, "fingerprint": f"{rows._fingerprint}-{decode}"}
+    return Dataset(rows.data.cast(features.arrow_schema), info=info, **options)

@@ -30,23 +30,34 @@ def read_json(path: str | Path) -> Any:
     if not text.strip():
         raise BadInput("is empty", remedy="write the file again from its source", file=path)
     data = _parse(text, path)
-    if _SURROGATE.search(text):
-        _check_characters(data, path)
+    check_characters(data, text, path)
     return data
 
 
-def _check_characters(data: Any, path: Path) -> None:
-    """Refuse half a character, which JSON can escape and no file, hash or tokenizer can take."""
+def decoder() -> json.JSONDecoder:
+    """Return a decoder that raises `ValueError` for a key written twice, NaN and Infinity."""
+    return json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+
+
+def check_characters(data: Any, text: str, path: Path, record: int | None = None) -> None:
+    """Refuse half a character, which JSON can escape and no file, hash or tokenizer can take.
+
+    Raises:
+        BadInput: `data`, which was read from `text`, holds one.
+    """
+    if not _SURROGATE.search(text):
+        return
     try:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        raise BadInput(f"holds half a character ({half!a})", remedy="correct that text", file=path) from error
+        problem = f"holds half a character ({half!a})"
+        raise BadInput(problem, remedy="correct that text", file=path, record=record) from error
 
 
 def _parse(text: str, path: Path) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return decoder().decode(text)
     except RecursionError as error:
         raise BadInput("is nested too deeply", remedy="flatten it to the documented form", file=path) from error
     except json.JSONDecodeError as error:

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pictures import open_picture
 from processing.scienceqa import Problem
+from processing.sources import undecoded
 from pruning.charts import spread
 from pruning.coverage import skill_of
 from pruning.measures import Selection
@@ -37,14 +39,11 @@ def thumbnails(samples: "Samples", indices: Sequence[int]) -> dict[int, "Image"]
     """Return {index: small picture} of those of the samples that have one, where the pictures are at hand."""
     if not samples.pictures:
         return {}
-    from pruning.output import open_picture
-    from pruning.samples import undecoded
-
     found = {}
     indices = sorted(set(indices))
     for i, cells in zip(indices, undecoded(samples.rows(indices))["images"], strict=True):
         if cells:
-            found[i] = open_picture(cells[0], samples.source, samples.problems[i].pid).convert("RGB")
+            found[i] = open_picture(cells[0], file=samples.source, record=samples.problems[i].pid)
             found[i].thumbnail((THUMBNAIL, THUMBNAIL))
     return found
 

@@ -11,7 +11,7 @@ REMEDY = "name a CLIP-like model or a LLaVA checkpoint"
 
 
 class Embedder(Protocol):
-    """Texts and their pictures (PIL, or None) in, (len(texts), width) float32 out."""
+    """Texts and their pictures (PIL in RGB, or None) in, (len(texts), width) float32 out."""
 
     width: int
 
@@ -71,7 +71,7 @@ class TwoTowers:
         return self._features("get_text_features", self.processor.tokenizer(texts, return_tensors="pt", **options))
 
     def _pictures(self, pictures: Sequence[Any]) -> np.ndarray:
-        inputs = self.processor.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")
+        inputs = self.processor.image_processor(list(pictures), return_tensors="pt")
         return self._features("get_image_features", inputs)
 
     def _features(self, method: str, inputs: Any) -> np.ndarray:
@@ -94,7 +94,7 @@ class HiddenStates:
         import torch
 
         prompts = [self._prompt(text, picture is not None) for text, picture in zip(texts, pictures, strict=True)]
-        seen = [picture.convert("RGB") for picture in pictures if picture is not None]
+        seen = [picture for picture in pictures if picture is not None]
         # The template writes the token that begins a text itself.
         options = {"padding": True, "add_special_tokens": False, "return_tensors": "pt"}
         inputs = self.processor(text=prompts, images=seen or None, **options).to(self.device, self.model.dtype)

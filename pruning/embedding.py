@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bad_input import BadInput
+from pictures import open_picture
 from processing.scienceqa import question_text
+from processing.sources import undecoded
 from pruning.embedders import Embedder, load_embedder
 from pruning.processes import Processes, pick_device
 
@@ -98,15 +100,13 @@ def _fill(vectors: np.ndarray, samples: "Samples", embedder: Embedder, batch: in
     """Write the vector of each of the samples at `indices` to the row of `vectors` in its place."""
     from tqdm import tqdm
 
-    from pruning.output import open_picture
-    from pruning.samples import undecoded
-
     for start in tqdm(range(0, len(indices), batch), desc="embedding", unit=" batches", delay=2):
         part = indices[start : start + batch]
         cells = undecoded(samples.rows(part))["images"]
         ids = [samples.problems[i].pid for i in part]
         pictures = [
-            open_picture(of[0], samples.source, name) if of else None for of, name in zip(cells, ids, strict=True)
+            open_picture(of[0], file=samples.source, record=name) if of else None
+            for of, name in zip(cells, ids, strict=True)
         ]
         texts = [question_text(samples.problems[i], instruction="") for i in part]
         vectors[start : start + len(part)] = embedder(texts, pictures)

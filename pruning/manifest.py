@@ -30,6 +30,7 @@ def describe(
     source: str | None = None,
     license: str | None = None,
     notes: Sequence[str] = (),
+    skipped: int = 0,
 ) -> dict[str, Any]:
     """Return the manifest of a choice among `problems`.
 
@@ -38,6 +39,7 @@ def describe(
         source: where the data comes from; by default the name of the recipe's data set.
         license: its terms; by default those known of the source, else null.
         notes: what the method could not judge by, in words.
+        skipped: samples that could not be used and are not among `problems`; `skipped.json` names them.
     """
     ids = [problem.pid for problem in problems]
     name = recipe["dataset"].rstrip("/")
@@ -49,7 +51,13 @@ def describe(
         "seed": recipe["seed"],
         "source": source,
         "license": license,
-        "input": {"name": source, "split": recipe["split"], "rows": len(ids), "sha256": input_sha256},
+        "input": {
+            "name": source,
+            "split": recipe["split"],
+            "rows": len(ids),
+            "skipped": skipped,
+            "sha256": input_sha256,
+        },
         "recipe": recipe,
         "counts": choice.counts(),
         "coverage": coverage_counts(problems, choice.picks),

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
+from processing.bad_samples import BadSamples
+from processing.picture_check import checked, wrong_pictures
 from processing.scienceqa import INSTRUCTION, LETTERS, Problem, read_problems
+from processing.sources import undecoded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,21 +52,37 @@ def read_samples(
     pid_splits: str | Path | None = None,
     image_folder: str | Path | None = None,
     answer_style: str = "letter",
+    columns: str | None = None,
+    check_pictures: str = "none",
+    bad: BadSamples | None = None,
 ) -> Samples:
     """Read a ScienceQA folder, problems.json, LLaVA JSON, `datasets` folder or Hub id (see `processing`).
+
+    Args:
+        columns: of a `datasets` source, "question=their_column,…" (`columns.parse_columns`).
+        check_pictures: how to look at the pictures at hand (`picture_check.wrong_pictures`).
+        bad: what becomes of samples that cannot be used; by default the first one is refused.
 
     Raises:
         BadInput: what the readers raise; an id that two samples share; a source without samples.
     """
-    path = Path(path)
-    if _is_scienceqa(path):
-        samples = _of_problems(read_problems(path, split=split, pid_splits=pid_splits), path, answer_style)
+    path, bad = Path(path), bad or BadSamples()
+    if not columns and _is_scienceqa(path):
+        problems = read_problems(path, split=split, pid_splits=pid_splits)
+        wrong = wrong_pictures(lambda: _pictured(problems), len(problems), check_pictures, bad, source=path)
+        samples = _of_problems([p for i, p in enumerate(problems) if i not in wrong], path, answer_style)
     else:
         from processing.conversations import read_rows
 
-        samples = _of_rows(read_rows(path, image_folder=image_folder, split=split, answer_style=answer_style), path)
+        options = {"image_folder": image_folder, "split": split, "answer_style": answer_style, "columns": columns}
+        samples = _of_rows(checked(read_rows(path, **options, bad=bad), check_pictures, bad, source=path), path)
     _check_ids(samples)
     return samples
+
+
+def _pictured(problems: list[Problem]) -> Iterator[tuple[str, list[Any]]]:
+    for problem in problems:
+        yield problem.pid, [] if problem.image is None else [problem.image]
 
 
 def _is_scienceqa(path: Path) -> bool:
@@ -115,13 +134,6 @@ def _parts(asked: str, said: str) -> dict[str, Any]:
     letter = said.removesuffix(".")[-1:]
     answer = LETTERS.index(letter) if letter and letter in LETTERS[: len(choices)] else None
     return {"question": "\n".join(lines[:first]), "choices": choices, "answer": answer, "hint": hint}
-
-
-def undecoded(table: "Dataset") -> "Dataset":
-    """Return the rows with pictures as {"bytes", "path"}, so that looking at a row decodes nothing."""
-    from datasets import Image, List
-
-    return table.cast_column("images", List(Image(decode=False)))
 
 
 def _check_ids(samples: Samples) -> None:

@@ -4,12 +4,13 @@ Decoding to pixels and writing them again is what strips EXIF, GPS, comments and
 each picture is one. PNG keeps the pixels exactly, so what a stranger loads equals what was selected.
 """
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bad_input import BadInput
+from pictures import PictureFolder, open_picture, png_bytes
 
 # https://huggingface.co/docs/hub/datasets-image recommends row groups this small for rows with pictures.
 ROWS_PER_GROUP = 100
@@ -53,7 +54,7 @@ def write_shard(source: Path, target: Path, image_root: Path, advance: Callable[
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = arrow_bytes = 0
+    images, rows, arrow_bytes = PictureFolder(image_root), 0, 0
     with pq.ParquetFile(source) as file:
         schema = file.schema_arrow
         pictures = {field.name for field in schema if _holds_images(field.type)}
@@ -64,7 +65,7 @@ def write_shard(source: Path, target: Path, image_root: Path, advance: Callable[
                     column = batch.column(field.name)
                     if field.name in pictures:
                         clean = [
-                            _reencode(cell, image_root, source, rows + i, field.name)
+                            _reencode(cell, images, source, rows + i, field.name)
                             for i, cell in enumerate(column.to_pylist())
                         ]
                         column = pa.array(clean, type=field.type)
@@ -93,46 +94,29 @@ def _holds_images(kind) -> bool:
     return types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
 
 
-def _reencode(cell, image_root: Path, source: Path, row: int, column: str):
+def _reencode(cell, images: PictureFolder, source: Path, row: int, column: str):
     if cell is None:
         return None
     if isinstance(cell, list):
-        return [_reencode(item, image_root, source, row, column) for item in cell]
-    try:
-        data = cell["bytes"] if cell["bytes"] is not None else _read_inside(cell["path"], image_root)
-        return {"bytes": clean_png(data), "path": None}
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken or a boundless picture
-        raise BadInput(
-            f"the picture cannot be read ({' '.join(str(error).split())})",
-            remedy="prune again from a source whose pictures all open",
-            file=source,
-            record=row,
-            field=column,
-        ) from None
+        return [_reencode(item, images, source, row, column) for item in cell]
+    if cell["bytes"] is None:
+        if not cell["path"]:
+            problem = "the row has neither its bytes nor its path"
+            raise BadInput(problem, remedy="prune again from its source", file=source, record=row, field=column)
+        images.find(cell["path"], file=source, record=row)
+        cell = {"bytes": None, "path": images.root / cell["path"]}
+    return {"bytes": clean_png(cell, file=source, record=row, field=column), "path": None}
 
 
-def clean_png(data: bytes) -> bytes:
-    """Decode a picture the way `datasets.Image` does (EXIF orientation applied) and encode its pixels as PNG."""
-    from PIL import Image, ImageOps
+def clean_png(source: Any, **place: Any) -> bytes:
+    """Decode a picture (`pictures.open_picture`) and encode its upright pixels as PNG, in its own mode.
 
-    with Image.open(io.BytesIO(data)) as picture:
-        if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
-        picture.load()
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode not in PNG_MODES:
-            picture = picture.convert("RGBA" if "a" in picture.mode else "RGB")
-        transparency = picture.info.get("transparency") if picture.mode in ("P", "L", "RGB", "1") else None
+    Raises:
+        BadInput: it is no picture that can be read; `place` names it.
+    """
+    picture = open_picture(source, rgb=False, **place)
+    if picture.mode not in PNG_MODES:
+        picture = picture.convert("RGBA" if "a" in picture.mode else "RGB")
+    if picture.mode not in ("P", "L", "RGB", "1"):
         picture.info = {}
-        buffer = io.BytesIO()
-        picture.save(buffer, format="PNG", **({} if transparency is None else {"transparency": transparency}))
-    return buffer.getvalue()
-
-
-def _read_inside(path: str | None, image_root: Path) -> bytes:
-    if not path:
-        raise ValueError("the row has neither its bytes nor its path")
-    place = (image_root / path).resolve()
-    if not place.is_relative_to(image_root.resolve()):
-        raise ValueError(f"{Path(path).name} lies outside the dataset's folder")
-    return place.read_bytes()
+    return png_bytes(picture)

@@ -3,14 +3,12 @@
 import json
 
 import pytest
-from PIL import Image
 
 from bad_input import BadInput
 from processing.scienceqa import Problem
 from pruning.manifest import describe, differences, read_manifest, sha256_of, write_manifest
 from pruning.measures import overlap
 from pruning.methods import Choice
-from pruning.output import open_picture
 
 RECIPE = {"dataset": "data/of/ScienceQA", "method": "random", "size": 2, "seed": 0, "split": "train"}
 PROBLEMS = [Problem(pid=name, question="?", choices=("a", "b"), topic="t", has_image=name != "d") for name in "abcd"]
@@ -77,26 +75,3 @@ def test_two_choices_overlap_by_what_both_keep():
     assert overlap(left, right) == {"both": 2, "jaccard": 0.5, "by_chance": 1.5}
     nothing = {"kept": [], "dropped": {}}
     assert overlap(nothing, nothing) == {"both": 0, "jaccard": 0, "by_chance": 0}
-
-
-def picture(path, mode="RGB", size=(4, 4), **options):
-    Image.new(mode, size, 1 if mode == "P" else None).save(path, **options)
-    return {"bytes": path.read_bytes(), "path": None}
-
-
-def test_pictures_come_out_upright_and_bare(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "taken at home"  # orientation: turn right; description
-    turned = open_picture(picture(tmp_path / "a.jpg", size=(4, 8), exif=exif), "x", "1")
-    assert turned.size == (8, 4) and not turned.getexif() and not turned.info
-    assert open_picture(picture(tmp_path / "b.jpg", "CMYK"), "x", "1").mode == "RGB"
-    assert open_picture(picture(tmp_path / "c.gif", "P", transparency=1), "x", "1").mode == "RGBA"
-    assert open_picture(picture(tmp_path / "d.png", "L"), "x", "1").mode == "L"
-
-
-def test_what_is_no_picture_is_refused_with_its_row(tmp_path):
-    whole = picture(tmp_path / "a.png", size=(64, 64))["bytes"]
-    huge = picture(tmp_path / "b.png", "1", size=(10_000, 9_000))["bytes"]
-    for data in (b"", b"<html>", whole[: len(whole) // 2], huge):
-        with pytest.raises(BadInput, match="set: record 7: field image: is not a picture that can be read"):
-            open_picture({"bytes": data, "path": None}, "set", "7")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bad_input import BadInput
+from pictures import open_picture
 from processing.scienceqa import INSTRUCTION, Problem, answer_text, letters, question_text, read_problems
 from processing.strict_json import read_json
 
@@ -119,6 +120,32 @@ def test_a_malformed_field_is_named(tmp_path, change, field, says):
     said = refusal(read_problems, write_problems(tmp_path, {"7": PROBLEM | change}))
     assert said.startswith(f"{tmp_path / 'problems.json'}: record 7: field {field}: ")
     assert says in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"choices": ["x", "y"]},
+        {"choices": [str(i) for i in range(26)], "answer": 25},
+        {"answer": 0},
+        {"answer": 2},
+        {"answer": None},
+        {"split": "val"},
+        {"hint": None, "lecture": None},
+        {"image": None},
+        {"image_needed": True},
+    ],
+)
+def test_the_legal_neighbour_of_a_malformed_field_is_accepted(tmp_path, change):
+    (problem,) = read_problems(write_problems(tmp_path, {"7": PROBLEM | change}))
+    assert problem.pid == "7" and problem.answer == (PROBLEM | change)["answer"]
+
+
+def test_absent_pictures_are_named_together(tmp_path):
+    (tmp_path / "images").mkdir()
+    write_problems(tmp_path, {str(pid): PROBLEM for pid in range(1, 9)})
+    said = refusal(read_problems, tmp_path)
+    assert "record 1: field image: " in said and "does not exist (8 such samples; the next: 2, 3, 4, 5)" in said
 
 
 def test_other_shapes_of_problems_json_are_refused(tmp_path):
@@ -247,7 +274,7 @@ def test_the_hub_columns_are_read_from_a_folder(tmp_path, form):
         ("validation-0", True, "val", 1),
         ("validation-1", False, "val", 1),
     ]
-    assert problems[0].image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert open_picture(problems[0].image).getpixel((0, 0)) == (255, 0, 0)
     assert "has no split 'test'" in refusal(read_problems, tmp_path / "set", split="test")
 
 

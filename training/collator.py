@@ -3,6 +3,7 @@
 import torch
 
 from bad_input import BadInput
+from pictures import open_picture
 
 
 class AnswerCollator:
@@ -30,7 +31,7 @@ class AnswerCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         prompts = [self._word(row, answered=False) for row in rows]
         texts = [self._word(row, answered=True) for row in rows]
-        pictures = [picture for row in rows for picture in row["images"]]
+        pictures = [open_picture(cell, record=row.get("id")) for row in rows for cell in row["images"]]
         batch = self.processor(
             images=pictures or None,
             text=texts,

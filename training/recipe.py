@@ -28,6 +28,14 @@ class StageArguments:
     dataset_split: str = field(default="train", metadata={"help": "split of a data set that has several"})
     image_folder: str | None = field(default=None, metadata={"help": "where the pictures of a LLaVA JSON lie"})
     answer_style: str = field(default="letter", metadata={"help": "ScienceQA answers: letter, or explained"})
+    columns: str | None = field(
+        default=None, metadata={"help": "columns of a datasets folder or Hub id: question=theirs,answer=theirs,…"}
+    )
+    check_pictures: str = field(
+        default="full", metadata={"help": "before training, decode every picture (full), look at its header, or none"}
+    )
+    on_bad_sample: str = field(default="error", metadata={"help": "error, or skip: listed in skipped.json"})
+    max_bad_samples: float = field(default=0.01, metadata={"help": "share of skipped samples that stops the run"})
     chat_template: str | None = field(
         default=None, metadata={"help": "wording of this stage; the checkpoint keeps its own"}
     )
@@ -65,7 +73,9 @@ NUMBERS = {
     "lora_dropout": lambda value: 0 <= value < 1,
     "mm_projector_lr": lambda value: 0 < value < math.inf,
     "sample_answers": lambda value: value >= 0 and value == int(value),
+    "max_bad_samples": lambda value: 0 <= value <= 1,
 }
+CHOICES = {"on_bad_sample": ("error", "skip"), "check_pictures": ("full", "header", "none")}
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
 
 
@@ -150,6 +160,9 @@ def check_recipe(values: dict, file: str | None) -> None:
     for key, fits in NUMBERS.items():
         if key in values and not _is_number(values[key], fits):
             raise BadInput(f"{values[key]!r} is out of range", remedy="give a positive number", file=file, field=key)
+    for key, choices in CHOICES.items():
+        if key in values and values[key] not in choices:
+            raise BadInput(f"{values[key]!r} is unknown", remedy=f"use {', '.join(choices)}", file=file, field=key)
     _check_lora(values, file)
     check_reports(values, file)
     _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
@@ -202,7 +215,7 @@ def is_finished(values: dict) -> bool:
 
 def _is_empty_or_interrupted(output: Path) -> bool:
     """An interrupted run leaves its record of the start, checkpoints, TRL's card, logs, or a half-made `.finished`."""
-    left = ("checkpoint-", ".finished", "run.partial.json", ".run.partial.json")
+    left = ("checkpoint-", ".finished", "run.partial.json", ".run.partial.json", "skipped.json")
     begun = any(output.glob("checkpoint-*")) or (output / "run.partial.json").is_file()
     left += ("README.md", "runs", "samples") if begun else ()
     return all(entry.name.startswith(left) for entry in output.iterdir())

@@ -68,10 +68,11 @@ def finish_run(trainer, processor, record: dict) -> None:
     (output / BEGUN).unlink(missing_ok=True)
 
 
-def begin_run(trainer, stage, rows, template: str | None, parameters: dict) -> dict:
+def begin_run(trainer, stage, rows, skipped: int, template: str | None, parameters: dict) -> dict:
     """What is known before the first step; written to `run.partial.json`, which a run that died leaves behind.
 
     Args:
+        skipped: how many bad samples were left out; `skipped.json` names them.
         template: name of the chat template of this stage; None for the checkpoint's own.
         parameters: `{"trainable": …, "frozen": …}`, of `stages.set_trainable`.
     """
@@ -83,7 +84,7 @@ def begin_run(trainer, stage, rows, template: str | None, parameters: dict) -> d
         "recipe": {**recipe_values(stage, trainer.args), "chat_template": template},
         "seed": trainer.args.seed,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        "data": {"path": stage.dataset, "rows": len(rows), "sha256": data_hash(rows)},
+        "data": {"path": stage.dataset, "rows": len(rows), "skipped": skipped, "sha256": data_hash(rows)},
         "parameters": parameters,
         "hardware": hardware(trainer.args.world_size),
     }
