@@ -35,6 +35,7 @@ def main() -> None:
     from transformers.trainer_utils import get_last_checkpoint
 
     from training.collator import AnswerCollator
+    from training.packing import PackedCollator
     from training.run_record import finish_run, run_record
     from training.stages import check_template, set_trainable
     from training.trainer import StageTrainer
@@ -58,15 +59,17 @@ def main() -> None:
         args=config,
         train_dataset=rows,
         processing_class=processor,
-        data_collator=collator,
+        data_collator=PackedCollator(collator) if stage.packed else collator,
         mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,
+        packed=stage.packed,
     )
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
+    tokens = trainer.tokens.report(trainer.accelerator.gather)
     if trainer.is_world_process_zero():
         named = template.stem if template else None
-        record = run_record(trainer, stage, rows, named, parameters, collator.tokens, time.time() - started)
+        record = run_record(trainer, stage, rows, named, parameters, tokens, time.time() - started)
         finish_run(trainer, processor, {**record, "asked": values})
         print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}")
 

@@ -30,6 +30,9 @@ class StageArguments:
     chat_template: str | None = field(
         default=None, metadata={"help": "wording of this stage; the checkpoint keeps its own"}
     )
+    packed: bool = field(
+        default=True, metadata={"help": "lay samples end to end, without padding; loss and gradients are the same"}
+    )
     use_peft: bool = field(
         default=False, metadata={"help": "stage 2 by LoRA on the text model; the output is an adapter with projector"}
     )

@@ -65,7 +65,7 @@ def run_record(trainer, stage, rows, template: str | None, parameters: dict, tok
     Args:
         template: name of the chat template of this stage; None for the checkpoint's own.
         parameters: `{"trainable": …, "frozen": …}`, of `stages.set_trainable`.
-        tokens: `{"prompt": …, "answer": …, "padding": …, "longest": …}`, of the collator, since this process started.
+        tokens: of `TrainedTokens.report`, since this process started.
         seconds: since this process started.
     """
     import torch

@@ -1,9 +1,14 @@
 """TRL's SFTTrainer with what the stages of LLaVA-Mistral add to it, through the methods it offers for that."""
 
 import torch
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
+from bad_input import BadInput
+from training.attention import use_per_sample_attention
 from training.lora import PROJECTOR
+from training.packing import StepSampler, estimated_lengths, most_image_tokens
+from training.trained_tokens import TrainedTokens, pad_alone
 
 
 class StageTrainer(SFTTrainer):
@@ -12,11 +17,43 @@ class StageTrainer(SFTTrainer):
     Args:
         mm_projector_lr: a learning rate of the projector's own, which follows the schedule of the other one, in
             proportion; None for the common one.
+        packed: the collator is a `PackedCollator`; attention then runs per sample and steps are dealt by length.
+
+    Attributes:
+        tokens: `TrainedTokens` of the batches that were trained on since the process started.
     """
 
-    def __init__(self, *args, mm_projector_lr: float | None = None, **kwargs):
-        self.mm_projector_lr = mm_projector_lr
+    def __init__(self, *args, mm_projector_lr: float | None = None, packed: bool = False, **kwargs):
+        self.mm_projector_lr, self.packed = mm_projector_lr, packed
         super().__init__(*args, **kwargs)
+        self.data_collator = Refusals(self.data_collator)
+        self.tokens = TrainedTokens(self.model.config.image_token_id, pad_alone(self.processing_class.tokenizer))
+        if packed:
+            use_per_sample_attention(self.model)
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if not self.packed or not hasattr(rows, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        sampler = StepSampler(
+            estimated_lengths(rows, most_image_tokens(self.model.config)),
+            batch_size=self.args.train_batch_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            processes=self.args.world_size,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            drop_last=self.args.dataloader_drop_last,
+        )
+        self.add_callback(EpochOf(sampler))
+        return sampler
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, items = super().get_batch_samples(map(accepted, epoch_iterator), num_batches, device)
+        for batch in batches:
+            self.tokens.count(batch)
+        return batches, items
+
+    def _prepare_inputs(self, inputs):
+        return super()._prepare_inputs(accepted(inputs))
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         new = self.optimizer is None
@@ -31,3 +68,36 @@ class StageTrainer(SFTTrainer):
             if own:
                 optimizer.add_param_group({**group, "params": own, "lr": self.mm_projector_lr})
         return optimizer
+
+
+class EpochOf(TrainerCallback):
+    """Tells a sampler its epoch. In a resumed run of several processes nothing else does: accelerate's wrapper around
+    the batches that are passed over hides the sampler."""
+
+    def __init__(self, sampler: StepSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class Refusals:
+    """A collator whose `BadInput` comes back as a batch. What a worker of the data loader raises reaches the trainer
+    as a RuntimeError with a traceback; `accepted` raises the one line."""
+
+    def __init__(self, collator):
+        self.collator = collator
+
+    def __call__(self, rows: list[dict]) -> dict:
+        try:
+            return self.collator(rows)
+        except BadInput as error:
+            names = ("problem", "remedy", "file", "record", "field")
+            return {"refused": {name: getattr(error, name) for name in names}}
+
+
+def accepted(batch: dict) -> dict:
+    """The batch, unless it is a refusal; raises that one's `BadInput`."""
+    if "refused" in batch:
+        raise BadInput(**batch["refused"])
+    return batch
