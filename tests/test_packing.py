@@ -322,7 +322,7 @@ def test_a_count_of_image_or_padding_tokens_with_loss_would_show(load):
     [
         (
             "<pad>",
-            "field completion: a padding token would carry loss; use a template, and an answer, that write no such token",
+            "field completion: a padding token would carry loss; use a template",
         ),
         ("<image>", "field chat_template: the chat template writes 1 image tokens for 0 pictures; use a template"),
     ],
