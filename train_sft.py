@@ -61,7 +61,7 @@ def main() -> None:
         processing_class=processor,
         data_collator=PackedCollator(collator) if stage.packed else collator,
         mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,
-        packed=stage.packed,
+        row_tokens=stage.row_tokens if stage.packed else None,
     )
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)

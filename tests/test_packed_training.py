@@ -51,6 +51,18 @@ def test_a_packed_run_walks_the_padded_runs_way(stage0, rows_file, mixed_rows, t
     assert moved >= 4
 
 
+def test_shorter_rows_learn_the_same(stage0, mixed_rows, tmp_path):
+    """The same two steps an epoch, of more rows: which of them a sample is in decides nothing."""
+    chosen = {**INSTRUCT, **STEPS, "gradient_accumulation_steps": 1, "per_device_train_batch_size": 6}
+    for row_tokens in (4096, 90):
+        train("finetune", stage0, mixed_rows, tmp_path / str(row_tokens), **chosen, row_tokens=row_tokens)
+    long, short = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("4096", "90"))
+    assert long["recipe"]["per_device_train_batch_size"] == 6
+    assert short["recipe"]["per_device_train_batch_size"] in (1, 2)
+    assert long["steps"] == short["steps"] == 4 and long["tokens"] == short["tokens"]
+    assert long["loss_curve"] == [pytest.approx(entry, rel=1e-4) for entry in short["loss_curve"]]
+
+
 def logs(stage0, rows, packed: bool, folder, **settings) -> list[dict]:
     """What the trainer logs, by the very classes that the verb puts together."""
     from trl import SFTConfig
@@ -72,7 +84,7 @@ def logs(stage0, rows, packed: bool, folder, **settings) -> list[dict]:
         eval_dataset=rows,
         processing_class=processor,
         data_collator=PackedCollator(collator) if packed else collator,
-        packed=packed,
+        row_tokens=4096 if packed else None,
     )
     trainer.train()
     return [*trainer.state.log_history, trainer.evaluate()]
@@ -200,6 +212,26 @@ def test_an_epochs_order_is_another_one_and_the_same_again_when_asked():
     first, second = list(sampler), list(sampler)
     sampler.set_epoch(0)
     assert first != second and list(sampler) == first and sorted(first) == list(range(107))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("row_tokens", [10_000, 2500, 1200, 800, 100])
+def test_no_row_is_longer_than_asked_unless_it_is_one_sample(row_tokens, processes):
+    """In any epoch; no row has more samples than the batch size, and a step has as many as before."""
+    from types import SimpleNamespace
+
+    from training.packing import StepSampler, rows_of_a_step
+
+    args = {"train_batch_size": 8, "gradient_accumulation_steps": 2, "world_size": processes, "max_steps": -1}
+    args = SimpleNamespace(**args, num_train_epochs=2.5, seed=42, data_seed=None)
+    samples, count = rows_of_a_step(LENGTHS, args, row_tokens)
+    assert samples * count == 16 and samples <= 8
+    together = (rounds(lambda: StepSampler(LENGTHS, samples, count, processes), samples, processes, e) for e in (0, 2))
+    totals = [sum(LENGTHS[i] for i in row) for epoch in together for beside in epoch for row in beside]
+    assert max(totals) <= row_tokens or samples == 1
+    if samples < 8:
+        whole = StepSampler(LENGTHS, 2 * samples, count // 2, processes)
+        assert whole.longest_row(3) > row_tokens, "and rows are no shorter than they need be"
 
 
 def test_estimated_lengths_rise_with_words_and_pictures(mixed_rows):

@@ -71,7 +71,7 @@ def per_sample_attention(
         packed = [states.to(dtype) for states in packed]
         output = _by_kernel(*packed, cu_seq_lens_q, longest, scaling, sliding_window)
     else:
-        output = _one_by_one(module, *packed, cu_seq_lens_q.tolist(), dropout, scaling, sliding_window)
+        output = _one_by_one(module, *packed, cu_seq_lens_q.diff().tolist(), dropout, scaling, sliding_window)
     return output.view(query.shape[0], query.shape[2], *output.shape[1:]), None
 
 
@@ -101,12 +101,14 @@ def _by_kernel(query, key, value, borders, longest: int, scaling, window: int | 
     )
 
 
-def _one_by_one(module, query, key, value, starts: list[int], dropout, scaling, window: int | None) -> torch.Tensor:
+def _one_by_one(module, query, key, value, lengths: list[int], dropout, scaling, window: int | None) -> torch.Tensor:
+    # Cut by `split`: going back, a slice would fill a tensor of the whole row's size, for every sample (measured: two
+    # thirds of the time of a row of 13,000 tokens).
+    samples = zip(*(states.split(lengths) for states in (query, key, value)), strict=True)
     outputs = []
-    for start, end in zip(starts, starts[1:], strict=False):
-        sample = [states[start:end].transpose(0, 1).unsqueeze(0) for states in (query, key, value)]
-        binds = window is not None and end - start > window
-        mask = _band(end - start, window, query.device) if binds else None
+    for length, sample in zip(lengths, samples, strict=True):
+        sample = [states.transpose(0, 1).unsqueeze(0) for states in sample]
+        mask = _band(length, window, query.device) if window is not None and length > window else None
         outputs.append(sdpa_attention_forward(module, *sample, mask, dropout=dropout, scaling=scaling)[0][0])
     return torch.cat(outputs)
 

@@ -6,6 +6,7 @@ samples are dealt to its micro-batches by their lengths, and the longest row, wh
 """
 
 import heapq
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -93,6 +94,16 @@ class StepSampler(Sampler[int]):
             yield from self._deal(order[start : start + self.step])
         self.epoch += 1
 
+    def longest_row(self, epochs: int) -> int:
+        """The largest sum of lengths of a micro-batch in so many epochs."""
+        longest = 0
+        for epoch in range(epochs):
+            self.set_epoch(epoch)
+            order = [self.lengths[index] for index in self]
+            rows = range(0, len(order), self.batch_size)
+            longest = max([longest, *(sum(order[start : start + self.batch_size]) for start in rows)])
+        return longest
+
     def _deal(self, samples: list[int]) -> list[int]:
         """The longest sample first, each to the micro-batch that is shortest so far and not full."""
         full, rest = divmod(len(samples), self.batch_size)
@@ -106,6 +117,31 @@ class StepSampler(Sampler[int]):
                 heapq.heappush(shortest, (total + self.lengths[samples[place]], index))
         whole = sorted(groups[:full], key=lambda group: -sum(self.lengths[samples[place]] for place in group))
         return [samples[place] for group in [*whole, *groups[full:]] for place in sorted(group)]
+
+
+def rows_of_a_step(lengths: list[int], args, row_tokens: int) -> tuple[int, int]:
+    """Split micro-batches whose row would be longer than `row_tokens`, until none is, or each is one sample.
+
+    Args:
+        lengths: of each sample in tokens.
+        args: `TrainingArguments`; their batch size is the most samples a row may have.
+
+    Returns:
+        samples of a row, and rows of a step: a batch size and accumulation whose product is that of `args`.
+    """
+    size, count = args.train_batch_size, args.gradient_accumulation_steps
+    step = size * count * args.world_size
+    epochs = math.ceil(args.max_steps * step / len(lengths) if args.max_steps > 0 else args.num_train_epochs)
+    for parts in (parts for parts in range(1, size + 1) if size % parts == 0):
+        sampler = StepSampler(lengths, size // parts, count * parts, args.world_size, seed=order_seed(args))
+        if sampler.longest_row(epochs) <= row_tokens:
+            break
+    return size // parts, count * parts
+
+
+def order_seed(args) -> int:
+    """Of the samples' order, as the library's own sampler has it."""
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 def estimated_lengths(rows, image_tokens: int) -> list[int]:

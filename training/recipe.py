@@ -33,6 +33,10 @@ class StageArguments:
     packed: bool = field(
         default=True, metadata={"help": "lay samples end to end, without padding; loss and gradients are the same"}
     )
+    row_tokens: int = field(
+        default=4096,
+        metadata={"help": "packed: a row that would be longer is made of fewer samples, in more rows a step"},
+    )
     use_peft: bool = field(
         default=False, metadata={"help": "stage 2 by LoRA on the text model; the output is an adapter with projector"}
     )
@@ -49,6 +53,7 @@ NUMBERS = {
     "per_device_train_batch_size": lambda value: value >= 1,
     "gradient_accumulation_steps": lambda value: value >= 1,
     "weight_decay": lambda value: 0 <= value < math.inf,
+    "row_tokens": lambda value: value >= 1,
     "lora_r": lambda value: value >= 1,
     "lora_alpha": lambda value: 0 < value < math.inf,
     "lora_dropout": lambda value: 0 <= value < 1,

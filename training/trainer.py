@@ -7,7 +7,7 @@ from trl import SFTTrainer
 from bad_input import BadInput
 from training.attention import use_per_sample_attention
 from training.lora import PROJECTOR
-from training.packing import StepSampler, estimated_lengths, most_image_tokens
+from training.packing import StepSampler, estimated_lengths, most_image_tokens, order_seed, rows_of_a_step
 from training.trained_tokens import TrainedTokens, pad_alone
 
 
@@ -17,30 +17,35 @@ class StageTrainer(SFTTrainer):
     Args:
         mm_projector_lr: a learning rate of the projector's own, which follows the schedule of the other one, in
             proportion; None for the common one.
-        packed: the collator is a `PackedCollator`; attention then runs per sample and steps are dealt by length.
+        row_tokens: the collator is a `PackedCollator`: attention runs per sample, a step's samples are dealt to its
+            micro-batches by length, and micro-batches that would be longer are split; None for padded batches.
 
     Attributes:
         tokens: `TrainedTokens` of the batches that were trained on since the process started.
     """
 
-    def __init__(self, *args, mm_projector_lr: float | None = None, packed: bool = False, **kwargs):
-        self.mm_projector_lr, self.packed = mm_projector_lr, packed
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, mm_projector_lr: float | None = None, row_tokens: int | None = None, **kwargs):
+        self.mm_projector_lr, self.lengths = mm_projector_lr, None
+        rows, args = kwargs["train_dataset"], kwargs["args"]
+        if row_tokens is not None and hasattr(rows, "__len__"):  # a stream is taken as it comes
+            self.lengths = estimated_lengths(rows, most_image_tokens(kwargs["model"].config))
+            samples, count = rows_of_a_step(self.lengths, args, row_tokens)
+            args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
+        super().__init__(**kwargs)
         self.data_collator = Refusals(self.data_collator)
         self.tokens = TrainedTokens(self.model.config.image_token_id, pad_alone(self.processing_class.tokenizer))
-        if packed:
+        if row_tokens is not None:
             use_per_sample_attention(self.model)
 
     def _get_train_sampler(self, train_dataset=None):
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        if not self.packed or not hasattr(rows, "__len__"):
+        if self.lengths is None:
             return super()._get_train_sampler(train_dataset)
         sampler = StepSampler(
-            estimated_lengths(rows, most_image_tokens(self.model.config)),
+            self.lengths,
             batch_size=self.args.train_batch_size,
             accumulation=self.args.gradient_accumulation_steps,
             processes=self.args.world_size,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed=order_seed(self.args),
             drop_last=self.args.dataloader_drop_last,
         )
         self.add_callback(EpochOf(sampler))
