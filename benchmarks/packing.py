@@ -5,10 +5,11 @@
 
 Random batches of 32 ScienceQA training questions, worded as for training, tokenized by Mistral's own tokenizer, with
 576 image tokens for a picture. A step is the trainer's `training_step` on collated batches: forward, TRL's fused head,
-backward. `theirs` is TRL's `DataCollatorForVisionLanguageModeling` with the library's sdpa, `ours` the trainer's
-default: `PackedCollator` and attention per sample. `all` and `image` (questions with a picture) are the medians over
-the rounds of their seconds / ours; above 1 we are faster. `runs` has the 32 as one batch, which the two ratios are of,
-and as 8 micro-batches of 4, as the recipes have it: theirs in random order, ours as `StepSampler` deals them.
+backward. `theirs` is TRL's `DataCollatorForVisionLanguageModeling` with the library's sdpa, `ours` what the trainer
+makes of the same settings: rows of at most 4,096 tokens, dealt by `StepSampler`, attention per sample. `all` and
+`image` (questions with a picture) are the medians over the rounds of their seconds / ours; above 1 we are faster.
+`runs` has them for 32 samples at once, which the two are of, and for 8 micro-batches of 4, as the recipes have it;
+`processor_ratio` is of processor seconds, on which other work on the machine weighs less.
 
 The model is small, for two cores must train it. Its text model has nearly all of the work, as a large one's has; the
 vocabulary is folded to 2,048, for on a CPU the head is computed at every token and would be the largest part of it.
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -33,21 +35,25 @@ from evaluation.results import versions, write_json
 HOME = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "packing.json"
 BATCH, VOCABULARY, IMAGE_TOKEN = 32, 2048, 2047
+ROW_TOKENS = 4096
 MISTRAL_IMAGE = 32001  # the id the image token gets behind Mistral's 32,000 and the padding token
 VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = {"hidden_size": 256, "intermediate_size": 896, "num_attention_heads": 4, "num_key_value_heads": 2}
+QUICK_TEXT = {"hidden_size": 64, "intermediate_size": 224, "num_attention_heads": 2, "num_key_value_heads": 1}
 SHARED = HOME.parent / "shared"
 
 
 def main() -> int:
     parser = VerbParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smaller model and fewer rounds, under a minute")
-    parser.add_argument("--rounds", type=int, help="batches of each kind, each trained both ways (3 with --quick, 15)")
+    parser.add_argument(
+        "--rounds", type=int, help="batches of each kind, each trained both ways (3 with --quick, else 9)"
+    )
     parser.add_argument("--scienceqa", metavar="FOLDER", default=SHARED / "scienceqa", help="with problems_head.json")
     parser.add_argument("--tokenizer", metavar="FILE", default=SHARED / "mistral_tokenizer" / "tokenizer.model")
     options = parser.parse_args()
     if options.rounds is None:
-        options.rounds = 3 if options.quick else 15
+        options.rounds = 3 if options.quick else 9
     if options.rounds < 3:
         parser.error(f"--rounds {options.rounds} is too few for a median; give 3 or more")
     for path in (Path(options.scienceqa) / "problems_head.json", Path(options.tokenizer)):
@@ -63,22 +69,22 @@ def main() -> int:
 def measure(options) -> dict:
     import torch
 
-    layers = 2 if options.quick else 4
+    text = {**(QUICK_TEXT if options.quick else TEXT), "num_hidden_layers": 2}
     with tempfile.TemporaryDirectory() as folder:
-        trainer, collators = prepared(options, layers, folder)
+        trainer, collators = prepared(options, text, folder)
         rows = training_rows(Path(options.scienceqa))
         kinds = {"all": rows, "image": [row for row in rows if row["images"]]}
         draw = random.Random(0)
         runs = {
             f"{name}, {BATCH // micro} x {micro}": compare(trainer, collators, kind, micro, options.rounds, draw)
-            for micro in (BATCH, 4)
+            for micro in ((BATCH,) if options.quick else (BATCH, 4))
             for name, kind in kinds.items()
         }
     return {
         **{name: runs[f"{name}, 1 x {BATCH}"]["ratio"] for name in kinds},
         "runs": runs,
         "questions": {name: len(kind) for name, kind in kinds.items()},
-        "model": {"vision": VISION, "text": TEXT, "layers": layers, "vocabulary": VOCABULARY, "precision": "float32"},
+        "model": {"vision": VISION, "text": text, "vocabulary": VOCABULARY, "precision": "float32"},
         "parameters": {
             "text": sum(weight.numel() for weight in trainer.model.model.language_model.parameters()),
             "vision": sum(weight.numel() for weight in trainer.model.model.vision_tower.parameters()),
@@ -94,7 +100,7 @@ def measure(options) -> dict:
     }
 
 
-def prepared(options, layers: int, folder: str) -> tuple:
+def prepared(options, text: dict, folder: str) -> tuple:
     """Return the verb's trainer around the small model, and the two collators."""
     import torch
     from datasets import Dataset
@@ -108,11 +114,9 @@ def prepared(options, layers: int, folder: str) -> tuple:
     from training.trainer import StageTrainer
 
     torch.manual_seed(0)
-    text = {"model_type": "mistral", "vocab_size": VOCABULARY, "num_hidden_layers": layers, "sliding_window": None}
+    text = {"model_type": "mistral", "vocab_size": VOCABULARY, "sliding_window": None, **text}
     vision = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
-    config = LlavaMistralConfig(
-        vision_config={**vision, **VISION}, text_config={**text, **TEXT}, image_token_id=IMAGE_TOKEN
-    )
+    config = LlavaMistralConfig(vision_config={**vision, **VISION}, text_config=text, image_token_id=IMAGE_TOKEN)
     model = LlavaMistralForConditionalGeneration(config)
     set_trainable(model, "finetune")
     processor = mistral_processor(options.tokenizer)
@@ -125,7 +129,7 @@ def prepared(options, layers: int, folder: str) -> tuple:
         train_dataset=Dataset.from_list([{"images": [], "prompt": [], "completion": []}]),
         processing_class=processor,
         data_collator=ours,
-        row_tokens=4096,
+        row_tokens=ROW_TOKENS,
     )
     model.train()
     return trainer, {"theirs": theirs, "ours": ours}
@@ -180,45 +184,51 @@ def compare(trainer, collators: dict[str, Callable], rows: list[dict], micro: in
     """
     from training.attention import PER_SAMPLE
 
-    attention = {"theirs": "sdpa", "ours": PER_SAMPLE}
-    seconds, tokens = {"theirs": [], "ours": []}, {"theirs": [], "ours": []}
+    attention, sides = {"theirs": "sdpa", "ours": PER_SAMPLE}, ("theirs", "ours")
+    taken = {side: [] for side in sides}
     for index in range(rounds + 1):
         drawn = draw.sample(rows, BATCH)
-        order = ("theirs", "ours") if index % 2 else ("ours", "theirs")
-        for side in order:
-            samples = drawn if side == "theirs" else dealt(drawn, micro)
-            batches = [
-                folded(collators[side]([dict(row) for row in samples[start : start + micro]]))
-                for start in range(0, BATCH, micro)
-            ]
+        batches = {"theirs": [drawn[start : start + micro] for start in range(0, BATCH, micro)]}
+        batches["ours"] = dealt(drawn, micro)
+        for side in sides if index % 2 else sides[::-1]:
+            step = [folded(collators[side]([dict(row) for row in batch])) for batch in batches[side]]
             trainer.model.set_attn_implementation({"text_config": attention[side]})
-            took = step(trainer, batches)
+            seconds = train(trainer, step)
             if index:  # the first warms up
-                seconds[side].append(took)
-                tokens[side].append(sum(batch["input_ids"].numel() for batch in batches))
-    ratios = [theirs / own for own, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+                taken[side].append((*seconds, sum(batch["input_ids"].numel() for batch in step), len(step)))
+    wall, processor, tokens, _ = (
+        [theirs / own for own, theirs in zip(*pair, strict=True)]
+        for pair in zip(zip(*taken["ours"], strict=True), zip(*taken["theirs"], strict=True), strict=True)
+    )
+    low, middle, high = statistics.quantiles(wall, n=4)
     run = {
         "ratio": round(middle, 3),
         "ratio_quartiles": [round(low, 3), round(high, 3)],
+        "processor_ratio": round(statistics.median(processor), 3),
+        "tokens_ratio": round(statistics.median(tokens), 3),
         **{
-            f"{side}_samples_per_second": round(BATCH / statistics.median(taken), 3) for side, taken in seconds.items()
+            f"{side}_samples_per_second": round(BATCH / statistics.median(one[0] for one in taken[side]), 3)
+            for side in sides
         },
-        "tokens_theirs_over_ours": round(sum(tokens["theirs"]) / sum(tokens["ours"]), 3),
+        "our_rows": statistics.median(one[3] for one in taken["ours"]),
     }
     print(run, flush=True)
     return run
 
 
-def dealt(samples: list[dict], micro: int) -> list[dict]:
-    """The samples of one step in the order in which the trainer's sampler deals them to micro-batches."""
+def dealt(samples: list[dict], micro: int) -> list[list[dict]]:
+    """The micro-batches that the trainer makes of one step."""
     from datasets import Dataset
 
-    from training.packing import StepSampler, estimated_lengths
+    from training.packing import StepSampler, estimated_lengths, rows_of_a_step
 
     words = [{**row, "images": [0] * len(row["images"])} for row in samples]
     lengths = estimated_lengths(Dataset.from_list(words), image_tokens=576)
-    return [samples[index] for index in StepSampler(lengths, micro, BATCH // micro)]
+    one_epoch = {"max_steps": -1, "num_train_epochs": 1, "seed": 42, "data_seed": None, "world_size": 1}
+    args = SimpleNamespace(train_batch_size=micro, gradient_accumulation_steps=BATCH // micro, **one_epoch)
+    size, count = rows_of_a_step(lengths, args, ROW_TOKENS)
+    order = [samples[index] for index in StepSampler(lengths, size, count)]
+    return [order[start : start + size] for start in range(0, BATCH, size)]
 
 
 def folded(batch: dict) -> dict:
@@ -234,15 +244,15 @@ def folded(batch: dict) -> dict:
     return batch
 
 
-def step(trainer, batches: list[dict]) -> float:
-    """Seconds of the forward and backward passes of one optimizer step."""
+def train(trainer, batches: list[dict]) -> tuple[float, float]:
+    """Seconds, and processor seconds, of the forward and backward passes of one optimizer step."""
     items = sum((batch["labels"] != -100).sum() for batch in batches)
-    begun = time.perf_counter()
+    begun, begun_processor = time.perf_counter(), time.process_time()
     for batch in batches:
         trainer.training_step(trainer.model, batch, items)
-    took = time.perf_counter() - begun
+    seconds = time.perf_counter() - begun, time.process_time() - begun_processor
     trainer.model.zero_grad()
-    return took
+    return seconds
 
 
 if __name__ == "__main__":
