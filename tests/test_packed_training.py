@@ -5,7 +5,9 @@ import statistics
 
 import pytest
 
-from tests.test_train_sft import TEMPLATES, interrupt, train
+from bad_input import BadInput
+from tests.running import run_apart
+from tests.test_train_sft import QUICK, TEMPLATES, interrupt, train
 from tests.tiny_components import save_rows
 
 INSTRUCT = {"chat_template": TEMPLATES / "mistral_instruct.jinja"}
@@ -63,6 +65,24 @@ def test_shorter_rows_learn_the_same(stage0, mixed_rows, tmp_path):
     assert long["loss_curve"] == [pytest.approx(entry, rel=1e-4) for entry in short["loss_curve"]]
 
 
+@pytest.mark.slow
+def test_two_processes_share_a_step_as_one_process_does_it(stage0, mixed_rows, tmp_path):
+    """DDP on gloo: the losses of one process, and the tokens of both. Eleven rows: the last round is filled up."""
+    flags = QUICK | {f"--{name}": value for name, value in {**INSTRUCT, **STEPS}.items()} | {"--max_steps": 3}
+    flags |= {"--stage": "finetune", "--model_name_or_path": stage0, "--dataset": mixed_rows}
+    curves, tokens = {}, {}
+    for processes, accumulation in ((1, 2), (2, 1)):
+        out = tmp_path / str(processes)
+        chosen = flags | {"--output_dir": out, "--gradient_accumulation_steps": accumulation}
+        words = [word for pair in chosen.items() for word in pair]
+        launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, "train_sft.py")
+        run_apart(*launch, *words, OMP_NUM_THREADS="1")
+        record = json.loads((out / "run.json").read_text())
+        curves[processes], tokens[processes] = record["loss_curve"], record["tokens"]
+    assert curves[2][:2] == [pytest.approx(entry, rel=1e-4) for entry in curves[1][:2]]
+    assert (tokens[1]["samples"], tokens[2]["samples"]) == (11, 12)
+
+
 def logs(stage0, rows, packed: bool, folder, **settings) -> list[dict]:
     """What the trainer logs, by the very classes that the verb puts together."""
     from trl import SFTConfig
@@ -113,6 +133,28 @@ def test_tokens_are_counted_where_workers_collate(stage0, mixed_rows, tmp_path):
     here, there = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("0", "2"))
     assert here["tokens"] == there["tokens"] and here["tokens"]["samples"] == 11
     assert here["loss_curve"] == there["loss_curve"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"padding_free": ""}, "field padding_free: TRL's own way has none for pictures"),
+        ({"packing": "yes"}, "field packing: TRL's own way has none for pictures"),
+        ({"train_sampling_strategy": "group_by_length", "packed": ""}, "'group_by_length' has no effect on packed"),
+        ({"packing": "False", "padding_free": False}, None),
+        ({"train_sampling_strategy": "sequential", "packed": "False"}, None),
+    ],
+)
+def test_what_cannot_go_together_is_refused_and_nothing_else(stage0, mixed_rows, tmp_path, given, said):
+    from training.recipe import check_recipe
+
+    values = {"stage": "finetune", "model_name_or_path": str(stage0), "dataset": str(mixed_rows)}
+    values |= {"output_dir": str(tmp_path / "out"), **given}
+    if said is None:
+        check_recipe(values, None)
+    else:
+        with pytest.raises(BadInput, match=said):
+            check_recipe(values, None)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

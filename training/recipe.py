@@ -144,6 +144,7 @@ def check_recipe(values: dict, file: str | None) -> None:
         if key in values and not _is_number(values[key], fits):
             raise BadInput(f"{values[key]!r} is out of range", remedy="give a positive number", file=file, field=key)
     _check_lora(values, file)
+    _check_packing(values, file)
     _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
     _check_exists(values["dataset"], "dataset", file)
     if values.get("image_folder"):
@@ -168,8 +169,31 @@ def check_recipe(values: dict, file: str | None) -> None:
         )
 
 
+def _is_on(values: dict, key: str) -> bool:
+    return str(values.get(key, False)).lower() not in ("false", "no", "n", "f", "0")  # a bare switch is ""
+
+
+def _check_packing(values: dict, file: str | None) -> None:
+    for key in ("packing", "padding_free"):
+        if _is_on(values, key):
+            raise BadInput(
+                "TRL's own way has none for pictures",
+                remedy="leave it out: packed, which is on by default, does without padding",
+                file=file,
+                field=key,
+            )
+    strategy = values.get("train_sampling_strategy", "random")
+    if strategy != "random" and _is_on({"packed": True, **values}, "packed"):
+        raise BadInput(
+            f"{strategy!r} has no effect on packed batches",
+            remedy="leave it out, or add --packed False",
+            file=file,
+            field="train_sampling_strategy",
+        )
+
+
 def _check_lora(values: dict, file: str | None) -> None:
-    asked = str(values.get("use_peft", False)).lower() not in ("false", "no", "n", "f", "0")  # a bare switch is ""
+    asked = _is_on(values, "use_peft")
     if asked and values["stage"] == "pretrain":
         raise BadInput(
             "stage 1 trains the projector in full and has no use for LoRA",
