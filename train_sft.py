@@ -37,6 +37,7 @@ def main() -> None:
 
     from training.collator import AnswerCollator
     from training.frozen_weights import is_safe, shrink_frozen
+    from training.packing import PackedCollator
     from training.run_record import begin_run, finish_run, run_record
     from training.stages import check_template, set_trainable, warn_of_untrained_projector
     from training.to_look_at import shown
@@ -67,8 +68,9 @@ def main() -> None:
         args=config,
         train_dataset=rows,
         processing_class=processor,
-        data_collator=collator,
+        data_collator=PackedCollator(collator) if stage.packed else collator,
         mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,
+        row_tokens=stage.row_tokens if stage.packed else None,
         **shown(stage, config, model, processor, own_template, held_out),
     )
     begun = begin_run(trainer, stage, rows, len(bad.listed), template.stem if template else None, parameters)
@@ -77,8 +79,9 @@ def main() -> None:
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
+    tokens = trainer.tokens.report(trainer.accelerator.gather)
     if trainer.is_world_process_zero():
-        record = run_record(trainer, begun, collator.tokens, time.time() - started)
+        record = run_record(trainer, begun, tokens, time.time() - started)
         finish_run(trainer, processor, {**record, "asked": values})
         print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}")
 

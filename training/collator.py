@@ -4,6 +4,7 @@ import torch
 
 from bad_input import BadInput
 from pictures import open_picture
+from training.trained_tokens import pad_alone
 
 
 class AnswerCollator:
@@ -20,13 +21,14 @@ class AnswerCollator:
     -100 on prompt, image and padding tokens. `pixel_values` `(pictures, 3, height, width)` when any row has one.
 
     Raises:
-        BadInput: a row has no answer, or its template words the prompt differently once the answer is known.
+        BadInput: a row has no answer, its template words the prompt differently once the answer is known or does not
+            write each picture once, or a padding token is in the answer.
     """
 
     def __init__(self, processor):
         self.processor = processor
         self.image_token_id = processor.image_token_id
-        self.tokens = {"prompt": 0, "answer": 0, "padding": 0, "longest": 0}  # longest: of a row, unpadded
+        self.pad_token_id = pad_alone(processor.tokenizer)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         prompts = [self._word(row, answered=False) for row in rows]
@@ -54,7 +56,15 @@ class AnswerCollator:
         pictures = [{"type": "image"} for _ in row["images"]]
         turns = [{"role": first["role"], "content": [*pictures, {"type": "text", "text": first["content"]}]}, *rest]
         turns += row["completion"] if answered else []
-        return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered)
+        text = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered)
+        if (count := text.count(self.processor.image_token)) != len(pictures):
+            raise BadInput(
+                f"the chat template writes {count} image tokens for {len(pictures)} pictures",
+                remedy="use a template that writes each picture once",
+                record=row.get("id"),
+                field="chat_template",
+            )
+        return text
 
     def _label(self, batch, index: int, row: dict, prompt: str) -> None:
         length = int(batch["attention_mask"][index].sum())
@@ -72,8 +82,12 @@ class AnswerCollator:
             )
         if start >= length:
             raise BadInput("there is no answer to learn", remedy="give a completion", record=row.get("id"))
+        # An image token after the answer's first word has been refused above: the prompt would seem longer than it is.
+        if self.pad_token_id is not None and (ids[start:] == self.pad_token_id).any():
+            raise BadInput(
+                "a padding token would carry loss",
+                remedy="use a template, and an answer, that write no such token",
+                record=row.get("id"),
+                field="completion",
+            )
         batch["labels"][index, start:length] = ids[start:]
-        self.tokens["prompt"] += start
-        self.tokens["answer"] += length - start
-        self.tokens["padding"] += batch["input_ids"].shape[1] - length
-        self.tokens["longest"] = max(self.tokens["longest"], length)

@@ -42,6 +42,13 @@ class StageArguments:
     may_drop_question: bool = field(
         default=False, metadata={"help": "stage 2 with a template that drops the question, to measure what that costs"}
     )
+    packed: bool = field(
+        default=True, metadata={"help": "lay samples end to end, without padding; loss and gradients are the same"}
+    )
+    row_tokens: int = field(
+        default=4096,
+        metadata={"help": "packed: a row that would be longer is made of fewer samples, in more rows a step"},
+    )
     use_peft: bool = field(
         default=False, metadata={"help": "stage 2 by LoRA on the text model; the output is an adapter with projector"}
     )
@@ -68,6 +75,7 @@ NUMBERS = {
     "per_device_train_batch_size": lambda value: value >= 1,
     "gradient_accumulation_steps": lambda value: value >= 1,
     "weight_decay": lambda value: 0 <= value < math.inf,
+    "row_tokens": lambda value: value >= 1,
     "lora_r": lambda value: value >= 1,
     "lora_alpha": lambda value: 0 < value < math.inf,
     "lora_dropout": lambda value: 0 <= value < 1,
@@ -165,6 +173,7 @@ def check_recipe(values: dict, file: str | None) -> None:
             raise BadInput(f"{values[key]!r} is unknown", remedy=f"use {', '.join(choices)}", file=file, field=key)
     _check_lora(values, file)
     check_reports(values, file)
+    _check_packing(values, file)
     _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
     _check_exists(values["dataset"], "dataset", file)
     _check_exists(values.get("eval_dataset") or values["dataset"], "eval_dataset", file)
@@ -190,8 +199,31 @@ def check_recipe(values: dict, file: str | None) -> None:
         )
 
 
+def _is_on(values: dict, key: str) -> bool:
+    return str(values.get(key, False)).lower() not in ("false", "no", "n", "f", "0")  # a bare switch is ""
+
+
+def _check_packing(values: dict, file: str | None) -> None:
+    for key in ("packing", "padding_free"):
+        if _is_on(values, key):
+            raise BadInput(
+                "TRL's own way has none for pictures",
+                remedy="leave it out: packed, which is on by default, does without padding",
+                file=file,
+                field=key,
+            )
+    strategy = values.get("train_sampling_strategy", "random")
+    if strategy != "random" and _is_on({"packed": True, **values}, "packed"):
+        raise BadInput(
+            f"{strategy!r} has no effect on packed batches",
+            remedy="leave it out, or add --packed False",
+            file=file,
+            field="train_sampling_strategy",
+        )
+
+
 def _check_lora(values: dict, file: str | None) -> None:
-    asked = str(values.get("use_peft", False)).lower() not in ("false", "no", "n", "f", "0")  # a bare switch is ""
+    asked = _is_on(values, "use_peft")
     if asked and values["stage"] == "pretrain":
         raise BadInput(
             "stage 1 trains the projector in full and has no use for LoRA",

@@ -1,9 +1,14 @@
 """TRL's SFTTrainer with what the stages of LLaVA-Mistral add to it, through the methods it offers for that."""
 
 import torch
+from transformers import TrainerCallback
 
+from bad_input import BadInput
+from training.attention import use_per_sample_attention
 from training.lora import PROJECTOR
+from training.packing import StepSampler, estimated_lengths, most_image_tokens, order_seed, rows_of_a_step
 from training.reporting import ReportingTrainer
+from training.trained_tokens import TrainedTokens, pad_alone
 
 
 class StageTrainer(ReportingTrainer):
@@ -12,11 +17,48 @@ class StageTrainer(ReportingTrainer):
     Args:
         mm_projector_lr: a learning rate of the projector's own, which follows the schedule of the other one, in
             proportion; None for the common one.
+        row_tokens: the collator is a `PackedCollator`: attention runs per sample, a step's samples are dealt to its
+            micro-batches by length, and micro-batches that would be longer are split; None for padded batches.
+
+    Attributes:
+        tokens: `TrainedTokens` of the batches that were trained on since the process started.
     """
 
-    def __init__(self, *args, mm_projector_lr: float | None = None, **kwargs):
-        self.mm_projector_lr = mm_projector_lr
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, mm_projector_lr: float | None = None, row_tokens: int | None = None, **kwargs):
+        self.mm_projector_lr, self.lengths = mm_projector_lr, None
+        rows, args = kwargs["train_dataset"], kwargs["args"]
+        if row_tokens is not None and hasattr(rows, "__len__"):  # a stream is taken as it comes
+            self.lengths = estimated_lengths(rows, most_image_tokens(kwargs["model"].config))
+            samples, count = rows_of_a_step(self.lengths, args, row_tokens)
+            args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
+        super().__init__(**kwargs)
+        self.data_collator = Refusals(self.data_collator)
+        self.tokens = TrainedTokens(self.model.config.image_token_id, pad_alone(self.processing_class.tokenizer))
+        if row_tokens is not None:
+            use_per_sample_attention(self.model)
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        sampler = StepSampler(
+            self.lengths,
+            batch_size=self.args.train_batch_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            processes=self.args.world_size,
+            seed=order_seed(self.args),
+            drop_last=self.args.dataloader_drop_last,
+        )
+        self.add_callback(EpochOf(sampler))
+        return sampler
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, items = super().get_batch_samples(map(accepted, epoch_iterator), num_batches, device)
+        for batch in batches:
+            self.tokens.count(batch)
+        return batches, items
+
+    def _prepare_inputs(self, inputs):
+        return super()._prepare_inputs(accepted(inputs))
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         new = self.optimizer is None
@@ -31,3 +73,36 @@ class StageTrainer(ReportingTrainer):
             if own:
                 optimizer.add_param_group({**group, "params": own, "lr": self.mm_projector_lr})
         return optimizer
+
+
+class EpochOf(TrainerCallback):
+    """Tells a sampler its epoch. In a resumed run of several processes nothing else does: accelerate's wrapper around
+    the batches that are passed over hides the sampler."""
+
+    def __init__(self, sampler: StepSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class Refusals:
+    """A collator whose `BadInput` comes back as a batch. What a worker of the data loader raises reaches the trainer
+    as a RuntimeError with a traceback; `accepted` raises the one line."""
+
+    def __init__(self, collator):
+        self.collator = collator
+
+    def __call__(self, rows: list[dict]) -> dict:
+        try:
+            return self.collator(rows)
+        except BadInput as error:
+            names = ("problem", "remedy", "file", "record", "field")
+            return {"refused": {name: getattr(error, name) for name in names}}
+
+
+def accepted(batch: dict) -> dict:
+    """The batch, unless it is a refusal; raises that one's `BadInput`."""
+    if "refused" in batch:
+        raise BadInput(**batch["refused"])
+    return batch
