@@ -35,9 +35,11 @@ def main() -> None:
     from transformers.trainer_utils import get_last_checkpoint
 
     from training.collator import AnswerCollator
+    from training.pictures import Pictures, encoded
     from training.run_record import finish_run, run_record
     from training.stages import check_template, set_trainable
     from training.trainer import StageTrainer
+    from training.vision_features import VisionFeatures, open_cache
 
     load = {"revision": stage.model_revision, "trust_remote_code": True}
     processor = AutoProcessor.from_pretrained(stage.model_name_or_path, **load)
@@ -52,11 +54,13 @@ def main() -> None:
 
         model, parameters = add_lora(model, stage, config.seed)
 
-    collator = AnswerCollator(processor)
+    cache = open_cache(stage, config, rows, model, processor)
+    VisionFeatures(model, cache)
+    collator = AnswerCollator(processor, Pictures(processor, cache))
     trainer = StageTrainer(
         model=model,
         args=config,
-        train_dataset=rows,
+        train_dataset=encoded(rows),
         processing_class=processor,
         data_collator=collator,
         mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,

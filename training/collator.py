@@ -3,6 +3,7 @@
 import torch
 
 from bad_input import BadInput
+from training.pictures import Pictures
 
 
 class AnswerCollator:
@@ -14,35 +15,33 @@ class AnswerCollator:
 
     Args:
         processor: a `LlavaMistralProcessor`; its chat template words the conversation.
+        pictures: what becomes of the rows' pictures; by default they are preprocessed.
 
     Returns from a call: `input_ids`, `attention_mask`, `labels` `(rows, length)`, padded on the right; `labels` is
-    -100 on prompt, image and padding tokens. `pixel_values` `(pictures, 3, height, width)` when any row has one.
+    -100 on prompt, image and padding tokens. When any row has a picture, also what `Pictures` makes of them.
 
     Raises:
         BadInput: a row has no answer, or its template words the prompt differently once the answer is known.
     """
 
-    def __init__(self, processor):
+    def __init__(self, processor, pictures: Pictures | None = None):
         self.processor = processor
+        self.pictures = pictures or Pictures(processor)
         self.image_token_id = processor.image_token_id
         self.tokens = {"prompt": 0, "answer": 0, "padding": 0, "longest": 0}  # longest: of a row, unpadded
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         prompts = [self._word(row, answered=False) for row in rows]
         texts = [self._word(row, answered=True) for row in rows]
-        pictures = [picture for row in rows for picture in row["images"]]
-        batch = self.processor(
-            images=pictures or None,
-            text=texts,
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
-            return_tensors="pt",
+        inputs, image_tokens = self.pictures([picture for row in rows for picture in row["images"]])
+        texts, _ = self.processor.get_text_with_replacements(texts, image_tokens)
+        batch = self.processor.tokenizer(
+            texts, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
         )
         batch["labels"] = torch.full_like(batch["input_ids"], -100)
         for index, row in enumerate(rows):
             self._label(batch, index, row, prompts[index])
-        return dict(batch)
+        return {**batch, **inputs}
 
     def _word(self, row: dict, answered: bool) -> str:
         first, *rest = row["prompt"]

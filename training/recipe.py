@@ -37,6 +37,14 @@ class StageArguments:
     lora_alpha: int = field(default=256, metadata={"help": "LoRA's steps are scaled by lora_alpha / lora_r"})
     lora_dropout: float = field(default=0.05, metadata={"help": "share of a LoRA layer's inputs that are dropped"})
     mm_projector_lr: float = field(default=2e-5, metadata={"help": "LoRA: learning rate of the projector"})
+    vision_cache: str = field(
+        default="auto",
+        metadata={
+            "help": "folder for what the tower makes of pictures, used by all epochs and runs; auto: below the "
+            "Hugging Face cache, when a picture is read more than once; off: every epoch reads every picture again"
+        },
+    )
+    vision_cache_gb: float = field(default=32.0, metadata={"help": "gigabytes (10^9) that folder may take"})
 
 
 SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
@@ -50,6 +58,7 @@ NUMBERS = {
     "lora_alpha": lambda value: 0 < value < math.inf,
     "lora_dropout": lambda value: 0 <= value < 1,
     "mm_projector_lr": lambda value: 0 < value < math.inf,
+    "vision_cache_gb": lambda value: 0 < value < math.inf,
 }
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
 
