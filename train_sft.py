@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import run_verb
+from training.processes import is_first, join_launch, of_all, whole_weights
 from training.recipe import StageArguments, check_recipe, given_values, is_finished
 
 PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
@@ -22,10 +23,12 @@ PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
     started, rows = time.time(), None
+    join_launch()
     if not {"-h", "--help"} & set(arguments):
         values, recipe_file = given_values(arguments)
         if is_finished(values):
-            print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
+            if is_first():
+                print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
             return
         check_recipe(values, recipe_file)
         rows = checked_rows(values)
@@ -68,11 +71,13 @@ def main() -> None:
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
+    weights, tokens = whole_weights(trainer), of_all(collator.tokens, largest=("longest",))
     if trainer.is_world_process_zero():
         named = template.stem if template else None
-        record = run_record(trainer, stage, rows, named, parameters, collator.tokens, time.time() - started)
-        finish_run(trainer, processor, {**record, "asked": values})
+        record = run_record(trainer, stage, rows, named, parameters, tokens, time.time() - started)
+        finish_run(trainer, processor, {**record, "asked": values}, weights)
         print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}")
+    trainer.accelerator.wait_for_everyone()
 
 
 def checked_rows(values: dict) -> "Dataset":  # noqa: F821
@@ -105,6 +110,8 @@ def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: 
         raise BadInput(str(error), remedy="mend the recipe or the flag; `train_sft.py --help` lists them") from None
     config.max_length = None  # truncation would cut image tokens, and with them the picture
     config.remove_unused_columns = False
+    if config.ddp_find_unused_parameters is None:
+        config.ddp_find_unused_parameters = False  # none is unused, with pictures or without: see VisionFeatures
     return stage, config
 
 

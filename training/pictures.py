@@ -68,8 +68,7 @@ class Pictures:
 def encoded(rows: Dataset) -> Dataset:
     """The same rows, whose pictures stay `{"bytes": …, "path": …}` when a row is looked at.
 
-    `cast_column` would copy the pictures of a data set on disk: it has a shortcut for a column of pictures, not for one
-    of lists of them.
+    `cast_column` would copy the pictures of a data set on disk: its shortcut is for columns of pictures, not of lists.
     """
     info = rows.info.copy()
     info.features = Features({**rows.features, "images": List(Image(decode=False))})

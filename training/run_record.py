@@ -28,10 +28,13 @@ DECISIVE = (
 )
 
 
-def finish_run(trainer, processor, record: dict) -> None:
+def finish_run(trainer, processor, record: dict, weights: dict | None = None) -> None:
     """Save model (or adapter), processor and `run.json` into the output folder, the record last.
 
     Without the record a run is unfinished, and its checkpoints are kept.
+
+    Args:
+        weights: the model's, where they are spread over processes (`processes.whole_weights`); None: its own.
 
     Raises:
         RuntimeError: an adapter was written without its projector.
@@ -45,9 +48,9 @@ def finish_run(trainer, processor, record: dict) -> None:
     if hasattr(model, "peft_config"):
         from training.lora import save_adapter
 
-        save_adapter(model, staging)
+        save_adapter(model, staging, weights)
     else:
-        model.save_pretrained(staging)
+        model.save_pretrained(staging, state_dict=weights)
     processor.save_pretrained(staging)
     _write_json(staging / "run.json", record)
     files = sorted(staging.iterdir(), key=lambda file: file.name == "run.json")
@@ -88,7 +91,12 @@ def run_record(trainer, stage, rows, template: str | None, parameters: dict, tok
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "seconds": round(seconds, 1),
-        "hardware": {"gpu": gpu, "gpus": torch.cuda.device_count(), "cpu_cores": os.cpu_count()},
+        "hardware": {
+            "gpu": gpu,
+            "gpus": torch.cuda.device_count(),
+            "processes": trainer.args.world_size,
+            "cpu_cores": os.cpu_count(),
+        },
         "final_loss": curve[-1][1] if curve else None,
         "loss_curve": curve,
     }

@@ -17,6 +17,11 @@ class StageTrainer(SFTTrainer):
     def __init__(self, *args, mm_projector_lr: float | None = None, **kwargs):
         self.mm_projector_lr = mm_projector_lr
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            # The library's own list names parts that this model does not have, which accelerate refuses.
+            classes = {type(module).__name__ for module in self.model.modules()}
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.transformer_cls_names_to_wrap = sorted(classes & set(self.model._no_split_modules))
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         new = self.optimizer is None

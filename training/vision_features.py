@@ -7,6 +7,7 @@ does not hang on the others in the batch, and stored features are those the towe
 import hashlib
 import inspect
 import json
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -107,7 +108,7 @@ class VisionFeatures:
         entry = self.cache.get(key) if key is not None else None
         if entry is not None:
             return entry[0].to(picture.device)
-        features = select_features(tower, picture, module.config)
+        features = select_features(tower, picture, module.config).to(precision_read(module))
         if key is not None:
             self.cache.put(key, features, size)
         return features
@@ -119,17 +120,19 @@ def vision_model(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def select_features(tower: torch.nn.Module, picture: torch.Tensor, config) -> torch.Tensor:
-    """The hidden states that the projector reads, of `(tiles, 3, height, width)`: `(tiles, patches, width)`.
-
-    Under autocast in its precision, in which the projector reads them anyhow, and in half the bytes.
-    """
+    """The hidden states that the projector reads, of `(tiles, 3, height, width)`: `(tiles, patches, width)`."""
     states = tower(picture.to(tower.dtype), output_hidden_states=True, return_dict=True).hidden_states
     layers = config.vision_feature_layer
     layers = [layers] if isinstance(layers, int) else layers
     first = int(config.vision_feature_select_strategy == "default")
-    features = torch.cat([states[layer][:, first:] for layer in layers], dim=-1)
-    device = picture.device.type
-    return features.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else features
+    return torch.cat([states[layer][:, first:] for layer in layers], dim=-1)
+
+
+def precision_read(module: torch.nn.Module) -> torch.dtype:
+    """The precision in which the projector reads; under autocast to bfloat16 that halves what is stored."""
+    weight = next(module.multi_modal_projector.parameters())
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def no_image_tokens(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -173,7 +176,7 @@ def whole_copy(tower: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     return copy.to(device).requires_grad_(False)
 
 
-def tower_key(model: torch.nn.Module, processor, precision: str) -> str:
+def tower_key(model: torch.nn.Module, processor, arithmetic: list) -> str:
     """Hash of everything that moves a bit of the features besides the picture itself.
 
     Weights and configuration of the tower, which of its states are read, preprocessing, arithmetic and the versions
@@ -189,7 +192,7 @@ def tower_key(model: torch.nn.Module, processor, precision: str) -> str:
         "attention": module.vision_tower.config._attn_implementation,
         "preprocessing": [type(processor.image_processor).__name__, processor.image_processor.to_dict()],
         "decoder": inspect.getsource(Image.decode_example),
-        "precision": precision,
+        "arithmetic": arithmetic,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()}",
         "versions": [torch.__version__, transformers.__version__, PIL.__version__],
     }
@@ -215,5 +218,6 @@ def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> Vision
     if stage.vision_cache in ("", "off") or (stage.vision_cache == "auto" and not reads_twice(rows, config)):
         return None
     folder = Path(HF_HOME) / "llava_mistral" / "vision" if stage.vision_cache == "auto" else stage.vision_cache
-    precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
-    return VisionCache(folder, tower_key(model, processor, precision), stage.vision_cache_gb)
+    # DeepSpeed rounds the weights themselves, everybody else what is multiplied.
+    arithmetic = [config.bf16, config.fp16, os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")]
+    return VisionCache(folder, tower_key(model, processor, arithmetic), stage.vision_cache_gb)

@@ -1,0 +1,49 @@
+"""Several processes, as `accelerate launch` starts them: the first speaks and writes, all read and count."""
+
+import atexit
+import os
+
+
+def is_first() -> bool:
+    """Whether this is the process of its machine that speaks."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def join_launch() -> None:
+    """To be called first of all in a process that may be one of several.
+
+    tqdm reads once, when it is imported, whether this process shows bars. A process that ends with its group open may
+    be aborted by the group's threads, and the launcher then ends the one that still writes.
+    """
+    if not is_first():
+        os.environ["TQDM_DISABLE"] = "1"
+    if "LOCAL_RANK" in os.environ:
+        atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def of_all(counts: dict[str, int], largest: tuple[str, ...]) -> dict[str, int]:
+    """The sums over all processes, of the keys in `largest` the largest; the work of all."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    if PartialState().num_processes == 1:
+        return counts
+    everywhere = gather_object([counts])
+    return {key: (max if key in largest else sum)(one[key] for one in everywhere) for key in counts}
+
+
+def whole_weights(trainer) -> dict | None:
+    """The model's weights where FSDP or ZeRO-3 spread them over the processes, else None; the work of all.
+
+    Only the first process holds them afterwards.
+    """
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return None
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
