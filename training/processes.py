@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import sys
 
 
 def is_first() -> bool:
@@ -22,9 +23,8 @@ def join_launch() -> None:
 
 
 def _leave_group() -> None:
-    import torch
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    torch = sys.modules.get("torch")  # a refusal comes before it; to import it on the way out fails
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 

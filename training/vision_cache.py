@@ -10,8 +10,10 @@ the processes of one, may share the folder.
 import hashlib
 import os
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 GB = 10**9
 ABANDONED = 3600  # seconds after which a file that was never renamed is known to have lost its writer
+TICK = 1  # seconds by which the clock that files are dated by may lag
 COUNTED_AGAIN = 64  # what others write is seen after this share of the bound
 
 
@@ -46,7 +49,7 @@ class VisionCache:
 
     def __init__(self, folder: str | Path, tower: str, gigabytes: float):
         self.folder, self.own = Path(folder), Path(folder) / tower
-        self.limit, self.begun = int(gigabytes * GB), time.time()
+        self.limit, self.begun = int(gigabytes * GB), time.time() - TICK
         self.full = False
         self._taken, self._added = 0, self.limit  # so that the first picture makes it count
 
@@ -58,15 +61,18 @@ class VisionCache:
         try:
             with safe_open(file, "pt") as stored:
                 features, said = stored.get_tensor("features"), stored.metadata()
-            if int(said["crc32"]) == _checksum(features):
-                os.utime(file)  # in use: not to be dropped
-                return features, (int(said["height"]), int(said["width"]))
+            size = int(said["height"]), int(said["width"])
+            whole = int(said["crc32"]) == _checksum(features)
         except FileNotFoundError:
             return None
         except (SafetensorError, KeyError, ValueError, TypeError, OSError):
-            pass
-        file.unlink(missing_ok=True)
-        return None
+            whole = False
+        with suppress(OSError):  # a folder that this user may only read serves, too
+            if whole:
+                os.utime(file)  # in use: not to be dropped
+            else:
+                file.unlink()
+        return (features, size) if whole else None
 
     def put(self, key: bytes, features: "torch.Tensor", size: tuple[int, int]) -> bool:
         """Store features `(tiles, patches, width)` of a picture of `size` (height, width); whether there was room."""
@@ -82,7 +88,8 @@ class VisionCache:
             save_file({"features": features}, partial, said)
             partial.replace(file)
         except Exception as error:  # a full disk or a lost one: the run goes on without
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             self._stop(str(error))
             return False
         self._added += features.nbytes
@@ -132,12 +139,9 @@ class VisionCache:
             self._taken -= taken
 
     def _stop(self, cause: str) -> None:
-        from transformers.utils import logging
-
         self.full = True
-        logging.get_logger("transformers").warning(
-            f"{self.folder}: no more pictures are stored ({cause}); the others are read by the tower in each epoch"
-        )
+        said = f"{self.folder}: no more pictures are stored ({cause}); the tower reads the others in each epoch"
+        warnings.warn(said, stacklevel=4)
 
 
 def _checksum(features: "torch.Tensor") -> int:
