@@ -18,10 +18,7 @@ class StageTrainer(SFTTrainer):
         self.mm_projector_lr = mm_projector_lr
         super().__init__(*args, **kwargs)
         if self.is_fsdp_enabled:
-            # The library's own list names parts that this model does not have, which accelerate refuses.
-            classes = {type(module).__name__ for module in self.model.modules()}
-            plugin = self.accelerator.state.fsdp_plugin
-            plugin.transformer_cls_names_to_wrap = sorted(classes & set(self.model._no_split_modules))
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = spread_classes(self.model)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         new = self.optimizer is None
@@ -36,3 +33,11 @@ class StageTrainer(SFTTrainer):
             if own:
                 optimizer.add_param_group({**group, "params": own, "lr": self.mm_projector_lr})
         return optimizer
+
+
+def spread_classes(model: torch.nn.Module) -> list[str]:
+    """Names of the classes whose modules FSDP spreads one by one: the layers of text model and tower.
+
+    The library's own list also names parts that CLIP has and this model has not, which accelerate refuses.
+    """
+    return sorted({type(module).__name__ for module in model.modules()} & set(model._no_split_modules))
