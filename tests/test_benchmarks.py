@@ -23,3 +23,19 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
 def test_too_few_rounds_for_a_median_are_refused(rounds):
     done = run_apart("benchmarks/model.py", "--rounds", rounds, code=2)
     assert f"--rounds {rounds} is too few for a median; give 10 or more" in done.error
+
+
+def test_one_epoch_of_pictures_is_nothing_to_store():
+    done = run_apart("benchmarks/vision_cache.py", "--epochs", "1", code=2)
+    assert "nothing is read twice in less than two epochs and one round; give --epochs 2 or more" in done.error
+
+
+@pytest.mark.slow
+def test_the_runs_whose_times_are_compared_have_equal_losses(tmp_path):
+    from argparse import Namespace
+
+    from benchmarks.vision_cache import measure
+
+    result = measure(Namespace(quick=True, epochs=2, rounds=1), tmp_path)
+    assert result["same_losses"] and result["stored_mb"] > 1
+    assert 0.5 < result["shares"]["tower_gflop"] / result["shares"]["text_gflop"] < 2, "one costs what the other does"
