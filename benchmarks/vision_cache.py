@@ -57,7 +57,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict:
     """Return ratios, medians, and what they were measured on."""
     import torch
 
-    pictures = 24 if options.quick else 128
+    pictures = 24 if options.quick else 64
     rows = save_rows(scratch, pictures)
     ways = {"off": [], "filling": [], "filled": []}
     losses = set()

@@ -89,8 +89,32 @@ def test_every_epoch_and_run_after_the_first_reads_no_picture(stage0, rows, tmp_
     read.update(tower=0, decoded=0)
     train("finetune", stage0, rows, tmp_path / "second", vision_cache=store, num_train_epochs=1)
     assert read == {"tower": 0, "decoded": 0}
+    train("finetune", stage0, rows, tmp_path / "workers", vision_cache=store, dataloader_num_workers=2)
+    assert read == {"tower": 0, "decoded": 0}
+    assert losses(tmp_path / "off") == losses(tmp_path / "first") == losses(tmp_path / "workers")
     train("pretrain", stage0, save_rows(tmp_path / "others"), tmp_path / "stage1", vision_cache=store)
     assert read["tower"] == 8, "other pictures are read, by the same tower"
+
+
+def test_off_in_a_recipe_is_off(tmp_path, stage0):
+    """YAML reads an unquoted `off` as false, and `on` as true, which names no folder."""
+    from bad_input import BadInput
+    from training.recipe import check_recipe, given_values
+    from training.vision_features import open_cache
+
+    flags = ["--stage", "pretrain", "--model_name_or_path", str(stage0), "--output_dir", str(tmp_path / "out")]
+    flags += ["--dataset", "owner/name", "--config", str(tmp_path / "recipe.yaml")]
+    (tmp_path / "recipe.yaml").write_text("vision_cache: off\n")
+    values, file = given_values(flags)
+    check_recipe(values, file)
+
+    class Stage:
+        vision_cache = values["vision_cache"]
+
+    assert open_cache(Stage, None, None, None, None) is None
+    (tmp_path / "recipe.yaml").write_text("vision_cache: on\n")
+    with pytest.raises(BadInput, match="field vision_cache: True is no folder; name one, or auto or off"):
+        check_recipe(*given_values(flags))
 
 
 def test_left_to_itself_it_is_used_where_a_picture_is_read_twice(rows, rows_file):
@@ -116,7 +140,7 @@ def test_left_to_itself_it_is_used_where_a_picture_is_read_twice(rows, rows_file
     ("flag", "value", "said"),
     [
         ("--vision_cache_gb", "0", "field vision_cache_gb: '0' is out of range; give a positive number"),
-        ("--vision_cache", __file__, "field vision_cache: is a file; name a folder, auto or off"),
+        ("--vision_cache", __file__, "is no folder; name one, or auto or off"),
     ],
 )
 def test_a_store_that_cannot_be_is_refused(tmp_path, stage0, rows_file, flag, value, said):

@@ -149,10 +149,9 @@ def check_recipe(values: dict, file: str | None) -> None:
     _check_exists(values["dataset"], "dataset", file)
     if values.get("image_folder"):
         _check_exists(str(values["image_folder"]) + "/", "image_folder", file)
-    if values.get("vision_cache") and Path(values["vision_cache"]).is_file():
-        raise BadInput(
-            "is a file", remedy="name a folder, auto or off", file=values["vision_cache"], field="vision_cache"
-        )
+    cache = values.get("vision_cache") or "off"  # YAML reads an unquoted off as false
+    if not isinstance(cache, str) or Path(cache).expanduser().is_file():
+        raise BadInput(f"{cache!r} is no folder", remedy="name one, or auto or off", file=file, field="vision_cache")
     if values.get("chat_template") and not Path(values["chat_template"]).is_file():
         raise BadInput(
             "no such file", remedy="give a .jinja template", file=values["chat_template"], field="chat_template"

@@ -47,6 +47,7 @@ class VisionFeatures:
         module = vision_model(model)
         self.handle = module.register_forward_pre_hook(self._before_forward, with_kwargs=True)
 
+    @torch.compiler.disable  # files, and as many steps as there are pictures
     def _before_forward(self, module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         given = {name: kwargs.pop(name) for name in OURS if kwargs.get(name) is not None}
         tower = self._tower(module, kwargs)
@@ -215,9 +216,13 @@ def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> Vision
         config: the SFTConfig of the run.
         rows: the training rows.
     """
-    if stage.vision_cache in ("", "off") or (stage.vision_cache == "auto" and not reads_twice(rows, config)):
+    if (stage.vision_cache or "off") == "off" or (stage.vision_cache == "auto" and not reads_twice(rows, config)):
         return None
-    folder = Path(HF_HOME) / "llava_mistral" / "vision" if stage.vision_cache == "auto" else stage.vision_cache
+    folder = (
+        Path(HF_HOME) / "llava_mistral" / "vision"
+        if stage.vision_cache == "auto"
+        else Path(stage.vision_cache).expanduser()
+    )
     # DeepSpeed rounds the weights themselves, everybody else what is multiplied.
     arithmetic = [config.bf16, config.fp16, os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")]
     return VisionCache(folder, tower_key(model, processor, arithmetic), stage.vision_cache_gb)
