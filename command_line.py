@@ -58,7 +58,9 @@ def _report(name: str, line: str, code: int) -> int:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         # What all processes of a launch meet the first one says, and the launcher ends the others; what only this one
         # met, it says when nobody did.
-        time.sleep(ALONE if code != 130 else 0)
+        if code > 2:
+            return code  # stopped from outside, as all are
+        time.sleep(ALONE)
     if "--verbose" in sys.argv[1:]:
         traceback.print_exc()
     print(f"{name}: {line}", file=sys.stderr)

@@ -65,11 +65,12 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
 def check_projector(model: PeftModel, file: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Refuse an adapter file that does not hold the projector in the model, or in `weights`, bit for bit."""
     weights = model.state_dict() if weights is None else weights
-    trained = f"{_projector_name(model)}.modules_to_save.{model.active_adapter}."
+    wrapper = dict(model.named_modules())[_projector_name(model)]
     with safe_open(file, "pt") as saved:
         names = set(saved.keys())
-        for name in (name.removeprefix(trained) for name in weights if name.startswith(trained)):
-            weight, key = weights[trained + name], f"{_projector_name(model)}.{name}"
+        for name in wrapper.modules_to_save[model.active_adapter].state_dict():
+            weight = weights[f"{_projector_name(model)}.modules_to_save.{model.active_adapter}.{name}"]
+            key = f"{_projector_name(model)}.{name}"
             if key not in names or not torch.equal(saved.get_tensor(key), weight.cpu()):
                 raise RuntimeError(f"{file.name} lacks {key}: without its projector an adapter is worthless")
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 if TYPE_CHECKING:
     import torch
@@ -78,12 +79,14 @@ class VisionCache:
         """Store features `(tiles, patches, width)` of a picture of `size` (height, width); whether there was room."""
         from safetensors.torch import save_file
 
-        if self.full or not self._has_room(features.nbytes):
+        if self.full:
             return False
         file, features = self._file(key), features.cpu().contiguous()
         said = {"crc32": str(_checksum(features)), "height": str(size[0]), "width": str(size[1])}
-        partial = file.with_suffix(f".{os.getpid()}.partial")
+        partial = file.with_suffix(f".{uuid4().hex}.partial")
         try:
+            if not self._has_room(features.nbytes):
+                return False
             file.parent.mkdir(parents=True, exist_ok=True)
             save_file({"features": features}, partial, said)
             partial.replace(file)
@@ -111,32 +114,27 @@ class VisionCache:
     def _count(self) -> None:
         self._taken, self._added = 0, 0
         for entry in _files(self.folder):
-            try:
-                stat = entry.stat()
-                if entry.name.endswith(".partial") and time.time() - stat.st_mtime > ABANDONED:
+            with suppress(OSError):  # another run was faster, or it is another user's
+                self._taken += entry.stat().st_size
+                if entry.name.endswith(".partial") and time.time() - entry.stat().st_mtime > ABANDONED:
                     os.unlink(entry)
-                else:
-                    self._taken += stat.st_size
-            except FileNotFoundError:  # another run was faster
-                continue
+                    self._taken -= entry.stat().st_size
 
     def _drop(self, size: int) -> None:
         """Remove files that this run has not used, until `size` bytes and a counting's worth more are free."""
         size += self.limit // COUNTED_AGAIN
         unused = []
         for entry in _files(self.folder):
-            try:
-                stat = entry.stat()
-            except FileNotFoundError:
-                continue
-            if stat.st_mtime < self.begun:
-                unused.append((stat.st_mtime, stat.st_size, entry.path))
+            with suppress(OSError):
+                if entry.stat().st_mtime < self.begun:
+                    unused.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
         for _, taken, path in sorted(unused):
             if size <= 0:
                 return
-            Path(path).unlink(missing_ok=True)
-            size -= taken
-            self._taken -= taken
+            with suppress(OSError):
+                os.unlink(path)
+                size -= taken
+                self._taken -= taken
 
     def _stop(self, cause: str) -> None:
         self.full = True
