@@ -30,7 +30,7 @@ def launch_environment(config: Path, *flags: str) -> dict[str, str]:
     return {name: value for name, value in made.items() if os.environ.get(name) != value}
 
 
-def launch(config: str, *arguments: object, processes: int = 2, seconds: int = 120) -> Done:
+def launch(config: str, *arguments: object, processes: int = 2, seconds: int = 240) -> Done:
     """Run `train_sft.py arguments` in `processes` processes by `recipes/accelerate/{config}.yaml`, in full precision.
 
     A run that takes longer than `seconds` hangs, and fails the test.

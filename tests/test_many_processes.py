@@ -15,7 +15,7 @@ from tests.tiny_components import save_rows
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0}  # each process drops others
 
 
-def train_together(config, stage, model, dataset, output, seconds: int = 120, **flags):
+def train_together(config, stage, model, dataset, output, seconds: int = 240, **flags):
     given = {"--stage": stage, "--model_name_or_path": model, "--dataset": dataset, "--output_dir": output}
     given |= QUICK | {f"--{name}": value for name, value in flags.items()}
     return launch(config, *[word for pair in given.items() for word in pair], seconds=seconds)
