@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from bad_input import BadInput
+
+ALONE = 20  # seconds after which a process of several must have met its fault alone
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -52,6 +55,12 @@ def _said(error: Exception) -> str:
 
 
 def _report(name: str, line: str, code: int) -> int:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        # What all processes of a launch meet the first one says, and the launcher ends the others; what only this one
+        # met, it says when nobody did.
+        if code > 2:
+            return code  # stopped from outside, as all are
+        time.sleep(ALONE)
     if "--verbose" in sys.argv[1:]:
         traceback.print_exc()
     print(f"{name}: {line}", file=sys.stderr)

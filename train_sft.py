@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import run_verb
+from training.processes import is_first, join_launch, whole_weights
 from training.recipe import StageArguments, check_recipe, given_values, is_finished
 
 PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
@@ -22,10 +23,12 @@ PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
     started, rows, held_out, bad = time.time(), None, None, None
+    join_launch()
     if not {"-h", "--help"} & set(arguments):
         values, recipe_file = given_values(arguments)
         if is_finished(values):
-            print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
+            if is_first():
+                print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
             return
         check_recipe(values, recipe_file)
         rows, bad = checked_rows(values)
@@ -35,6 +38,7 @@ def main() -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.trainer_utils import get_last_checkpoint
 
+    from training.batch_pictures import Pictures
     from training.collator import AnswerCollator
     from training.frozen_weights import is_safe, shrink_frozen
     from training.packing import PackedCollator
@@ -42,6 +46,7 @@ def main() -> None:
     from training.stages import check_template, set_trainable, warn_of_untrained_projector
     from training.to_look_at import shown
     from training.trainer import StageTrainer
+    from training.vision_features import VisionFeatures, open_cache
 
     load = {"revision": stage.model_revision, "trust_remote_code": True}
     processor = AutoProcessor.from_pretrained(stage.model_name_or_path, **load)
@@ -62,7 +67,9 @@ def main() -> None:
     if stage.frozen_dtype == "auto" and is_safe(config):
         shrink_frozen(model)
 
-    collator = AnswerCollator(processor)
+    cache = open_cache(stage, config, rows, model, processor)
+    VisionFeatures(model, cache)
+    collator = AnswerCollator(processor, Pictures(processor, cache))
     trainer = StageTrainer(
         model=model,
         args=config,
@@ -79,11 +86,12 @@ def main() -> None:
     resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
-    tokens = trainer.tokens.report(trainer.accelerator.gather)
+    weights, tokens = whole_weights(trainer), trainer.tokens.report(trainer.accelerator.gather)
     if trainer.is_world_process_zero():
         record = run_record(trainer, begun, tokens, time.time() - started)
-        finish_run(trainer, processor, {**record, "asked": values})
+        finish_run(trainer, processor, {**record, "asked": values}, weights)
         print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}")
+    trainer.accelerator.wait_for_everyone()
 
 
 def checked_rows(values: dict, source: str = "dataset", split: str = "dataset_split"):
@@ -125,6 +133,8 @@ def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: 
         raise BadInput(str(error), remedy="mend the recipe or the flag; `train_sft.py --help` lists them") from None
     config.max_length = None  # truncation would cut image tokens, and with them the picture
     config.remove_unused_columns = False
+    if config.ddp_find_unused_parameters is None:
+        config.ddp_find_unused_parameters = False  # none is unused, with pictures or without: see VisionFeatures
     return stage, config
 
 

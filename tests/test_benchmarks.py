@@ -101,3 +101,19 @@ def test_the_selection_benchmark_keeps_what_was_demanded_of_it():
     assert result["rss_over_file_mb"] <= 400
     assert all(result["runs"][case]["identical_picks"] for case in ("small", "large"))
     assert result["runs"]["large"]["ours_in_less_memory"]["peak_rss_mb"] * 2**20 <= 10**9
+
+
+def test_one_epoch_of_pictures_is_nothing_to_store():
+    done = run_apart("benchmarks/vision_cache.py", "--epochs", "1", code=2)
+    assert "nothing is read twice in less than two epochs and one round; give --epochs 2 or more" in done.error
+
+
+@pytest.mark.slow
+def test_the_runs_whose_times_are_compared_have_equal_losses(tmp_path):
+    from argparse import Namespace
+
+    from benchmarks.vision_cache import measure
+
+    result = measure(Namespace(quick=True, epochs=2, rounds=1), tmp_path)
+    assert result["same_losses"] and result["stored_mb"] > 1
+    assert 0.5 < result["shares"]["tower_gflop"] / result["shares"]["text_gflop"] < 2, "one costs what the other does"

@@ -3,7 +3,7 @@
 import torch
 
 from bad_input import BadInput
-from pictures import open_picture
+from training.batch_pictures import Pictures
 from training.trained_tokens import pad_alone
 
 
@@ -16,36 +16,35 @@ class AnswerCollator:
 
     Args:
         processor: a `LlavaMistralProcessor`; its chat template words the conversation.
+        pictures: what becomes of the rows' pictures; by default they are preprocessed.
 
     Returns from a call: `input_ids`, `attention_mask`, `labels` `(rows, length)`, padded on the right; `labels` is
-    -100 on prompt, image and padding tokens. `pixel_values` `(pictures, 3, height, width)` when any row has one.
+    -100 on prompt, image and padding tokens. When any row has a picture, also what `Pictures` makes of them.
 
     Raises:
         BadInput: a row has no answer, its template words the prompt differently once the answer is known or does not
             write each picture once, or a padding token is in the answer.
     """
 
-    def __init__(self, processor):
+    def __init__(self, processor, pictures: Pictures | None = None):
         self.processor = processor
+        self.pictures = pictures or Pictures(processor)
         self.image_token_id = processor.image_token_id
         self.pad_token_id = pad_alone(processor.tokenizer)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         prompts = [self._word(row, answered=False) for row in rows]
         texts = [self._word(row, answered=True) for row in rows]
-        pictures = [open_picture(cell, record=row.get("id")) for row in rows for cell in row["images"]]
-        batch = self.processor(
-            images=pictures or None,
-            text=texts,
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
-            return_tensors="pt",
+        named = [(cell, row.get("id")) for row in rows for cell in row["images"]]
+        inputs, image_tokens = self.pictures([cell for cell, _ in named], [name for _, name in named])
+        texts, _ = self.processor.get_text_with_replacements(texts, image_tokens)
+        batch = self.processor.tokenizer(
+            texts, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
         )
         batch["labels"] = torch.full_like(batch["input_ids"], -100)
         for index, row in enumerate(rows):
             self._label(batch, index, row, prompts[index])
-        return dict(batch)
+        return {**batch, **inputs}
 
     def prompt(self, row: dict) -> str:
         """What the model is asked with, up to where its answer begins."""

@@ -48,23 +48,28 @@ def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[
     return model, counts
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
+def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Save the adapter into `folder`; what is written is read again before it counts.
+
+    Args:
+        weights: all of the model's, where they are spread over processes; None: its own.
 
     Raises:
         RuntimeError: a weight of the projector is not in the file.
     """
     # Whether the vocabulary grew PEFT would find out by asking the Hub for the base; it never grows in training.
-    model.save_pretrained(folder, save_embedding_layers=False)
-    check_projector(model, folder / "adapter_model.safetensors")
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
+    check_projector(model, folder / "adapter_model.safetensors", weights)
 
 
-def check_projector(model: PeftModel, file: Path) -> None:
-    """Refuse an adapter file that does not hold the projector in the model, bit for bit."""
+def check_projector(model: PeftModel, file: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Refuse an adapter file that does not hold the projector in the model, or in `weights`, bit for bit."""
+    weights = model.state_dict() if weights is None else weights
     wrapper = dict(model.named_modules())[_projector_name(model)]
     with safe_open(file, "pt") as saved:
         names = set(saved.keys())
-        for name, weight in wrapper.modules_to_save[model.active_adapter].state_dict().items():
+        for name in wrapper.modules_to_save[model.active_adapter].state_dict():
+            weight = weights[f"{_projector_name(model)}.modules_to_save.{model.active_adapter}.{name}"]
             key = f"{_projector_name(model)}.{name}"
             if key not in names or not torch.equal(saved.get_tensor(key), weight.cpu()):
                 raise RuntimeError(f"{file.name} lacks {key}: without its projector an adapter is worthless")

@@ -66,6 +66,14 @@ class StageArguments:
             "choices": ["auto", "float32"],
         },
     )
+    vision_cache: str = field(
+        default="auto",
+        metadata={
+            "help": "folder for what the tower makes of pictures, used by all epochs and runs; auto: below the "
+            "Hugging Face cache, when a picture is read more than once; off: every epoch reads every picture again"
+        },
+    )
+    vision_cache_gb: float = field(default=32.0, metadata={"help": "gigabytes (10^9) that folder may take"})
 
 
 SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
@@ -82,6 +90,7 @@ NUMBERS = {
     "mm_projector_lr": lambda value: 0 < value < math.inf,
     "sample_answers": lambda value: value >= 0 and value == int(value),
     "max_bad_samples": lambda value: 0 <= value <= 1,
+    "vision_cache_gb": lambda value: 0 < value < math.inf,
 }
 CHOICES = {"on_bad_sample": ("error", "skip"), "check_pictures": ("full", "header", "none")}
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
@@ -179,6 +188,9 @@ def check_recipe(values: dict, file: str | None) -> None:
     _check_exists(values.get("eval_dataset") or values["dataset"], "eval_dataset", file)
     if values.get("image_folder"):
         _check_exists(str(values["image_folder"]) + "/", "image_folder", file)
+    cache = values.get("vision_cache") or "off"  # YAML reads an unquoted off as false
+    if not isinstance(cache, str) or Path(cache).expanduser().is_file():
+        raise BadInput(f"{cache!r} is no folder", remedy="name one, or auto or off", file=file, field="vision_cache")
     if values.get("chat_template") and not Path(values["chat_template"]).is_file():
         raise BadInput(
             "no such file", remedy="give a .jinja template", file=values["chat_template"], field="chat_template"

@@ -34,10 +34,13 @@ DECISIVE = (
 )
 
 
-def finish_run(trainer, processor, record: dict) -> None:
+def finish_run(trainer, processor, record: dict, weights: dict | None = None) -> None:
     """Save model (or adapter), processor and `run.json` into the output folder, the record last.
 
     Without the record a run is unfinished, and its checkpoints are kept.
+
+    Args:
+        weights: the model's, where they are spread over processes (`processes.whole_weights`); None: its own.
 
     Raises:
         RuntimeError: an adapter was written without its projector.
@@ -51,9 +54,9 @@ def finish_run(trainer, processor, record: dict) -> None:
     if hasattr(model, "peft_config"):
         from training.lora import save_adapter
 
-        save_adapter(model, staging)
+        save_adapter(model, staging, weights)
     else:
-        model.save_pretrained(staging, state_dict=full_state(model))
+        model.save_pretrained(staging, state_dict=weights or full_state(model))
     processor.save_pretrained(staging)
     title = f"{record['stage']}, from {Path(record['base_model'][0]).name}"
     draw_losses(trainer.state.log_history, staging / "loss.png", title)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy
 import torch
 
+from pictures import open_picture
 from training.collator import AnswerCollator
 
 MAX_NEW_TOKENS = 64
@@ -54,7 +55,7 @@ class SampleAnswers:
         self.processor.chat_template = template
         self.collator = AnswerCollator(self.processor)
         count = min(count, len(rows))
-        self.rows = [rows[index * len(rows) // count] for index in range(count)]
+        self.rows = [opened(rows[index * len(rows) // count]) for index in range(count)]
         self.folder, self.title = Path(folder) / "samples", title
 
     def ask(self, model: torch.nn.Module, step: int, metrics: dict[str, float], writer=None) -> None:
@@ -174,3 +175,8 @@ def write_whole(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.partial")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def opened(row: dict) -> dict:
+    """The row with its pictures decoded."""
+    return {**row, "images": [open_picture(cell, record=row["id"]) for cell in row["images"]]}

@@ -32,6 +32,8 @@ class StageTrainer(ReportingTrainer):
             samples, count = rows_of_a_step(self.lengths, args, row_tokens)
             args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
         super().__init__(**kwargs)
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = spread_classes(self.model)
         self.data_collator = Refusals(self.data_collator)
         self.tokens = TrainedTokens(self.model.config.image_token_id, pad_alone(self.processing_class.tokenizer))
         if row_tokens is not None:
@@ -106,3 +108,11 @@ def accepted(batch: dict) -> dict:
     if "refused" in batch:
         raise BadInput(**batch["refused"])
     return batch
+
+
+def spread_classes(model: torch.nn.Module) -> list[str]:
+    """Names of the classes whose modules FSDP spreads one by one: the layers of text model and tower.
+
+    The library's own list also names parts that CLIP has and this model has not, which accelerate refuses.
+    """
+    return sorted({type(module).__name__ for module in model.modules()} & set(model._no_split_modules))

@@ -1,0 +1,38 @@
+"""Several processes, as `accelerate launch` starts them: the first speaks and writes, all read and count."""
+
+import atexit
+import os
+import sys
+
+
+def is_first() -> bool:
+    """Whether this is the process of its machine that speaks."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def join_launch() -> None:
+    """To be called first of all in a process that may be one of several.
+
+    tqdm reads once, when it is imported, whether this process shows bars. A process that ends with its group open may
+    be aborted by the group's threads, and the launcher then ends the one that still writes.
+    """
+    if not is_first():
+        os.environ["TQDM_DISABLE"] = "1"
+    if "LOCAL_RANK" in os.environ:
+        atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    torch = sys.modules.get("torch")  # a refusal comes before it; to import it on the way out fails
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def whole_weights(trainer) -> dict | None:
+    """The model's weights where FSDP or ZeRO-3 spread them over the processes, else None; the work of all.
+
+    Only the first process holds them afterwards.
+    """
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return None
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
