@@ -14,35 +14,47 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import run_verb
+from training.output_lock import output_lock
 from training.recipe import StageArguments, check_recipe, given_values, is_finished
+from training.resuming import agreed, choose_checkpoint, run_identity
+from training.run_record import complete_run, finish_run, run_record
 
 PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
 
-def main() -> None:
+def main() -> int | None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
-    started, rows = time.time(), None
-    if not {"-h", "--help"} & set(arguments):
-        values, recipe_file = given_values(arguments)
-        if is_finished(values):
-            print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
-            return
+    if {"-h", "--help"} & set(arguments):
+        parse(arguments)
+    values, recipe_file = given_values(arguments)
+    if not is_finished(values):
         check_recipe(values, recipe_file)
-        rows = checked_rows(values)
+    with output_lock(values["output_dir"]):
+        if not is_finished(values):
+            return train(arguments, values)
+        complete_run(Path(values["output_dir"]))
+        print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
+
+
+def train(arguments: list[str], values: dict) -> int | None:
+    """Train, save and record; returns the exit code of a signal that ended it early."""
+    started = time.time()
+    rows = checked_rows(values)
     stage, config = parse(arguments)
+    template = Path(stage.chat_template or PLAIN) if stage.chat_template or stage.stage == "pretrain" else None
+    identity = run_identity(stage, config, rows, template)
+    resume = choose_checkpoint(config.output_dir, identity, stage.force_resume)
 
     from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.trainer_utils import get_last_checkpoint
 
     from training.collator import AnswerCollator
-    from training.run_record import finish_run, run_record
+    from training.interruption import Interruption
     from training.stages import check_template, set_trainable
     from training.trainer import StageTrainer
 
     load = {"revision": stage.model_revision, "trust_remote_code": True}
     processor = AutoProcessor.from_pretrained(stage.model_name_or_path, **load)
     own_template = processor.chat_template
-    template = Path(stage.chat_template or PLAIN) if stage.chat_template or stage.stage == "pretrain" else None
     processor.chat_template = template.read_text(encoding="utf-8") if template else own_template
     check_template(processor, stage.stage, str(template or stage.model_name_or_path))
     model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
@@ -52,7 +64,7 @@ def main() -> None:
 
         model, parameters = add_lora(model, stage, config.seed)
 
-    collator = AnswerCollator(processor)
+    collator, interruption = AnswerCollator(processor), Interruption()
     trainer = StageTrainer(
         model=model,
         args=config,
@@ -60,9 +72,15 @@ def main() -> None:
         processing_class=processor,
         data_collator=collator,
         mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,
+        identity=identity,
+        callbacks=[interruption],
     )
-    resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=resume)
+    try:
+        trainer.train(resume_from_checkpoint=agreed(resume))
+    finally:
+        interruption.restore()
+    if interruption.signal:
+        return interruption.exit_code(trainer.state.global_step)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
     if trainer.is_world_process_zero():
         named = template.stem if template else None

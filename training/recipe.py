@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bad_input import BadInput
+from training.checkpointing import DAMAGED, PARTIAL
+from training.output_lock import LOCK
 
 
 @dataclass
@@ -37,6 +39,9 @@ class StageArguments:
     lora_alpha: int = field(default=256, metadata={"help": "LoRA's steps are scaled by lora_alpha / lora_r"})
     lora_dropout: float = field(default=0.05, metadata={"help": "share of a LoRA layer's inputs that are dropped"})
     mm_projector_lr: float = field(default=2e-5, metadata={"help": "LoRA: learning rate of the projector"})
+    force_resume: bool = field(
+        default=False, metadata={"help": "go on from a checkpoint though data or recipe changed since"}
+    )
 
 
 SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
@@ -52,6 +57,12 @@ NUMBERS = {
     "mm_projector_lr": lambda value: 0 < value < math.inf,
 }
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
+# Of StageArguments: may differ between a checkpoint and the run that goes on with it. The data itself is compared.
+WITHOUT_EFFECT = ("dataset", "dataset_split", "image_folder", "force_resume")
+# A finished model, whole, and then its record, on their way into the output folder (`run_record.complete_run`).
+FINISHED, RECORD = ".finished", ".run.json"
+# What a killed run leaves: checkpoints, whole and damaged, what it was writing, and its lock's file.
+LEFTOVERS = ("checkpoint-", DAMAGED, PARTIAL, LOCK)
 
 
 def known_keys() -> set[str]:
@@ -147,7 +158,7 @@ def check_recipe(values: dict, file: str | None) -> None:
     output = Path(values["output_dir"])
     if output.exists() and not output.is_dir():
         raise BadInput("the output is a file", remedy="name a new folder", file=output, field="output_dir")
-    if (output / "run.json").is_file():
+    if _record(output):
         raise BadInput(
             "the folder holds a finished run",
             remedy="name a new folder or remove this one",
@@ -175,19 +186,28 @@ def _check_lora(values: dict, file: str | None) -> None:
 
 
 def is_finished(values: dict) -> bool:
-    """Whether the output folder holds the finished run of these very values; then there is nothing to do."""
-    record = Path(str(values.get("output_dir"))) / "run.json"
+    """Whether the output folder holds the finished run of these very values; then there is nothing to learn."""
+    record = _record(Path(str(values.get("output_dir"))))
     try:
         return json.loads(record.read_text(encoding="utf-8"))["asked"] == json.loads(json.dumps(values, default=str))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
+def _record(output: Path) -> Path | None:
+    """The record of the finished run in `output`, though the run was killed while files were moved into place.
+
+    Looked for in the order in which it moves, so that it is found while another process moves it.
+    """
+    places = (output / FINISHED / "run.json", output / RECORD, output / "run.json")
+    return next((place for place in places if place.is_file()), None)
+
+
 def _is_empty_or_interrupted(output: Path) -> bool:
-    """An interrupted run leaves checkpoints, TRL's card and logs beside them, or a half-made `.finished`."""
-    left = ("checkpoint-", ".finished")
-    left += ("README.md", "runs") if any(output.glob("checkpoint-*")) else ()
-    return all(entry.name.startswith(left) for entry in output.iterdir())
+    """An interrupted run leaves `LEFTOVERS`, and TRL's card and logs beside them."""
+    names = [entry.name for entry in output.iterdir()]
+    left = LEFTOVERS + (("README.md", "runs") if any(name.startswith(LEFTOVERS) for name in names) else ())
+    return all(name.startswith(left) for name in names)
 
 
 def _is_number(value, fits) -> bool:
@@ -215,5 +235,9 @@ def _check_folder(value: str, marker: str, key: str, file: str | None) -> None:
             file=value,
             field=key,
         )
+    unfinished = [Path(value) / name for name in (FINISHED, RECORD, PARTIAL) if (Path(value) / name).exists()]
+    if unfinished or (any(Path(value).glob("checkpoint-*")) and not (Path(value) / "run.json").is_file()):
+        remedy = "give the command that trains it again, until it says that it is finished"
+        raise BadInput("holds a run that was not finished", remedy=remedy, file=value, field=key)
     if Path(value).is_dir() and not (Path(value) / marker).is_file():
         raise BadInput(f"there is no {marker} in it", remedy="give a checkpoint folder", file=value, field=key)

@@ -1,9 +1,13 @@
 """TRL's SFTTrainer with what the stages of LLaVA-Mistral add to it, through the methods it offers for that."""
 
+from pathlib import Path
+
 import torch
 from trl import SFTTrainer
 
+from training.checkpointing import partial_folder, publish_checkpoint, sync_folder
 from training.lora import PROJECTOR
+from training.resuming import RunIdentity
 
 
 class StageTrainer(SFTTrainer):
@@ -12,10 +16,12 @@ class StageTrainer(SFTTrainer):
     Args:
         mm_projector_lr: a learning rate of the projector's own, which follows the schedule of the other one, in
             proportion; None for the common one.
+        identity: what the manifest of each checkpoint says about the run.
     """
 
-    def __init__(self, *args, mm_projector_lr: float | None = None, **kwargs):
-        self.mm_projector_lr = mm_projector_lr
+    def __init__(self, *args, mm_projector_lr: float | None = None, identity: RunIdentity, **kwargs):
+        self.mm_projector_lr, self.identity = mm_projector_lr, identity
+        self.saving_into = None  # a folder, while a checkpoint is written
         super().__init__(*args, **kwargs)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -31,3 +37,37 @@ class StageTrainer(SFTTrainer):
             if own:
                 optimizer.add_param_group({**group, "params": own, "lr": self.mm_projector_lr})
         return optimizer
+
+    def _get_output_dir(self, trial) -> str:
+        return self.saving_into or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As the library does, but into a folder that gets its name when it is whole."""
+        output = Path(self.args.output_dir)
+        with partial_folder(output) as partial:
+            self.saving_into = str(partial)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.saving_into = None
+            staging = partial / f"checkpoint-{self.state.global_step}"
+            self._name_best(staging, output)
+            sync_folder(staging)  # by every process: each has written files, perhaps on a machine of its own
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                about = self.identity.about(self.state.global_step)
+                best = self.state.best_model_checkpoint
+                publish_checkpoint(staging, output, about, self.args.save_total_limit, best)
+            self.accelerator.wait_for_everyone()
+
+    def _name_best(self, staging: Path, output: Path) -> None:
+        """The best checkpoint is the one being written: its name is the one that it will have."""
+        if self.state.best_model_checkpoint == str(staging):
+            self.state.best_model_checkpoint = str(output / staging.name)
+            if self.args.should_save:
+                self.state.save_to_json(str(staging / "trainer_state.json"))
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        # From a checkpoint of the last step within an epoch the library would take one step too many.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
