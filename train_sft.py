@@ -17,7 +17,7 @@ from command_line import run_verb
 from training.output_lock import output_lock
 from training.recipe import StageArguments, check_recipe, given_values, is_finished
 from training.resuming import agreed, choose_checkpoint, run_identity
-from training.run_record import complete_run, finish_run, run_record
+from training.run_record import complete_run
 
 PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
@@ -49,6 +49,7 @@ def train(arguments: list[str], values: dict) -> int | None:
 
     from training.collator import AnswerCollator
     from training.interruption import Interruption
+    from training.run_record import finish_run, run_record
     from training.stages import check_template, set_trainable
     from training.trainer import StageTrainer
 
