@@ -56,7 +56,8 @@ def publish_checkpoint(staging: Path, output: Path, about: dict, limit: int | No
         keep: path of a checkpoint that is kept in any case (the best one).
     """
     write_json(staging / MANIFEST, _signed({**about, "files": describe_files(staging)}))
-    sync_folder(staging)
+    sync_entry(staging / MANIFEST)
+    sync_entry(staging)
     target = output / staging.name
     if target.exists():
         discard(target)
@@ -66,10 +67,10 @@ def publish_checkpoint(staging: Path, output: Path, about: dict, limit: int | No
 
 
 def _rotate(output: Path, limit: int | None, keep: str | None) -> None:
-    newest, *older = checkpoints(output)
-    spare = [path for path in older if keep is None or path != output / Path(keep).name]
-    over = 1 + len(older) - max(limit or 0, 1 + len(older) - len(spare))
-    for path in spare[::-1][:over] if limit else ():
+    _, *older = checkpoints(output)
+    best = output / Path(keep).name if keep else None
+    over = 1 + len(older) - (limit or len(older) + 1)
+    for path in [path for path in reversed(older) if path != best][: max(over, 0)]:
         discard(path)
 
 

@@ -1,11 +1,12 @@
 """TRL's SFTTrainer with what the stages of LLaVA-Mistral add to it, through the methods it offers for that."""
 
+import json
 from pathlib import Path
 
 import torch
 from trl import SFTTrainer
 
-from training.checkpointing import partial_folder, publish_checkpoint, sync_folder
+from training.checkpointing import partial_folder, publish_checkpoint, sync_folder, write_json
 from training.lora import PROJECTOR
 from training.resuming import RunIdentity
 
@@ -66,6 +67,27 @@ class StageTrainer(SFTTrainer):
             self.state.best_model_checkpoint = str(output / staging.name)
             if self.args.should_save:
                 self.state.save_to_json(str(staging / "trainer_state.json"))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """And what was measured since the last log line, without which the next one would be another."""
+        super()._save_rng_state(output_dir)
+        measured = {
+            "loss": self._tr_loss.item(),
+            "since": self._globalstep_last_logged,
+            "tokens": self._total_train_tokens,
+            "metrics": self._metrics["train"],
+        }
+        write_json(Path(output_dir) / f"unlogged_{self.args.process_index}.json", measured)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        file = Path(checkpoint or "") / f"unlogged_{self.args.process_index}.json"
+        if not checkpoint or not file.is_file():
+            return
+        measured = json.loads(file.read_text(encoding="utf-8"))
+        self._tr_loss.fill_(measured["loss"])
+        self._globalstep_last_logged, self._total_train_tokens = measured["since"], measured["tokens"]
+        self._metrics["train"].update(measured["metrics"])
 
     def _run_epoch(self, *args, **kwargs) -> None:
         # From a checkpoint of the last step within an epoch the library would take one step too many.
