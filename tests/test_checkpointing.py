@@ -102,8 +102,16 @@ def test_what_was_saved_without_a_part_is_not_gone_on_with(tmp_path, capsys, par
     assert "it was saved without the" in out and "no whole checkpoint, starting from the beginning" in out
 
 
-def test_deepspeed_keeps_its_parts_in_one_folder(tmp_path):
-    names = ["global_step4/mp_rank_00_model_states.pt", "latest", "rng_state_0.pth", "trainer_state.json"]
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["global_step4/mp_rank_00_model_states.pt", "latest", "rng_state_0.pth", "trainer_state.json"],
+        ["pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp", "scheduler.pt", *NAMES[3:5]],
+        ["adapter_model.safetensors", *NAMES[1:5]],
+    ],
+    ids=["deepspeed", "fsdp", "lora"],
+)
+def test_every_engine_s_names_of_its_parts_are_known(tmp_path, names):
     assert fault(write_checkpoint(tmp_path, 4, names=names)) is None
 
 

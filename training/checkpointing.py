@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -76,11 +77,10 @@ def _rotate(output: Path, limit: int | None, keep: str | None) -> None:
 
 def discard(path: Path) -> None:
     """Remove a folder of an output folder; no moment shows half of it under its name."""
-    rubbish = path.parent / PARTIAL / f"removed-{path.name}"
-    rubbish.parent.mkdir(exist_ok=True)
+    (path.parent / PARTIAL).mkdir(exist_ok=True)
+    rubbish = Path(tempfile.mkdtemp(prefix="removed-", dir=path.parent / PARTIAL))
+    os.rename(path, rubbish / path.name)
     shutil.rmtree(rubbish, ignore_errors=True)
-    os.rename(path, rubbish)
-    shutil.rmtree(rubbish)
 
 
 def fault(checkpoint: Path) -> str | None:
@@ -92,15 +92,17 @@ def fault(checkpoint: Path) -> str | None:
     for part, names in PARTS.items():
         if not any(name.startswith(names) for name in saved):
             return f"it was saved without the {part}"
-    here = {_name(path, checkpoint) for path in _files(checkpoint)}
-    for wrong, said in ((saved.keys() - here, "is missing"), (here - saved.keys(), "does not belong to it")):
+    here = {_name(path, checkpoint): path.stat().st_size for path in _files(checkpoint)}
+    for wrong, said in ((saved.keys() - here, "is missing"), (here.keys() - saved, "does not belong to it")):
         if wrong:
             return f"{min(wrong)} {said}"
     for name, was in saved.items():
-        size = (checkpoint / name).stat().st_size
-        if size != was["size"]:
-            return f"{name} has {size} bytes and had {was['size']}"
-    changed = [name for name, now in describe_files(checkpoint).items() if now != saved[name]]
+        if here[name] != was["size"]:
+            return f"{name} has {here[name]} bytes and had {was['size']}"
+    try:
+        changed = [name for name, now in describe_files(checkpoint).items() if now != saved[name]]
+    except OSError as error:
+        return f"{error.filename or checkpoint} cannot be read ({error.strerror})"
     return f"{min(changed)} has changed since it was written" if changed else None
 
 

@@ -8,6 +8,8 @@ import threading
 import torch
 from transformers import TrainerCallback
 
+from training.checkpointing import is_first_process
+
 
 class Interruption(TrainerCallback):
     """Turns SIGTERM and the first SIGINT into a checkpoint after the current step; a second SIGINT stops at once.
@@ -45,12 +47,14 @@ class Interruption(TrainerCallback):
 
     def restore(self) -> None:
         """Let signals do what they did before training."""
-        while self._before:
-            signal.signal(*self._before.popitem())
+        for number, handler in self._before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        self._before = {}
 
     def exit_code(self, step: int) -> int:
         """Say on standard error that the run can go on; returns the exit code of the signal."""
-        print(f"train_sft.py: saved at step {step}; run the same command again to go on", file=sys.stderr)
+        if is_first_process():
+            print(f"train_sft.py: saved at step {step}; run the same command again to go on", file=sys.stderr)
         return 128 + self.signal
 
 

@@ -20,13 +20,15 @@ def output_lock(output: str | Path) -> Iterator[None]:
     """Hold the output folder for this process, and for the other ranks of its launch.
 
     The kernel keeps the lock and drops it with the process, however that ends. The first rank alone takes it. Where
-    the file system knows no locks, that is said and the run goes on.
+    the file system knows no locks, that is said and the run goes on. A finished run that nobody can write to needs
+    none.
 
     Raises:
         BadInput: another process holds it.
     """
     output = Path(output)
-    if not is_first_process():
+    archived = (output / "run.json").is_file() and not os.access(output, os.W_OK)
+    if archived or not is_first_process():
         yield
         return
     output.mkdir(parents=True, exist_ok=True)

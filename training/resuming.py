@@ -49,7 +49,15 @@ class RunIdentity:
 
 
 def run_identity(stage, config, rows, template: Path | None) -> RunIdentity:
-    """Gather the identity of the run that `stage`, a `StageArguments`, and `config`, an `SFTConfig`, describe."""
+    """Gather the identity of the run that `stage`, a `StageArguments`, and `config`, an `SFTConfig`, describe.
+
+    Raises:
+        BadInput: this is not the only process of a launch, and yet trains alone.
+    """
+    if config.world_size == 1 and not is_first_process():
+        problem = "the launcher started several processes, and each of them would train alone into one folder"
+        remedy = "use accelerate launch; without GPUs set ACCELERATE_USE_CPU=true"
+        raise BadInput(problem, remedy=remedy, file=config.output_dir, field="output_dir")
     values = {key: value for key, value in asdict(stage).items() if key not in WITHOUT_EFFECT}
     for key in (*DECISIVE, *ALSO_DECISIVE):
         value = getattr(config, key, None)
