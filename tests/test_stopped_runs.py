@@ -14,7 +14,6 @@ from tests.trainee import again, seldom, tree
 from training.checkpointing import MANIFEST
 from training.output_lock import output_lock
 
-
 CODES = {"SIGTERM": 143, "SIGINT": 130}
 
 
