@@ -235,8 +235,9 @@ def _check_folder(value: str, marker: str, key: str, file: str | None) -> None:
             file=value,
             field=key,
         )
-    unfinished = [Path(value) / name for name in (FINISHED, RECORD, PARTIAL) if (Path(value) / name).exists()]
-    if unfinished or (any(Path(value).glob("checkpoint-*")) and not (Path(value) / "run.json").is_file()):
+    folder = Path(value)
+    left = any((folder / name).exists() for name in (FINISHED, RECORD, PARTIAL))
+    if left or (any(folder.glob("checkpoint-*")) and not (folder / marker).is_file()):
         remedy = "give the command that trains it again, until it says that it is finished"
         raise BadInput("holds a run that was not finished", remedy=remedy, file=value, field=key)
     if Path(value).is_dir() and not (Path(value) / marker).is_file():
