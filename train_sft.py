@@ -14,77 +14,69 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import run_verb
+from training.output_lock import output_lock
 from training.processes import is_first, join_launch, whole_weights
 from training.recipe import StageArguments, check_recipe, given_values, is_finished
+from training.resuming import agreed, choose_checkpoint, run_identity
+from training.run_record import complete_run
 
 PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
 
-def main() -> None:
+def main() -> int | None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
-    started, rows, held_out, bad = time.time(), None, None, None
     join_launch()
-    if not {"-h", "--help"} & set(arguments):
-        values, recipe_file = given_values(arguments)
-        if is_finished(values):
-            if is_first():
-                print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
-            return
+    if {"-h", "--help"} & set(arguments):
+        parse(arguments)
+    values, recipe_file = given_values(arguments)
+    if not is_finished(values):
         check_recipe(values, recipe_file)
-        rows, bad = checked_rows(values)
-        held_out = checked_rows(values, "eval_dataset", "eval_split")[0]
+    with output_lock(values["output_dir"]):
+        if not is_finished(values):
+            return train(arguments, values)
+        complete_run(Path(values["output_dir"]))
+        if is_first():
+            print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
+
+
+def train(arguments: list[str], values: dict) -> int | None:
+    """Train, save and record; returns the exit code of a signal that ended it early."""
+    started = time.time()
+    rows, bad = checked_rows(values)
+    held_out, _ = checked_rows(values, "eval_dataset", "eval_split")
     stage, config = parse(arguments)
+    template = Path(stage.chat_template or PLAIN) if stage.chat_template or stage.stage == "pretrain" else None
+    identity = run_identity(stage, config, rows, template)
+    resume = choose_checkpoint(config.output_dir, identity, stage.force_resume)
 
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.trainer_utils import get_last_checkpoint
-
-    from training.batch_pictures import Pictures
-    from training.collator import AnswerCollator
-    from training.frozen_weights import is_safe, shrink_frozen
-    from training.packing import PackedCollator
+    from training.interruption import Interruption
+    from training.loading import load_model, load_processor, make_collator
     from training.run_record import begin_run, finish_run, run_record
-    from training.stages import check_template, set_trainable, warn_of_untrained_projector
     from training.to_look_at import shown
     from training.trainer import StageTrainer
-    from training.vision_features import VisionFeatures, open_cache
 
-    load = {"revision": stage.model_revision, "trust_remote_code": True}
-    processor = AutoProcessor.from_pretrained(stage.model_name_or_path, **load)
-    own_template = processor.chat_template
-    template = Path(stage.chat_template or PLAIN) if stage.chat_template or stage.stage == "pretrain" else None
-    processor.chat_template = template.read_text(encoding="utf-8") if template else own_template
-    source = str(template or stage.model_name_or_path)
-    check_template(processor, stage.stage, source, may_drop_question=stage.may_drop_question)
-    model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
-    if stage.stage == "finetune" and config.process_index == 0:
-        warn_of_untrained_projector(model, stage.model_name_or_path)
-    parameters = set_trainable(model, stage.stage)
-    if stage.use_peft:
-        from training.lora import add_lora
-
-        model, parameters = add_lora(model, stage, config.seed)
-
-    if stage.frozen_dtype == "auto" and is_safe(config):
-        shrink_frozen(model)
-
-    cache = open_cache(stage, config, rows, model, processor)
-    VisionFeatures(model, cache)
-    collator = AnswerCollator(processor, Pictures(processor, cache))
+    processor, own_template = load_processor(stage, template)
+    model, parameters = load_model(stage, config)
+    collator, interruption = make_collator(stage, config, rows, model, processor), Interruption()
     trainer = StageTrainer(
         model=model,
         args=config,
         train_dataset=rows,
         processing_class=processor,
-        data_collator=PackedCollator(collator) if stage.packed else collator,
+        data_collator=collator,
         mm_projector_lr=stage.mm_projector_lr if stage.use_peft else None,
         row_tokens=stage.row_tokens if stage.packed else None,
+        identity=identity,
+        callbacks=[interruption],
         **shown(stage, config, model, processor, own_template, held_out),
     )
-    begun = begin_run(trainer, stage, rows, len(bad.listed), template.stem if template else None, parameters)
-    if trainer.is_world_process_zero():
-        bad.write(config.output_dir)
-    resume = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=resume)
+    begun = begin_run(trainer, stage, config, rows, bad, template.stem if template else None, parameters)
+    try:
+        trainer.train(resume_from_checkpoint=agreed(resume))
+    finally:
+        interruption.restore()
+    if interruption.signal:
+        return interruption.exit_code(trainer.state.global_step)
     processor.chat_template = own_template  # the template is the stage's; a checkpoint answers in its own
     weights, tokens = whole_weights(trainer), trainer.tokens.report(trainer.accelerator.gather)
     if trainer.is_world_process_zero():

@@ -15,10 +15,13 @@ def ours(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
     from training.collator import AnswerCollator
     from training.frozen_weights import shrink_frozen
     from training.lora import add_lora
+    from training.packing import PackedCollator
     from training.recipe import StageArguments
+    from training.resuming import RunIdentity
     from training.stages import set_trainable
     from training.throughput import Meter
     from training.trainer import StageTrainer
+    from training.vision_features import VisionFeatures
 
     arguments = StageArguments(stage=stage, use_peft=stage == "finetune")
     model = random_model(LlavaMistralForConditionalGeneration, model_config(size, tokenizer), device)
@@ -26,13 +29,16 @@ def ours(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
     if arguments.use_peft:
         model, _ = add_lora(model, arguments, config.seed)
     shrink_frozen(model)
+    VisionFeatures(model)
     processor = make_processor(LlavaMistralProcessor, size, tokenizer, stage)
     return StageTrainer(
         model=model,
         args=config,
         train_dataset=rows,
         processing_class=processor,
-        data_collator=AnswerCollator(processor),
+        data_collator=PackedCollator(AnswerCollator(processor)),
+        row_tokens=arguments.row_tokens,
+        identity=RunIdentity({}, "", {}),
         mm_projector_lr=arguments.mm_projector_lr if arguments.use_peft else None,
         meter=Meter(model.config, stage, arguments.lora_r if arguments.use_peft else None, peak),
     )

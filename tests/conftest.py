@@ -96,3 +96,45 @@ def rows_file(tmp_path_factory) -> Path:
     from tests.tiny_components import save_rows
 
     return save_rows(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Starts training runs in forks of a process that has imported the libraries."""
+    from tests.warm_process import WarmProcess
+
+    with WarmProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def trainee(warm, stage0, rows_file, tmp_path_factory):
+    """Makes the command of a stage with an output folder of its own."""
+    from tests.trainee import Trainee
+
+    stage1 = tmp_path_factory.mktemp("stage1") / "stage1"
+    Trainee(warm, "pretrain", stage0, rows_file, stage1).run()
+    base = {"pretrain": stage0, "finetune": stage1}
+
+    def make(stage: str, rows: Path = rows_file, **flags):
+        return Trainee(warm, stage, base[stage], rows, tmp_path_factory.mktemp(stage) / "out", **flags)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole(trainee):
+    """Stage -> the uninterrupted run's seconds and result."""
+    ends = {}
+    for stage in ("pretrain", "finetune"):
+        run = trainee(stage)
+        ends[stage] = run.run().seconds, run.result()
+    return ends
+
+
+@pytest.fixture(scope="session")
+def interrupted(trainee):
+    """A run that was killed with checkpoints 6 and 9; copied for each test."""
+    run = trainee("finetune")
+    run.killed(at=r"os\.rename \.partial/checkpoint-12 ")
+    return run

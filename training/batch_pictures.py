@@ -18,7 +18,7 @@ class Pictures:
         processor: a `LlavaMistralProcessor`.
         cache: where features may be stored; None: every picture is preprocessed.
 
-    A call takes pictures as rows hold them (`{"bytes": …, "path": …}` or PIL images) and the ids of their rows, to name
+    A call takes pictures as rows hold them (`{"bytes": …, "path": …}` or PIL images) and their ids, to be named
     in an error. It returns the model's inputs and, for each picture, the image tokens that take its place in a prompt.
     The inputs are `pixel_values` `(pictures, 3, height, width)`, with anyres `(pictures, tiles, 3, height, width)` and
     `image_sizes` `(pictures, 2)`; nothing when there are no pictures. With a cache, `pixel_values` are those of the

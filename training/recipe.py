@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bad_input import BadInput
+from training.checkpointing import DAMAGED, PARTIAL
+from training.output_lock import LOCK
 from training.reports import check_reports
 
 
@@ -74,6 +76,9 @@ class StageArguments:
         },
     )
     vision_cache_gb: float = field(default=32.0, metadata={"help": "gigabytes (10^9) that folder may take"})
+    force_resume: bool = field(
+        default=False, metadata={"help": "go on from a checkpoint though data or recipe changed since"}
+    )
 
 
 SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
@@ -94,6 +99,17 @@ NUMBERS = {
 }
 CHOICES = {"on_bad_sample": ("error", "skip"), "check_pictures": ("full", "header", "none")}
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
+# Of StageArguments: may differ between a checkpoint and the run that goes on with it. The data itself is compared.
+WITHOUT_EFFECT = (
+    *("dataset", "dataset_split", "image_folder", "columns", "check_pictures", "on_bad_sample", "max_bad_samples"),
+    *("eval_dataset", "eval_split", "sample_answers", "vision_cache", "vision_cache_gb", "frozen_dtype"),
+    *("may_drop_question", "force_resume"),
+)
+# A finished model, whole, and then its record, on their way into the output folder (`run_record.complete_run`).
+FINISHED, RECORD = ".finished", ".run.json"
+# What a killed run leaves: checkpoints, whole and damaged, what it was writing, its lock's file, its first record.
+BEGUN = "run.partial.json"  # what is known of a run when it begins; `run.json` replaces it
+LEFTOVERS = ("checkpoint-", DAMAGED, PARTIAL, LOCK, BEGUN, f".{BEGUN}", "skipped.json")
 
 
 def known_keys() -> set[str]:
@@ -198,7 +214,7 @@ def check_recipe(values: dict, file: str | None) -> None:
     output = Path(values["output_dir"])
     if output.exists() and not output.is_dir():
         raise BadInput("the output is a file", remedy="name a new folder", file=output, field="output_dir")
-    if (output / "run.json").is_file():
+    if _record(output):
         raise BadInput(
             "the folder holds a finished run",
             remedy="name a new folder or remove this one",
@@ -249,20 +265,28 @@ def _check_lora(values: dict, file: str | None) -> None:
 
 
 def is_finished(values: dict) -> bool:
-    """Whether the output folder holds the finished run of these very values; then there is nothing to do."""
-    record = Path(str(values.get("output_dir"))) / "run.json"
+    """Whether the output folder holds the finished run of these very values; then there is nothing to learn."""
+    record = _record(Path(str(values.get("output_dir"))))
     try:
         return json.loads(record.read_text(encoding="utf-8"))["asked"] == json.loads(json.dumps(values, default=str))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
+def _record(output: Path) -> Path | None:
+    """The record of the finished run in `output`, though the run was killed while files were moved into place.
+
+    Looked for in the order in which it moves, so that it is found while another process moves it.
+    """
+    places = (output / FINISHED / "run.json", output / RECORD, output / "run.json")
+    return next((place for place in places if place.is_file()), None)
+
+
 def _is_empty_or_interrupted(output: Path) -> bool:
-    """An interrupted run leaves its record of the start, checkpoints, TRL's card, logs, or a half-made `.finished`."""
-    left = ("checkpoint-", ".finished", "run.partial.json", ".run.partial.json", "skipped.json")
-    begun = any(output.glob("checkpoint-*")) or (output / "run.partial.json").is_file()
-    left += ("README.md", "runs", "samples") if begun else ()
-    return all(entry.name.startswith(left) for entry in output.iterdir())
+    """An interrupted run leaves `LEFTOVERS`, and TRL's card, logs and sample answers beside them."""
+    names = [entry.name for entry in output.iterdir()]
+    left = LEFTOVERS + (("README.md", "runs", "samples") if any(name.startswith(LEFTOVERS) for name in names) else ())
+    return all(name.startswith(left) for name in names)
 
 
 def _is_number(value, fits) -> bool:
@@ -290,5 +314,10 @@ def _check_folder(value: str, marker: str, key: str, file: str | None) -> None:
             file=value,
             field=key,
         )
+    folder = Path(value)
+    left = any((folder / name).exists() for name in (FINISHED, RECORD, PARTIAL))
+    if left or (any(folder.glob("checkpoint-*")) and not (folder / marker).is_file()):
+        remedy = "give the command that trains it again, until it says that it is finished"
+        raise BadInput("holds a run that was not finished", remedy=remedy, file=value, field=key)
     if Path(value).is_dir() and not (Path(value) / marker).is_file():
         raise BadInput(f"there is no {marker} in it", remedy="give a checkpoint folder", file=value, field=key)

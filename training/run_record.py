@@ -8,13 +8,19 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from training.frozen_weights import full_state
+from training.checkpointing import (
+    DAMAGED,
+    PARTIAL,
+    checkpoints,
+    is_first_process,
+    partial_folder,
+    sync_entry,
+    sync_folder,
+    write_json,
+)
 from training.loss_chart import draw_losses
 from training.machine import hardware, peak_memory_gb
-from training.recipe import OF_LORA
-from training.throughput import rates
-
-BEGUN = "run.partial.json"  # what is known of a run when it begins; `run.json` replaces it
+from training.recipe import BEGUN, FINISHED, OF_LORA, RECORD
 
 PACKAGES = ("transformers", "torch", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors")
 # What of SFTConfig decides what is learned; not where it is written, nor any token.
@@ -33,11 +39,14 @@ DECISIVE = (
     "seed",
 )
 
+READ_AT_MOST = 1 << 29  # bytes of picture files: half a gibibyte is read in about a second
+
 
 def finish_run(trainer, processor, record: dict, weights: dict | None = None) -> None:
     """Save model (or adapter), processor and `run.json` into the output folder, the record last.
 
-    Without the record a run is unfinished, and its checkpoints are kept.
+    Until `.finished` has its name the run is unfinished and goes on from its checkpoints; from then on only files have
+    to be moved, which `complete_run` does now or when the same command is given again.
 
     Args:
         weights: the model's, where they are spread over processes (`processes.whole_weights`); None: its own.
@@ -46,36 +55,60 @@ def finish_run(trainer, processor, record: dict, weights: dict | None = None) ->
         RuntimeError: an adapter was written without its projector.
     """
     output = Path(trainer.args.output_dir)
-    staging = output / ".finished"
-    shutil.rmtree(staging, ignore_errors=True)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     if "use_cache" in vars(model.config):  # the Trainer's own mark; those who load the model want their cache
         del model.config.use_cache
-    if hasattr(model, "peft_config"):
-        from training.lora import save_adapter
+    with partial_folder(output) as partial:
+        staging = partial / FINISHED
+        if hasattr(model, "peft_config"):
+            from training.lora import save_adapter
 
-        save_adapter(model, staging, weights)
-    else:
-        model.save_pretrained(staging, state_dict=weights or full_state(model))
-    processor.save_pretrained(staging)
-    title = f"{record['stage']}, from {Path(record['base_model'][0]).name}"
-    draw_losses(trainer.state.log_history, staging / "loss.png", title)
-    _write_json(staging / "run.json", record)
-    files = sorted(staging.iterdir(), key=lambda file: file.name == "run.json")
-    for file in files:
-        os.replace(file, output / file.name)
-    staging.rmdir()
-    (output / "README.md").unlink(missing_ok=True)  # TRL's own, of every checkpoint; the card is publishing's
-    for checkpoint in output.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    (output / BEGUN).unlink(missing_ok=True)
+            save_adapter(model, staging, weights)
+        else:
+            from training.frozen_weights import full_state
+
+            model.save_pretrained(staging, state_dict=weights or full_state(model))
+        processor.save_pretrained(staging)
+        title = f"{record['stage']}, from {Path(record['base_model'][0]).name}"
+        draw_losses(trainer.state.log_history, staging / "loss.png", title)
+        write_json(staging / "run.json", record)
+        sync_folder(staging)
+        os.rename(staging, output / FINISHED)
+        sync_entry(output)
+    complete_run(output)
 
 
-def begin_run(trainer, stage, rows, skipped: int, template: str | None, parameters: dict) -> dict:
+def complete_run(output: Path) -> None:
+    """Move what `.finished` holds into place, remove what only an unfinished run needs, and show `run.json` last.
+
+    May be killed and called again at any moment; without anything to complete it does nothing.
+    """
+    if not is_first_process():
+        return
+    finished, record = output / FINISHED, output / RECORD
+    if (finished / "run.json").is_file():
+        for file in sorted(finished.iterdir()):
+            if file.name != "run.json":
+                os.replace(file, output / file.name)
+        (output / "README.md").unlink(missing_ok=True)  # TRL's own, of every checkpoint; the card is publishing's
+        for folder in [*checkpoints(output), *output.glob(f"{DAMAGED}*"), output / PARTIAL]:
+            shutil.rmtree(folder, ignore_errors=True)
+        (output / BEGUN).unlink(missing_ok=True)
+        sync_entry(output)
+        os.rename(finished / "run.json", record)
+    if record.is_file():
+        shutil.rmtree(finished, ignore_errors=True)
+        sync_entry(output)
+        os.rename(record, output / "run.json")
+        sync_entry(output)
+
+
+def begin_run(trainer, stage, config, rows, bad, template: str | None, parameters: dict) -> dict:
     """What is known before the first step; written to `run.partial.json`, which a run that died leaves behind.
 
     Args:
-        skipped: how many bad samples were left out; `skipped.json` names them.
+        config: the `SFTConfig` as it was given; the trainer may split its micro-batches.
+        bad: the `BadSamples` that were left out; `skipped.json` names them.
         template: name of the chat template of this stage; None for the checkpoint's own.
         parameters: `{"trainable": …, "frozen": …}`, of `stages.set_trainable`.
     """
@@ -84,17 +117,27 @@ def begin_run(trainer, stage, rows, skipped: int, template: str | None, paramete
         "stage": stage.stage,
         "base_model": [stage.model_name_or_path],
         "before": json.loads(base_run.read_text(encoding="utf-8")) if base_run.is_file() else None,
-        "recipe": {**recipe_values(stage, trainer.args), "chat_template": template},
+        "recipe": {**recipe_values(stage, config), "chat_template": template},
         "seed": trainer.args.seed,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        "data": {"path": stage.dataset, "rows": len(rows), "skipped": skipped, "sha256": data_hash(rows)},
+        "data": {
+            "path": stage.dataset,
+            "rows": len(rows),
+            "skipped": len(bad.listed),
+            "sha256": trainer.identity.data,
+        },
         "parameters": parameters,
+        "micro_batches": {
+            "samples": trainer.args.per_device_train_batch_size,
+            "of_a_step": trainer.args.gradient_accumulation_steps,
+        },
         "hardware": hardware(trainer.args.world_size),
     }
     if trainer.is_world_process_zero():
         output = Path(trainer.args.output_dir)
         output.mkdir(parents=True, exist_ok=True)
-        _write_json(output / f".{BEGUN}", begun)
+        bad.write(output)
+        write_json(output / f".{BEGUN}", begun)
         os.replace(output / f".{BEGUN}", output / BEGUN)
     return begun
 
@@ -107,6 +150,8 @@ def run_record(trainer, begun: dict, tokens: dict, seconds: float) -> dict:
         tokens: `{"prompt": …, "answer": …, "padding": …, "longest": …}`, of the collator, since this process started.
         seconds: since this process started.
     """
+    from training.throughput import rates
+
     log, meter = trainer.state.log_history, trainer.meter
     curve, held_out = ([(row["step"], float(row[key])) for row in log if key in row] for key in ("loss", "eval_loss"))
     describe_window = getattr(trainer.model.config, "describe_window", None)  # older checkpoints lack it
@@ -134,12 +179,53 @@ def recipe_values(stage, config) -> dict:
 
 
 def data_hash(rows) -> str:
-    """sha256 over ids, prompts and completions in order; the pictures are named by the rows, not read again."""
+    """sha256 over ids, prompts, completions and pictures in order; no picture is decoded.
+
+    A picture kept as bytes counts by them; a file by its name, size and, unless there are more than `READ_AT_MOST`
+    bytes of them, its content. Folders do not count: a data set may move.
+    """
     digest = hashlib.sha256()
-    for row in rows.select_columns(["id", "prompt", "completion"]):
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+    columns = [name for name in ("id", "prompt", "completion", "images") if name in rows.column_names]
+    files = _FileIdentity(_picture_paths(rows))
+    for batch in _batches(rows, columns, "hashing the data"):
+        for row in batch.to_pylist():
+            row["images"] = [files.of(picture) for picture in row.get("images") or ()]
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
     return digest.hexdigest()
 
 
-def _write_json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _batches(rows, columns: list[str], doing: str):
+    from tqdm import tqdm
+
+    batches = rows.select_columns(columns).with_format("arrow").iter(batch_size=1000)
+    return tqdm(batches, desc=doing, total=-(-len(rows) // 1000), delay=2, leave=False)
+
+
+def _picture_paths(rows) -> set[str]:
+    if "images" not in rows.column_names:
+        return set()
+    pictures = (
+        picture
+        for batch in _batches(rows, ["images"], "finding the pictures")
+        for row in batch["images"].to_pylist()
+        for picture in row or ()
+    )
+    return {picture["path"] for picture in pictures if picture["bytes"] is None}
+
+
+class _FileIdentity:
+    """What of a picture counts as its identity, each file looked at once."""
+
+    def __init__(self, paths: set[str]):
+        self.sizes = {path: os.stat(path).st_size for path in paths}
+        self.reads = sum(self.sizes.values()) <= READ_AT_MOST
+        self.known = {}
+
+    def of(self, picture: dict) -> list:
+        if picture["bytes"] is not None:
+            return [hashlib.sha256(picture["bytes"]).hexdigest()]
+        path = picture["path"]
+        if path not in self.known:
+            content = [hashlib.sha256(Path(path).read_bytes()).hexdigest()] if self.reads else []
+            self.known[path] = [Path(path).name, self.sizes[path], *content]
+        return self.known[path]

@@ -1,5 +1,7 @@
 """TRL's SFTTrainer with what the stages of LLaVA-Mistral add to it, through the methods it offers for that."""
 
+from copy import copy
+
 import torch
 from transformers import TrainerCallback
 
@@ -7,11 +9,11 @@ from bad_input import BadInput
 from training.attention import use_per_sample_attention
 from training.lora import PROJECTOR
 from training.packing import StepSampler, estimated_lengths, most_image_tokens, order_seed, rows_of_a_step
-from training.reporting import ReportingTrainer
+from training.saving import SavingTrainer
 from training.trained_tokens import TrainedTokens, pad_alone
 
 
-class StageTrainer(ReportingTrainer):
+class StageTrainer(SavingTrainer):
     """Trains one stage.
 
     Args:
@@ -26,12 +28,12 @@ class StageTrainer(ReportingTrainer):
 
     def __init__(self, *, mm_projector_lr: float | None = None, row_tokens: int | None = None, **kwargs):
         self.mm_projector_lr, self.lengths = mm_projector_lr, None
-        rows, args = kwargs["train_dataset"], kwargs["args"]
+        rows, args = kwargs["train_dataset"], copy(kwargs["args"])
         if row_tokens is not None and hasattr(rows, "__len__"):  # a stream is taken as it comes
             self.lengths = estimated_lengths(rows, most_image_tokens(kwargs["model"].config))
             samples, count = rows_of_a_step(self.lengths, args, row_tokens)
             args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
-        super().__init__(**kwargs)
+        super().__init__(**kwargs | {"args": args})
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = spread_classes(self.model)
         self.data_collator = Refusals(self.data_collator)
