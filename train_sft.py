@@ -5,7 +5,7 @@
     python train_sft.py --stage finetune --config recipes/mistral/finetune_lora.yaml
 
 The flags are SFTConfig's and those of `training.recipe.StageArguments`; a flag overrides the recipe. A run that was
-interrupted goes on from its last checkpoint when the same command is given again.
+interrupted goes on from its last checkpoint when the same command is given again. `--plan` says what it would take.
 """
 
 import sys
@@ -14,29 +14,35 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import run_verb
-from training.recipe import StageArguments, check_recipe, given_values, is_finished
+from training.recipe import StageArguments, check_recipe, given_values, is_finished, is_true
 
 PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
 
-def main() -> None:
+def main() -> int | None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
     started, rows = time.time(), None
     if not {"-h", "--help"} & set(arguments):
         values, recipe_file = given_values(arguments)
         if is_finished(values):
             print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
-            return
+            return None
         check_recipe(values, recipe_file)
         rows = checked_rows(values)
+        if is_true(values.get("plan", False)):
+            from training.plan import print_plan
+
+            return print_plan(values, rows)
     stage, config = parse(arguments)
 
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.trainer_utils import get_last_checkpoint
 
     from training.collator import AnswerCollator
+    from training.plan import check_fit
+    from training.quantization import load_options, set_trainable
     from training.run_record import finish_run, run_record
-    from training.stages import check_template, set_trainable
+    from training.stages import check_template
     from training.trainer import StageTrainer
 
     load = {"revision": stage.model_revision, "trust_remote_code": True}
@@ -45,8 +51,10 @@ def main() -> None:
     template = Path(stage.chat_template or PLAIN) if stage.chat_template or stage.stage == "pretrain" else None
     processor.chat_template = template.read_text(encoding="utf-8") if template else own_template
     check_template(processor, stage.stage, str(template or stage.model_name_or_path))
+    check_fit(values, rows)
+    load |= load_options(stage)
     model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
-    parameters = set_trainable(model, stage.stage)
+    parameters = set_trainable(model, stage)
     if stage.use_peft:
         from training.lora import add_lora
 
@@ -69,6 +77,7 @@ def main() -> None:
         record = run_record(trainer, stage, rows, named, parameters, collator.tokens, time.time() - started)
         finish_run(trainer, processor, {**record, "asked": values})
         print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}")
+    return None
 
 
 def checked_rows(values: dict) -> "Dataset":  # noqa: F821

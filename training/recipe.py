@@ -13,6 +13,8 @@ from pathlib import Path
 
 from bad_input import BadInput
 
+PLANNED_GPUS = ("A100-80GB", "H100", "H200")
+
 
 @dataclass
 class StageArguments:
@@ -37,6 +39,16 @@ class StageArguments:
     lora_alpha: int = field(default=256, metadata={"help": "LoRA's steps are scaled by lora_alpha / lora_r"})
     lora_dropout: float = field(default=0.05, metadata={"help": "share of a LoRA layer's inputs that are dropped"})
     mm_projector_lr: float = field(default=2e-5, metadata={"help": "LoRA: learning rate of the projector"})
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "QLoRA: the frozen text model in 4 bits; needs a GPU and bitsandbytes"}
+    )
+    plan: bool = field(default=False, metadata={"help": "print what the run takes and how long, and do not train"})
+    plan_gpu: str | None = field(
+        default=None,
+        metadata={"help": "GPU to plan for, instead of the one present", "choices": list(PLANNED_GPUS)},
+    )
+    plan_gpus: int | None = field(default=None, metadata={"help": "how many GPUs to plan for"})
+    force_fit: bool = field(default=False, metadata={"help": "train although the plan says that it cannot fit"})
 
 
 SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
@@ -50,6 +62,7 @@ NUMBERS = {
     "lora_alpha": lambda value: 0 < value < math.inf,
     "lora_dropout": lambda value: 0 <= value < 1,
     "mm_projector_lr": lambda value: 0 < value < math.inf,
+    "plan_gpus": lambda value: value >= 1 and value == int(value),
 }
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
 
@@ -136,6 +149,9 @@ def check_recipe(values: dict, file: str | None) -> None:
         if key in values and not _is_number(values[key], fits):
             raise BadInput(f"{values[key]!r} is out of range", remedy="give a positive number", file=file, field=key)
     _check_lora(values, file)
+    if values.get("plan_gpu") not in (None, *PLANNED_GPUS):
+        known = f"use one of {', '.join(PLANNED_GPUS)}"
+        raise BadInput(f"{values['plan_gpu']!r} is not known", remedy=known, file=file, field="plan_gpu")
     _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
     _check_exists(values["dataset"], "dataset", file)
     if values.get("image_folder"):
@@ -161,7 +177,7 @@ def check_recipe(values: dict, file: str | None) -> None:
 
 
 def _check_lora(values: dict, file: str | None) -> None:
-    asked = str(values.get("use_peft", False)).lower() not in ("false", "no", "n", "f", "0")  # a bare switch is ""
+    asked = is_true(values.get("use_peft", False))
     if asked and values["stage"] == "pretrain":
         raise BadInput(
             "stage 1 trains the projector in full and has no use for LoRA",
@@ -172,6 +188,24 @@ def _check_lora(values: dict, file: str | None) -> None:
     idle = [key for key in OF_LORA if key in values]
     if idle and not asked:
         raise BadInput("has no effect without LoRA", remedy="add --use_peft or leave it out", file=file, field=idle[0])
+    _check_four_bit(values, asked, file)
+
+
+def _check_four_bit(values: dict, lora: bool, file: str | None) -> None:
+    if not is_true(values.get("load_in_4bit", False)):
+        return
+    if not lora:
+        remedy = "add --use_peft or leave it out"
+        raise BadInput("weights of 4 bits cannot be trained", remedy=remedy, file=file, field="load_in_4bit")
+    planned = is_true(values.get("plan", False))
+    if not planned and importlib.util.find_spec("bitsandbytes") is None:
+        remedy = "pip install 'llava-mistral[qlora]' on a machine with a GPU, or leave it out for LoRA"
+        raise BadInput("bitsandbytes is not installed", remedy=remedy, file=file, field="load_in_4bit")
+
+
+def is_true(value) -> bool:
+    """A switch as YAML and the command line give it; one without a value is ``""``."""
+    return str(value).lower() not in ("false", "no", "n", "f", "0", "none")
 
 
 def is_finished(values: dict) -> bool:

@@ -16,7 +16,12 @@ class StageTrainer(SFTTrainer):
 
     def __init__(self, *args, mm_projector_lr: float | None = None, **kwargs):
         self.mm_projector_lr = mm_projector_lr
+        given = dict((args[0] if args else kwargs["model"]).named_parameters())
+        projector = {name: weight.data for name, weight in given.items() if f".{PROJECTOR}." in name}
         super().__init__(*args, **kwargs)
+        for name, weight in self.model.named_parameters():  # over 4-bit weights TRL rounds what is trained to bfloat16
+            if name in projector and weight.dtype != projector[name].dtype:
+                weight.data = projector[name].to(weight.device)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         new = self.optimizer is None
