@@ -54,12 +54,12 @@ class Memory:
 
 
 def memory_of(config: Any, run: Run, batch: Batch) -> Memory | None:
-    """Bytes of a step of `run` whose largest micro-batch is `batch`; None where the optimizer is not known.
+    """Bytes of a step of `run` whose largest micro-batch is `batch`; None for another optimizer, and under DeepSpeed.
 
     Args:
         config: a `LlavaMistralConfig`.
     """
-    if run.optim not in (*TORCH, *STATES):
+    if run.deepspeed or run.optim not in (*TORCH, *STATES):
         return None
     sizes, share = sizes_of(config, run.lora_r), run.world if run.sharded else 1
     weights, gradients, optimizer = (part / share for part in state_bytes(config, sizes, run))

@@ -18,7 +18,7 @@ from training.gpus import GPUS, MFU, SOURCE, Change, Gpu, fits, fitting_changes,
 from training.memory import Memory, memory_of
 from training.recipe import is_true
 from training.sizes import sizes_of
-from training.workload import Run, Sample, largest_batch, measure, mean_of, padding, run_of, steps_of
+from training.workload import Run, Sample, largest_batch, mean_of, measure, padding, run_of, steps_of
 
 GB = 1e9
 
@@ -37,7 +37,7 @@ class Plan:
     """See the module; bytes, tokens of text and pictures without padding, operations with recomputation.
 
     Args:
-        memory: on one device; None where the optimizer's states are not known.
+        memory: on one device; None where it is not known, as of other optimizers or DeepSpeed.
         activations: `{"with checkpointing": …, "without": …}`, bytes of the largest micro-batch.
         steps, samples, tokens: by `step`, `epoch` and `run`.
         padding: tokens computed for each of them.
@@ -68,8 +68,7 @@ def plan(config: Any, run: Run, samples: list[Sample], rows: int, gpus: list[Gpu
         config: a `LlavaMistralConfig`.
     """
     epoch, steps = steps_of(rows, run)
-    seen = min(run.step_samples * steps, round(rows * max(run.epochs, 1))) if not run.max_steps else None
-    seen = run.step_samples * steps if seen is None else seen
+    seen = run.step_samples * steps if run.max_steps else round(rows * run.epochs)
     each = mean_of(samples, "tokens")
     model, executed = run_flops(config, run, samples, seen, rows)
 
@@ -125,10 +124,14 @@ def run_flops(config: Any, run: Run, samples: list[Sample], seen: int, rows: int
 
 
 def repeated_flops(config: Any, run: Run, work: Work, text: Any) -> float:
-    """Operations of what is computed a second time."""
+    """Operations of what is computed a second time.
+
+    Of a checkpointed layer all but the last matrix: torch stops when it has what the backward reads.
+    """
     again = 2 * text.hidden_size * text.vocab_size * work.answers
     if run.checkpointing:
-        weights = layer_weights(text) + (layer_weights(text, run.lora_r) if run.lora_r else 0)
+        weights = layer_weights(text) - (0 if run.lora_r else text.intermediate_size * text.hidden_size)
+        weights += layer_weights(text, run.lora_r) - run.lora_r * text.hidden_size if run.lora_r else 0
         again += 2 * text.num_hidden_layers * weights * work.tokens
         again += 4 * text.num_hidden_layers * text.num_attention_heads * head_width(text) * work.pairs
     return float(again)
@@ -195,10 +198,8 @@ def lines_of(made: Plan, run: Run) -> list[str]:
 def said_of(on: OnGpu) -> str:
     """One GPU's cell."""
     fit = {True: "fits", False: "does not fit", None: "unknown whether it fits"}[on.fits]
-    hours = "unknown" if on.hours is None else f"{on.hours:,.1f}"
-    if on.fits is not False:
-        return f"{fit}, {hours} hours"
-    return f"{fit}; {advice(on.changes)}"
+    hours = "unknown" if on.hours is None else f"{on.hours:,.2f}"
+    return f"{fit}; {advice(on.changes)}" if on.fits is False else f"{fit}, {hours} hours"
 
 
 def advice(changes: list[str]) -> str:

@@ -12,7 +12,8 @@ class Sizes:
 
     Args:
         tower: of the vision tower.
-        projector: with anyres its newline is among them.
+        projector: without the newline of tiles.
+        newline: ends a row of patches with anyres; frozen under LoRA.
         embedding, head: `vocab_size x hidden_size` each; a tied head has none.
         layer: in the seven matrices of one text layer.
         norms: of the text model, all layers.
@@ -22,6 +23,7 @@ class Sizes:
 
     tower: int
     projector: int
+    newline: int
     embedding: int
     head: int
     layer: int
@@ -42,10 +44,11 @@ class Sizes:
     def counts(self, stage: str) -> dict[str, int]:
         """`{"trainable": …, "frozen": …}` as `stages.set_trainable` and `lora.add_lora` count them."""
         if self.low_rank:
-            return {"trainable": self.low_rank + self.projector, "frozen": self.tower + self.text}
+            return {"trainable": self.low_rank + self.projector, "frozen": self.tower + self.text + self.newline}
+        projection = self.projector + self.newline
         if stage == "pretrain":
-            return {"trainable": self.projector, "frozen": self.tower + self.text}
-        return {"trainable": self.projector + self.text, "frozen": self.tower}
+            return {"trainable": projection, "frozen": self.tower + self.text}
+        return {"trainable": projection + self.text, "frozen": self.tower}
 
 
 def sizes_of(config: Any, lora_r: int | None = None) -> Sizes:
@@ -56,7 +59,8 @@ def sizes_of(config: Any, lora_r: int | None = None) -> Sizes:
     biases = attention_biases(text) + mlp_biases(text)
     return Sizes(
         tower=tower_size(config.vision_config),
-        projector=projector_size(config) + (hidden if config.image_aspect_ratio == "anyres" else 0),
+        projector=projector_size(config),
+        newline=hidden if config.image_aspect_ratio == "anyres" else 0,
         embedding=embedding,
         head=0 if getattr(config, "tie_word_embeddings", False) else embedding,
         layer=layer_weights(text) + biases,

@@ -33,6 +33,7 @@ class Run:
         max_steps: 0 where the epochs decide.
         lora_r: None without LoRA.
         world: processes that train together; `sharded`: each holds its share of the weights (FSDP, ZeRO-3).
+        deepspeed: how weights are spread is in its own file.
         packed: samples lie end to end, without padding.
         small_frozen: frozen matrices are kept in 16 bits.
         reads_once: the tower reads a picture in the first epoch alone.
@@ -52,6 +53,7 @@ class Run:
     four_bit: bool = False
     world: int = 1
     sharded: bool = False
+    deepspeed: bool = False
     packed: bool = False
     small_frozen: bool = False
     reads_once: bool = False
@@ -72,7 +74,10 @@ def run_of(values: dict, world: int = 1, cuda: bool = True) -> Run:
     """Read the values of `recipe.given_values`; what they leave out has the parser's default."""
     asked = {**DEFAULTS, **{field.name: field.default for field in fields(StageArguments)}, **values}
     bf16 = is_true(asked["bf16"]) and not is_true(asked["fp16"])
-    sharded = bool(asked.get("fsdp")) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+    sharded, deepspeed = (
+        bool(asked.get(name)) or is_true(os.environ.get(f"ACCELERATE_USE_{name.upper()}", False))
+        for name in ("fsdp", "deepspeed")
+    )
     lora = is_true(asked["use_peft"])
     return Run(
         stage=asked["stage"],
@@ -88,8 +93,9 @@ def run_of(values: dict, world: int = 1, cuda: bool = True) -> Run:
         four_bit=is_true(asked["load_in_4bit"]),
         world=world,
         sharded=sharded and world > 1,
+        deepspeed=deepspeed,
         packed=is_true(asked.get("packed", False)),
-        small_frozen=bf16 and not sharded and asked.get("frozen_dtype", "float32") == "auto",
+        small_frozen=bf16 and not (sharded or deepspeed) and asked.get("frozen_dtype", "float32") == "auto",
         reads_once=asked.get("vision_cache", "off") != "off",
         cuda=cuda,
     )
