@@ -51,7 +51,7 @@ def main() -> int | None:
     template = Path(stage.chat_template or PLAIN) if stage.chat_template or stage.stage == "pretrain" else None
     processor.chat_template = template.read_text(encoding="utf-8") if template else own_template
     check_template(processor, stage.stage, str(template or stage.model_name_or_path))
-    check_fit(values, rows)
+    check_fit(values, rows, processor)
     load |= load_options(stage)
     model = AutoModelForImageTextToText.from_pretrained(stage.model_name_or_path, dtype="float32", **load)
     parameters = set_trainable(model, stage)

@@ -68,10 +68,11 @@ def larger(tmp_path_factory):
 def planned(folder, rows_file, values: dict):
     from processing.conversations import read_rows
     from training.memory import memory_of
-    from training.plan import described
+    from training.plan import configuration, worded_processor
     from training.workload import largest_batch, measure, run_of
 
-    config, processor = described(values | {"model_name_or_path": str(folder)})
+    values = values | {"model_name_or_path": str(folder)}
+    config, processor = configuration(values), worded_processor(values)
     run = run_of(values, cuda=False)
     return memory_of(config, run, largest_batch(measure(read_rows(rows_file), processor, config), run))
 
@@ -132,3 +133,32 @@ def test_the_backward_of_one_layer_is_planned_where_it_decides(flags, larger, ro
     monkeypatch.setattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 64)
     monkeypatch.setattr(memory, "TILE", (4096, 64))
     compare(larger, rows_file, tmp_path / "out", "finetune", {**ON, **flags})
+
+
+def test_the_counter_agrees_with_torchs_own_memory_tracker():
+    """Which would do but for its reset: it follows one iteration, and the Trainer's loop has no place for that."""
+    import torch
+    from torch import nn
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    def steps(model, optimizer, begin):
+        for _ in range(2):
+            begin()
+            model(torch.ones(64, 256)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def fresh():
+        model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256))
+        return model, torch.optim.AdamW(model.parameters(), foreach=False)
+
+    model, optimizer = fresh()
+    with Allocation(model.parameters()) as ours:
+        steps(model, optimizer, lambda: None)
+    model, optimizer = fresh()
+    theirs = MemTracker()
+    theirs.track_external(model, optimizer)
+    with theirs:
+        steps(model, optimizer, theirs.reset_mod_stats)
+    peak = theirs.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    assert ours.peak == pytest.approx(peak, rel=0.02)

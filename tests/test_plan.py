@@ -10,7 +10,7 @@ from bad_input import BadInput
 from tests.running import run_apart, run_here
 from tests.test_recipes import LORA, PROJECTOR, RECIPES, TOWER, WHOLE, config_of
 from tests.test_train_sft import QUICK, train
-from training.gpus import GPUS, fits, fitting_changes
+from training.gpus import GPUS, fits, fitting_changes, peak_flops
 from training.memory import memory_of
 from training.recipe import read_recipe
 from training.workload import DEFAULTS, Batch, Run, Sample, largest_batch, padding, run_of, steps_of
@@ -175,12 +175,13 @@ def test_measured_lengths_are_those_of_the_batches(ratio, vision_folder, mistral
     from build_checkpoint import main
     from processing.conversations import read_rows
     from training.collator import AnswerCollator
-    from training.plan import described
+    from training.plan import configuration, worded_processor
     from training.workload import measure
 
     parts = ("--vision", vision_folder, "--llm", mistral_folder, "--image_aspect_ratio", ratio)
     run_here(main, *parts, "--output", tmp_path / "stage0")
-    config, processor = described({"model_name_or_path": str(tmp_path / "stage0"), "stage": "pretrain"})
+    values = {"model_name_or_path": str(tmp_path / "stage0"), "stage": "pretrain"}
+    config, processor = configuration(values), worded_processor(values)
     rows, collator = read_rows(rows_file), AnswerCollator(processor)
     samples = measure(rows, processor, config)
     assert len(samples) == len(rows)
@@ -231,8 +232,7 @@ def test_a_plan_that_fits_nowhere_exits_with_2(gpu, code, stage0, rows_file, tmp
     from training import plan
 
     config = config_of(tmp_path, "mistral")
-    real = plan.described
-    monkeypatch.setattr(plan, "described", lambda values: (config, real(values)[1]))
+    monkeypatch.setattr(plan, "configuration", lambda values: config)
     flags = {"plan": "True", "plan_gpu": gpu, "gradient_checkpointing": "True", "bf16": "True"}
     done = train("finetune", stage0, rows_file, tmp_path / "out", code=code, **flags)
     assert ("does not fit; use --" in done.stdout) == (code == 2)
@@ -244,12 +244,19 @@ def test_a_run_that_the_gpu_cannot_hold_is_refused_unless_forced(stage0, rows_fi
 
     values = {"stage": "finetune", "model_name_or_path": str(stage0)}
     rows, small = read_rows(rows_file), replace(GPUS["H100"], memory=1e3)
+    processor = plan.worded_processor(values)
     monkeypatch.setattr(plan, "present_gpu", lambda: small)
     with pytest.raises(BadInput, match="the run needs .* GB and H100 has .* GB free for it; .* --force_fit"):
-        plan.check_fit(values, rows)
-    plan.check_fit(values | {"force_fit": "True"}, rows)
+        plan.check_fit(values, rows, processor)
+    plan.check_fit(values | {"force_fit": "True"}, rows, processor)
     monkeypatch.setattr(plan, "present_gpu", lambda: replace(small, memory=1e12))
-    plan.check_fit(values, rows)
+    plan.check_fit(values, rows, processor)
+
+
+def test_a_gpu_is_known_by_its_name_and_a_slower_board_is_unknown():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == GPUS["H100"].flops
+    assert peak_flops("NVIDIA A100-PCIE-40GB") == peak_flops("NVIDIA A100-SXM4-80GB") == GPUS["A100-80GB"].flops
+    assert peak_flops("NVIDIA H100 PCIe") is None and peak_flops("NVIDIA GeForce RTX 4090") is None
 
 
 def test_on_a_cpu_too_little_memory_is_a_warning(stage0, rows_file, capsys, monkeypatch):
@@ -257,7 +264,8 @@ def test_on_a_cpu_too_little_memory_is_a_warning(stage0, rows_file, capsys, monk
     from training import plan
 
     monkeypatch.setattr(plan, "free_ram", lambda: 1e3)
-    plan.check_fit({"stage": "finetune", "model_name_or_path": str(stage0), "use_cpu": "True"}, read_rows(rows_file))
+    values = {"stage": "finetune", "model_name_or_path": str(stage0), "use_cpu": "True"}
+    plan.check_fit(values, read_rows(rows_file), plan.worded_processor(values))
     assert "warning: the run needs" in capsys.readouterr().err
 
 

@@ -40,8 +40,14 @@ def present_gpu() -> Gpu | None:
         return None
     free, whole = torch.cuda.mem_get_info()
     name = torch.cuda.get_device_name()
-    known = next((gpu.flops for key, gpu in GPUS.items() if key.split("-")[0] in name), None)
-    return Gpu(name, free - SPARE * whole, known)
+    return Gpu(name, free - SPARE * whole, peak_flops(name))
+
+
+def peak_flops(name: str) -> float | None:
+    """Of a GPU by its maker's name, such as "NVIDIA H100 80GB HBM3"; H100 and H200 on other boards are slower."""
+    if "A100" not in name and ("PCIe" in name or "NVL" in name):
+        return None
+    return next((gpu.flops for key, gpu in GPUS.items() if key.split("-")[0] in name), None)
 
 
 @dataclass(frozen=True)

@@ -147,27 +147,33 @@ def print_plan(values: dict, rows: Any) -> int:
     named = values.get("plan_gpu")
     present = None if named else present_gpu()
     gpus = [GPUS[named]] if named else [present] if present else list(GPUS.values())
-    config, processor = described(values)
-    run = run_of(values, world_of(values))
-    samples = measure(rows, processor, config, int(values.get("seed", 0)))
+    config, run = configuration(values), run_of(values, world_of(values))
+    samples = measure(rows, worded_processor(values), config, int(values.get("seed", 0)))
     made = plan(config, run, samples, len(rows), gpus)
     print("\n".join(lines_of(made, run)))
     print("PLAN " + json.dumps(asdict(made)))
     return 2 if all(gpu.fits is False for gpu in made.on.values()) else 0
 
 
-def described(values: dict) -> tuple[Any, Any]:
-    """Configuration and processor of the checkpoint, with the stage's chat template."""
-    from transformers import AutoConfig, AutoProcessor
+def configuration(values: dict) -> Any:
+    """The checkpoint's."""
+    from transformers import AutoConfig
 
     load = {"revision": values.get("model_revision"), "trust_remote_code": True}
-    config = AutoConfig.from_pretrained(values["model_name_or_path"], **load)
+    return AutoConfig.from_pretrained(values["model_name_or_path"], **load)
+
+
+def worded_processor(values: dict) -> Any:
+    """The checkpoint's, with the stage's chat template."""
+    from transformers import AutoProcessor
+
+    load = {"revision": values.get("model_revision"), "trust_remote_code": True}
     processor = AutoProcessor.from_pretrained(values["model_name_or_path"], **load)
     plain = Path(__file__).parents[1] / "processing" / "chat_templates" / "plain.jinja"
     template = values.get("chat_template") or (plain if values["stage"] == "pretrain" else None)
     if template:
         processor.chat_template = Path(template).read_text(encoding="utf-8")
-    return config, processor
+    return processor
 
 
 def lines_of(made: Plan, run: Run) -> list[str]:
@@ -207,16 +213,18 @@ def advice(changes: list[str]) -> str:
     return "use " + ", or ".join(changes) if changes else "no change that is known here makes it fit"
 
 
-def check_fit(values: dict, rows: Any) -> None:
+def check_fit(values: dict, rows: Any, processor: Any) -> None:
     """Refuse a run that the GPU of this process cannot hold; on a CPU, warn where the free memory will not do.
+
+    Args:
+        processor: with the stage's chat template.
 
     Raises:
         BadInput: names the smallest change that fits; `--force_fit` goes on without.
     """
     on_cpu = is_true(values.get("use_cpu", False))
     gpu = None if on_cpu else present_gpu()
-    config, processor = described(values)
-    run = run_of(values, world_of({}), cuda=gpu is not None)
+    config, run = configuration(values), run_of(values, world_of({}), cuda=gpu is not None)
     samples = measure(rows, processor, config, int(values.get("seed", 0)))
     memory = memory_of(config, run, largest_batch(samples, run))
     if memory is None:
