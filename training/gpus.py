@@ -1,5 +1,6 @@
 """The GPUs a run is planned for, whether it fits them, and the smallest change that makes it."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,8 +39,10 @@ def present_gpu() -> Gpu | None:
 
     if not torch.cuda.is_available():
         return None
-    free, whole = torch.cuda.mem_get_info()
-    name = torch.cuda.get_device_name()
+    # Each process asks its own: a question to another's GPU would take half a gigabyte of it for a context.
+    own = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+    free, whole = torch.cuda.mem_get_info(own)
+    name = torch.cuda.get_device_name(own)
     return Gpu(name, free - SPARE * whole, peak_flops(name))
 
 

@@ -72,7 +72,8 @@ class Run:
 
 def run_of(values: dict, world: int = 1, cuda: bool = True) -> Run:
     """Read the values of `recipe.given_values`; what they leave out has the parser's default."""
-    asked = {**DEFAULTS, **{field.name: field.default for field in fields(StageArguments)}, **values}
+    asked = {**DEFAULTS, **{field.name: field.default for field in fields(StageArguments)}}
+    asked |= {key: value for key, value in values.items() if value is not None}
     bf16 = is_true(asked["bf16"]) and not is_true(asked["fp16"])
     sharded, deepspeed = (
         bool(asked.get(name)) or is_true(os.environ.get(f"ACCELERATE_USE_{name.upper()}", False))
