@@ -5,7 +5,7 @@
     python train_sft.py --stage finetune --config recipes/mistral/finetune_lora.yaml
 
 The flags are SFTConfig's and those of `training.recipe.StageArguments`; a flag overrides the recipe. A run that was
-interrupted goes on from its last checkpoint when the same command is given again.
+interrupted goes on from its last checkpoint when the same command is given again. `--plan` says what it would take.
 """
 
 import sys
@@ -16,7 +16,7 @@ from bad_input import BadInput
 from command_line import run_verb
 from training.output_lock import output_lock
 from training.processes import is_first, join_launch, whole_weights
-from training.recipe import StageArguments, check_recipe, given_values, is_finished
+from training.recipe import StageArguments, check_recipe, given_values, is_finished, is_true
 from training.resuming import agreed, choose_checkpoint, run_identity
 from training.run_record import complete_run
 
@@ -31,6 +31,10 @@ def main() -> int | None:
     values, recipe_file = given_values(arguments)
     if not is_finished(values):
         check_recipe(values, recipe_file)
+    if is_true(values.get("plan", False)):
+        from training.plan import print_plan
+
+        return print_plan(values, checked_rows(values)[0])
     with output_lock(values["output_dir"]):
         if not is_finished(values):
             return train(arguments, values)
@@ -51,11 +55,13 @@ def train(arguments: list[str], values: dict) -> int | None:
 
     from training.interruption import Interruption
     from training.loading import load_model, load_processor, make_collator
+    from training.plan import check_fit
     from training.run_record import begin_run, finish_run, run_record
     from training.to_look_at import shown
     from training.trainer import StageTrainer
 
     processor, own_template = load_processor(stage, template)
+    check_fit(values, rows, processor)
     model, parameters = load_model(stage, config)
     collator, interruption = make_collator(stage, config, rows, model, processor), Interruption()
     trainer = StageTrainer(

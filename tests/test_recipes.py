@@ -129,12 +129,22 @@ def test_stage2_by_lora_differs_from_stage2_in_lora_alone(backbone):
     assert full.keys() <= lora.keys()
 
 
+@pytest.mark.parametrize("backbone", STUDY)
+def test_qlora_is_lora_in_4_bits_and_nothing_else(backbone):
+    stage, _ = parse(RECIPES / backbone / "finetune_qlora.yaml", "--use_cpu")
+    assert stage.use_peft and stage.load_in_4bit
+    qlora, lora = (read_recipe(RECIPES / backbone / f"{name}.yaml") for name in ("finetune_qlora", "finetune_lora"))
+    assert {key for key in qlora if qlora[key] != lora.get(key)} == {"output_dir", "load_in_4bit"}
+    assert lora.keys() <= qlora.keys()
+
+
 @pytest.mark.parametrize(
     ("stage", "keys"),
     [
         ("pretrain", {"model_name_or_path", "output_dir"}),
         ("finetune", {"model_name_or_path", "output_dir", "chat_template"}),
         ("finetune_lora", {"model_name_or_path", "output_dir", "chat_template"}),
+        ("finetune_qlora", {"model_name_or_path", "output_dir", "chat_template"}),
     ],
 )
 def test_twins_differ_only_in_the_backbone(stage, keys):
@@ -145,7 +155,7 @@ def test_twins_differ_only_in_the_backbone(stage, keys):
 
 @pytest.mark.parametrize("backbone", STUDY)
 def test_stage2_starts_where_stage1_ends(backbone):
-    names = "pretrain", "finetune", "finetune_lora"
+    names = "pretrain", "finetune", "finetune_lora", "finetune_qlora"
     pretrain, *stage2 = (read_recipe(RECIPES / backbone / f"{name}.yaml") for name in names)
     for recipe in stage2:
         assert recipe["model_name_or_path"] == pretrain["output_dir"]

@@ -7,7 +7,8 @@ import torch
 
 from tests.tiny_components import TEXT, VISION
 from training.flops import Work, attended_pairs, model_flops
-from training.throughput import TIMED, Meter, measured_peak, rates, vendor_peak
+from training.peaks import vendor_peak
+from training.throughput import TIMED, Meter, measured_peak, rates
 
 
 def tiny_model(**text):

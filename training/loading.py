@@ -9,7 +9,8 @@ from training.batch_pictures import Pictures
 from training.collator import AnswerCollator
 from training.frozen_weights import is_safe, shrink_frozen
 from training.packing import PackedCollator
-from training.stages import check_template, set_trainable, warn_of_untrained_projector
+from training.quantization import load_options, set_trainable
+from training.stages import check_template, warn_of_untrained_projector
 from training.vision_features import VisionFeatures, open_cache
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ def load_model(stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, in
         the model, and `{"trainable": …, "frozen": …}`.
     """
     name = stage.model_name_or_path
-    model = AutoModelForImageTextToText.from_pretrained(name, dtype="float32", **_source(stage))
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype="float32", **_source(stage), **load_options(stage))
     if stage.stage == "finetune" and config.process_index == 0:
         warn_of_untrained_projector(model, name)
-    parameters = set_trainable(model, stage.stage)
+    parameters = set_trainable(model, stage)
     if stage.use_peft:
         from training.lora import add_lora
 

@@ -44,7 +44,8 @@ def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[
     counts = {"trainable": 0, "frozen": 0}
     for name, weight in model.named_parameters():
         if f"{PROJECTOR}.original_module." not in name:
-            counts["trainable" if weight.requires_grad else "frozen"] += weight.numel()
+            packed = 2 if type(weight).__name__ == "Params4bit" else 1  # two weights lie in one byte
+            counts["trainable" if weight.requires_grad else "frozen"] += packed * weight.numel()
     return model, counts
 
 

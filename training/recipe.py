@@ -16,6 +16,8 @@ from training.checkpointing import DAMAGED, PARTIAL
 from training.output_lock import LOCK
 from training.reports import check_reports
 
+PLANNED_GPUS = ("A100-80GB", "H100", "H200")
+
 
 @dataclass
 class StageArguments:
@@ -79,6 +81,16 @@ class StageArguments:
     force_resume: bool = field(
         default=False, metadata={"help": "go on from a checkpoint though data or recipe changed since"}
     )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "QLoRA: the frozen text model in 4 bits; needs a GPU and bitsandbytes"}
+    )
+    plan: bool = field(default=False, metadata={"help": "print what the run takes and how long, and do not train"})
+    plan_gpu: str | None = field(
+        default=None,
+        metadata={"help": "GPU to plan for, instead of the one present", "choices": list(PLANNED_GPUS)},
+    )
+    plan_gpus: int | None = field(default=None, metadata={"help": "how many GPUs to plan for"})
+    force_fit: bool = field(default=False, metadata={"help": "train although the plan says that it cannot fit"})
 
 
 SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
@@ -96,6 +108,7 @@ NUMBERS = {
     "sample_answers": lambda value: value >= 0 and value == int(value),
     "max_bad_samples": lambda value: 0 <= value <= 1,
     "vision_cache_gb": lambda value: 0 < value < math.inf,
+    "plan_gpus": lambda value: value >= 1 and value == int(value),
 }
 CHOICES = {"on_bad_sample": ("error", "skip"), "check_pictures": ("full", "header", "none")}
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
@@ -103,7 +116,7 @@ OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
 WITHOUT_EFFECT = (
     *("dataset", "dataset_split", "image_folder", "columns", "check_pictures", "on_bad_sample", "max_bad_samples"),
     *("eval_dataset", "eval_split", "sample_answers", "vision_cache", "vision_cache_gb", "frozen_dtype"),
-    *("may_drop_question", "force_resume"),
+    *("may_drop_question", "force_resume", "plan", "plan_gpu", "plan_gpus", "force_fit"),
 )
 # A finished model, whole, and then its record, on their way into the output folder (`run_record.complete_run`).
 FINISHED, RECORD = ".finished", ".run.json"
@@ -199,6 +212,9 @@ def check_recipe(values: dict, file: str | None) -> None:
     _check_lora(values, file)
     check_reports(values, file)
     _check_packing(values, file)
+    if values.get("plan_gpu") not in (None, *PLANNED_GPUS):
+        known = f"use one of {', '.join(PLANNED_GPUS)}"
+        raise BadInput(f"{values['plan_gpu']!r} is not known", remedy=known, file=file, field="plan_gpu")
     _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
     _check_exists(values["dataset"], "dataset", file)
     _check_exists(values.get("eval_dataset") or values["dataset"], "eval_dataset", file)
@@ -227,13 +243,9 @@ def check_recipe(values: dict, file: str | None) -> None:
         )
 
 
-def _is_on(values: dict, key: str) -> bool:
-    return str(values.get(key, False)).lower() not in ("false", "no", "n", "f", "0")  # a bare switch is ""
-
-
 def _check_packing(values: dict, file: str | None) -> None:
     for key in ("packing", "padding_free"):
-        if _is_on(values, key):
+        if is_true(values.get(key, False)):
             raise BadInput(
                 "TRL's own way has none for pictures",
                 remedy="leave it out: packed, which is on by default, does without padding",
@@ -241,7 +253,7 @@ def _check_packing(values: dict, file: str | None) -> None:
                 field=key,
             )
     strategy = values.get("train_sampling_strategy", "random")
-    if strategy != "random" and _is_on({"packed": True, **values}, "packed"):
+    if strategy != "random" and is_true(values.get("packed", True)):
         raise BadInput(
             f"{strategy!r} has no effect on packed batches",
             remedy="leave it out, or add --packed False",
@@ -251,7 +263,7 @@ def _check_packing(values: dict, file: str | None) -> None:
 
 
 def _check_lora(values: dict, file: str | None) -> None:
-    asked = _is_on(values, "use_peft")
+    asked = is_true(values.get("use_peft", False))
     if asked and values["stage"] == "pretrain":
         raise BadInput(
             "stage 1 trains the projector in full and has no use for LoRA",
@@ -262,6 +274,24 @@ def _check_lora(values: dict, file: str | None) -> None:
     idle = [key for key in OF_LORA if key in values]
     if idle and not asked:
         raise BadInput("has no effect without LoRA", remedy="add --use_peft or leave it out", file=file, field=idle[0])
+    _check_four_bit(values, asked, file)
+
+
+def _check_four_bit(values: dict, lora: bool, file: str | None) -> None:
+    if not is_true(values.get("load_in_4bit", False)):
+        return
+    if not lora:
+        remedy = "add --use_peft or leave it out"
+        raise BadInput("weights of 4 bits cannot be trained", remedy=remedy, file=file, field="load_in_4bit")
+    planned = is_true(values.get("plan", False))
+    if not planned and importlib.util.find_spec("bitsandbytes") is None:
+        remedy = "pip install 'llava-mistral[qlora]' on a machine with a GPU, or leave it out for LoRA"
+        raise BadInput("bitsandbytes is not installed", remedy=remedy, file=file, field="load_in_4bit")
+
+
+def is_true(value) -> bool:
+    """A switch as YAML and the command line give it; one without a value is ``""``."""
+    return str(value).lower() not in ("false", "no", "n", "f", "0", "none")
 
 
 def is_finished(values: dict) -> bool:

@@ -1,6 +1,5 @@
 """Tokens and samples per second and MFU of the process that trains; reading them changes nothing that is learned."""
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,27 +8,10 @@ from typing import Any
 import torch
 
 from training.flops import Work, model_flops
+from training.peaks import vendor_peak
 
 # The keys of a log row that hang on the clock; all others are the same in every run of the same command.
 TIMED = ("tokens_per_second", "samples_per_second", "mfu")
-# Dense bfloat16 operations per second of the tensor cores, as the vendor states them; where its table has the rate
-# with sparsity only, half of that. Sources: NVIDIA's data sheets of A100, H100, H200, L40S, L4 and A10.
-VENDOR_PEAKS = {
-    r"NVIDIA A100\b.*": 312e12,
-    r"NVIDIA H100 PCIe": 756e12,
-    r"NVIDIA H100 NVL": 835e12,
-    r"NVIDIA H100 80GB HBM3": 989e12,
-    r"NVIDIA H200 NVL": 835e12,
-    r"NVIDIA H200": 989e12,
-    r"NVIDIA L40S": 362e12,
-    r"NVIDIA L4": 121e12,
-    r"NVIDIA A10": 125e12,
-}
-
-
-def vendor_peak(name: str) -> float | None:
-    """Dense bfloat16 operations per second of the GPU called `name`; None for one that is not in the table."""
-    return next((peak for pattern, peak in VENDOR_PEAKS.items() if re.fullmatch(pattern, name)), None)
 
 
 def measured_peak(device: torch.device, size: int = 8192, rounds: int = 20) -> float:

@@ -33,7 +33,12 @@ class StageTrainer(SavingTrainer):
             self.lengths = estimated_lengths(rows, most_image_tokens(kwargs["model"].config))
             samples, count = rows_of_a_step(self.lengths, args, row_tokens)
             args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
+        given = dict(kwargs["model"].named_parameters())
+        projector = {name: weight.data for name, weight in given.items() if f".{PROJECTOR}." in name}
         super().__init__(**kwargs | {"args": args})
+        for name, weight in self.model.named_parameters():  # over 4-bit weights TRL rounds what is trained to bfloat16
+            if name in projector and weight.dtype != projector[name].dtype:
+                weight.data = projector[name].to(weight.device)
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = spread_classes(self.model)
         self.data_collator = Refusals(self.data_collator)

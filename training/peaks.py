@@ -1,0 +1,22 @@
+"""What GPUs can do at most, by their makers."""
+
+import re
+
+# Dense bfloat16 operations per second of the tensor cores, as the vendor states them; where its table has the rate
+# with sparsity only, half of that. Sources: NVIDIA's data sheets of A100, H100, H200, L40S, L4 and A10.
+VENDOR_PEAKS = {
+    r"NVIDIA A100\b.*": 312e12,
+    r"NVIDIA H100 PCIe": 756e12,
+    r"NVIDIA H100 NVL": 835e12,
+    r"NVIDIA H100 80GB HBM3": 989e12,
+    r"NVIDIA H200 NVL": 835e12,
+    r"NVIDIA H200": 989e12,
+    r"NVIDIA L40S": 362e12,
+    r"NVIDIA L4": 121e12,
+    r"NVIDIA A10": 125e12,
+}
+
+
+def vendor_peak(name: str) -> float | None:
+    """Dense bfloat16 operations per second of the GPU called `name`; None for one that is not in the table."""
+    return next((peak for pattern, peak in VENDOR_PEAKS.items() if re.fullmatch(pattern, name)), None)
