@@ -34,7 +34,7 @@ def main() -> int | None:
     if is_true(values.get("plan", False)):
         from training.plan import print_plan
 
-        return print_plan(values, checked_rows(values)[0])
+        return print_plan(values, checked_rows(values | {"check_pictures": "none"})[0])
     with output_lock(values["output_dir"]):
         if not is_finished(values):
             return train(arguments, values)

@@ -8,7 +8,7 @@ import pytest
 from tests.running import HOME, run_apart
 
 README = (HOME / "README.md").read_text(encoding="utf-8")
-PROSE = README + "".join(page.read_text(encoding="utf-8") for page in sorted((HOME / "docs").glob("*.md")))
+PROSE = README + "".join(page.read_text(encoding="utf-8") for page in sorted((HOME / "docs").rglob("*.md")))
 COMMANDS = sorted({command.strip() for command in re.findall(r"python (\w+\.py [^`\n|#]+)", PROSE)})
 TESTS = sorted(set(re.findall(r"`(tests/\w+\.py)`", PROSE)))
 
