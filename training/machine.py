@@ -33,9 +33,17 @@ def peak_memory_gb() -> dict[str, float | None]:
     import torch
 
     gpu = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
-    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kilobytes
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    return {"gpu": None if gpu is None else round(gpu, 3), "resident": round(resident, 3)}
+    return {"gpu": None if gpu is None else round(gpu, 3), "resident": round(_resident_peak() / 1e9, 3)}
+
+
+def _resident_peak() -> int:
+    """In bytes; by the system's file where there is one, because ru_maxrss begins with that of the parent process."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kilobytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def processor_name() -> str | None:
