@@ -17,7 +17,6 @@ def ours(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
     from training.lora import add_lora
     from training.packing import PackedCollator
     from training.recipe import StageArguments
-    from training.resuming import RunIdentity
     from training.stages import set_trainable
     from training.throughput import Meter
     from training.trainer import StageTrainer
@@ -38,7 +37,6 @@ def ours(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
         processing_class=processor,
         data_collator=PackedCollator(AnswerCollator(processor)),
         row_tokens=arguments.row_tokens,
-        identity=RunIdentity({}, "", {}),
         mm_projector_lr=arguments.mm_projector_lr if arguments.use_peft else None,
         meter=Meter(model.config, stage, arguments.lora_r if arguments.use_peft else None, peak),
     )

@@ -92,7 +92,6 @@ def logs(stage0, rows, packed: bool, folder, **settings) -> list[dict]:
     from processing import LlavaMistralProcessor
     from training.collator import AnswerCollator
     from training.packing import PackedCollator
-    from training.resuming import RunIdentity
     from training.trainer import StageTrainer
 
     processor = LlavaMistralProcessor.from_pretrained(stage0)
@@ -107,7 +106,6 @@ def logs(stage0, rows, packed: bool, folder, **settings) -> list[dict]:
         processing_class=processor,
         data_collator=PackedCollator(collator) if packed else collator,
         row_tokens=4096 if packed else None,
-        identity=RunIdentity({}, "", {}),
     )
     trainer.train()
     return [*trainer.state.log_history, trainer.evaluate()]

@@ -46,7 +46,6 @@ def test_the_projector_is_trained_in_float32_over_4_bit_weights(model, stage0, r
     from training.collator import AnswerCollator
     from training.lora import add_lora
     from training.quantization import set_trainable
-    from training.resuming import RunIdentity
     from training.trainer import StageTrainer
 
     stage = StageArguments(stage="finetune", use_peft=True, load_in_4bit=True, lora_r=4)
@@ -62,7 +61,6 @@ def test_the_projector_is_trained_in_float32_over_4_bit_weights(model, stage0, r
         train_dataset=read_rows(rows_file),
         processing_class=processor,
         data_collator=AnswerCollator(processor),
-        identity=RunIdentity({}, "", {}),
     )
     moving = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
     assert sum(weight.numel() for weight in moving.values()) == counts["trainable"]

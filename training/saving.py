@@ -12,11 +12,11 @@ class SavingTrainer(ReportingTrainer):
     """TRL's trainer with whole checkpoints, from which a run goes on to the very bits it would have had.
 
     Args:
-        identity: what the manifest of each checkpoint says about the run.
+        identity: what the manifest of each checkpoint says about the run; None for a run that nobody goes on with.
     """
 
-    def __init__(self, *args, identity: RunIdentity, **kwargs):
-        self.identity = identity
+    def __init__(self, *args, identity: RunIdentity | None = None, **kwargs):
+        self.identity = identity or RunIdentity({}, "", {})
         self.saving_into = None  # a folder, while a checkpoint is written
         super().__init__(*args, **kwargs)
 
