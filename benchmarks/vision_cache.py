@@ -118,7 +118,8 @@ def train(scratch: Path, rows, store: Path | None, epochs: int) -> tuple[tuple, 
     """Train by LoRA from the same weights in the same order; return losses, and seconds by the clock and the CPU."""
     from trl import SFTConfig
 
-    from training.batch_pictures import Pictures, encoded
+    from processing.sources import undecoded
+    from training.batch_pictures import Pictures
     from training.collator import AnswerCollator
     from training.lora import add_lora
     from training.recipe import StageArguments
@@ -153,7 +154,7 @@ def train(scratch: Path, rows, store: Path | None, epochs: int) -> tuple[tuple, 
     trainer = StageTrainer(
         model=model,
         args=config,
-        train_dataset=encoded(rows),
+        train_dataset=undecoded(rows),
         processing_class=processor,
         data_collator=AnswerCollator(processor, Pictures(processor, cache)),
     )
