@@ -6,7 +6,7 @@ import pytest
 
 from bad_input import BadInput
 from evaluation.study_report import planned, study_page, study_results
-from tests.running import run_apart
+from tests.running import HOME, run_apart
 from tests.test_comparison import results
 
 RIGHT = {"random": (20, 22, 24), "principles": (50, 53, 55), "question-dropped": (19, 23, 21)}
@@ -67,3 +67,11 @@ def test_the_command_writes_page_chart_and_figures(study, tmp_path):
     assert {file.name for file in (tmp_path / "report").iterdir()} == {"study.json", "study.md", "study.png"}
     found = json.loads((tmp_path / "report" / "study.json").read_text())
     assert (tmp_path / "report" / "study.md").read_text() == study_page(found)
+
+
+def test_the_page_of_the_study_is_poured_out_of_its_figures():
+    docs = HOME / "docs"
+    found = json.loads((docs / "study.json").read_text(encoding="utf-8"))
+    assert (docs / "study.md").read_text(encoding="utf-8") == study_page(found)
+    assert (docs / "study.png").is_file() and found["seeds"] == 3
+    assert {name.split("/")[0] for name in found["models"]} == {"mistral", "llama"}
