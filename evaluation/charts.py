@@ -60,6 +60,7 @@ def _grouped_chart(
                 _draw(axes, x + offset, bar, width * 0.92, COLOURS[place % len(COLOURS)])
     axes.set_xticks(range(len(groups)), labels)
     if chance is not None:
+        axes.set_xlim(-0.6, len(groups) + 0.1)  # room for the word right of the last bars
         axes.axhline(chance, color="#444444", linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate("chance", (1, chance), (-2, 2), xycoords=axes.get_yaxis_transform(), **_SMALL)
     if len(series) > 1:
