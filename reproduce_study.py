@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,24 +129,26 @@ class Runner:
         child = os.fork()
         if child:
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        os._exit(self._become(command))
+        os._exit(become(command))
 
-    def _become(self, command: tuple[str, ...]) -> int:
-        import runpy
 
-        try:
-            if command[0] == "-m":
-                sys.argv = list(command[1:])
-                runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-            else:
-                sys.argv = list(command)
-                runpy.run_path(command[0], run_name="__main__")
-        except SystemExit as end:
-            return end.code if isinstance(end.code, int) else int(end.code is not None)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        return 0
+def become(command: Sequence[str]) -> int:
+    """Run `verb.py …` or `-m module …` as this process would have been started with it; returns the exit code."""
+    import runpy
+
+    try:
+        if command[0] == "-m":
+            sys.argv = list(command[1:])
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = list(command)
+            runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 class LocalHubProcess:

@@ -12,30 +12,21 @@ def ours(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
     """What `train_sft.py` builds."""
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
     from processing import LlavaMistralProcessor
-    from training.collator import AnswerCollator
-    from training.frozen_weights import shrink_frozen
-    from training.lora import add_lora
-    from training.packing import PackedCollator
+    from training.loading import make_collator, prepare_model
     from training.recipe import StageArguments
-    from training.stages import set_trainable
     from training.throughput import Meter
     from training.trainer import StageTrainer
-    from training.vision_features import VisionFeatures
 
-    arguments = StageArguments(stage=stage, use_peft=stage == "finetune")
+    arguments = StageArguments(stage=stage, use_peft=stage == "finetune", vision_cache="off")
     model = random_model(LlavaMistralForConditionalGeneration, model_config(size, tokenizer), device)
-    set_trainable(model, stage)
-    if arguments.use_peft:
-        model, _ = add_lora(model, arguments, config.seed)
-    shrink_frozen(model)
-    VisionFeatures(model)
+    model, _ = prepare_model(model, arguments, config)
     processor = make_processor(LlavaMistralProcessor, size, tokenizer, stage)
     return StageTrainer(
         model=model,
         args=config,
         train_dataset=rows,
         processing_class=processor,
-        data_collator=PackedCollator(AnswerCollator(processor)),
+        data_collator=make_collator(arguments, config, rows, model, processor),
         row_tokens=arguments.row_tokens,
         mm_projector_lr=arguments.mm_projector_lr if arguments.use_peft else None,
         meter=Meter(model.config, stage, arguments.lora_r if arguments.use_peft else None, peak),

@@ -119,17 +119,19 @@ def train(scratch: Path, rows, store: Path | None, epochs: int) -> tuple[tuple, 
     from trl import SFTConfig
 
     from processing.sources import undecoded
-    from training.batch_pictures import Pictures
-    from training.collator import AnswerCollator
-    from training.lora import add_lora
+    from training.loading import make_collator, prepare_model
     from training.recipe import StageArguments
-    from training.stages import set_trainable
     from training.trainer import StageTrainer
-    from training.vision_features import VisionFeatures, open_cache
 
     model, processor = fresh()
     stage = StageArguments(
-        stage="finetune", model_name_or_path="random", lora_r=8, lora_alpha=16, vision_cache=str(store or "off")
+        stage="finetune",
+        model_name_or_path="random",
+        use_peft=True,
+        lora_r=8,
+        lora_alpha=16,
+        packed=False,
+        vision_cache=str(store or "off"),
     )
     config = SFTConfig(
         output_dir=str(scratch / "out"),
@@ -146,17 +148,15 @@ def train(scratch: Path, rows, store: Path | None, epochs: int) -> tuple[tuple, 
         remove_unused_columns=False,
         disable_tqdm=True,
     )
-    set_trainable(model, "finetune")
-    model, _ = add_lora(model, stage, config.seed)
+    model, _ = prepare_model(model, stage, config)
     begun = time.perf_counter(), time.process_time()  # the hash of the tower's weights is the store's to pay
-    cache = open_cache(stage, config, rows, model, processor)
-    VisionFeatures(model, cache)
+    collator = make_collator(stage, config, rows, model, processor)
     trainer = StageTrainer(
         model=model,
         args=config,
         train_dataset=undecoded(rows),
         processing_class=processor,
-        data_collator=AnswerCollator(processor, Pictures(processor, cache)),
+        data_collator=collator,
     )
     trainer.train()
     seconds = time.perf_counter() - begun[0], time.process_time() - begun[1]

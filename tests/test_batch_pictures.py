@@ -57,7 +57,7 @@ def test_a_batch_is_what_the_processor_makes_of_it_and_stored_pictures_change_no
     rows = pictured_rows()
     collator = AnswerCollator(processor)
     plain = collator(rows)
-    texts = [collator._word(row, answered=True) for row in rows]
+    texts = [collator.word(row, answered=True) for row in rows]
     pictures = [row["images"][0] for row in rows]
     words = {"padding": True, "padding_side": "right", "add_special_tokens": False, "return_tensors": "pt"}
     expected = processor(images=pictures, text=texts, **words)

@@ -342,5 +342,5 @@ def test_an_image_token_in_an_answer_is_refused_by_sample(load):
     spoken = {False: "<s>[INST] <image> ? [/INST]", True: "<s>[INST] <image> ? [/INST] It is <image>"}
     sample = row("spoken", "?", "It is", (32, 32), (32, 32))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(BadInput, match="record spoken: .* prompt differently"):
-        patch.setattr(collator, "_word", lambda sample, answered: spoken[answered])
+        patch.setattr(collator, "word", lambda sample, answered: spoken[answered])
         packed([sample])

@@ -167,7 +167,7 @@ def test_stage1_is_asked_for_captions_in_its_own_words(stage0, rows_file, tmp_pa
     worded = []
 
     def listen(self, model):
-        worded.extend(self.collator.prompt(row) for row in self.rows)
+        worded.extend(self.collator.word(row, answered=False) for row in self.rows)
         return ["a caption"] * len(self.rows)
 
     monkeypatch.setattr(SampleAnswers, "answers", listen)

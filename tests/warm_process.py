@@ -94,22 +94,14 @@ def _answer(request: dict) -> dict:
 
 
 def _become(request: dict, said: Path) -> int:
-    import runpy
+    from reproduce_study import become
 
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)
-    sys.argv = request["command"]
     watch_folder(request, os.open(said / "events", os.O_WRONLY | os.O_CREAT))
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return 0
+    return become(request["command"])
 
 
 def watch_folder(request: dict, log: int) -> None:

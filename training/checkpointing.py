@@ -32,11 +32,6 @@ PARTS = {
 }
 
 
-def is_first_process() -> bool:
-    """Whether this is the process of a launch that names, removes and records; asked before torch is loaded."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def checkpoints(output: Path) -> list[Path]:
     """The folders `checkpoint-N` in `output`, the newest first."""
     named = [path for path in output.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]

@@ -33,8 +33,8 @@ class AnswerCollator:
         self.pad_token_id = pad_alone(processor.tokenizer)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        prompts = [self._word(row, answered=False) for row in rows]
-        texts = [self._word(row, answered=True) for row in rows]
+        prompts = [self.word(row, answered=False) for row in rows]
+        texts = [self.word(row, answered=True) for row in rows]
         named = [(cell, row.get("id")) for row in rows for cell in row["images"]]
         inputs, image_tokens = self.pictures([cell for cell, _ in named], [name for _, name in named])
         texts, _ = self.processor.get_text_with_replacements(texts, image_tokens)
@@ -46,11 +46,8 @@ class AnswerCollator:
             self._label(batch, index, row, prompts[index])
         return {**batch, **inputs}
 
-    def prompt(self, row: dict) -> str:
-        """What the model is asked with, up to where its answer begins."""
-        return self._word(row, answered=False)
-
-    def _word(self, row: dict, answered: bool) -> str:
+    def word(self, row: dict, answered: bool) -> str:
+        """The row as text, one image token a picture; without its answer, what the model is asked with."""
         first, *rest = row["prompt"]
         pictures = [{"type": "image"} for _ in row["images"]]
         turns = [{"role": first["role"], "content": [*pictures, {"type": "text", "text": first["content"]}]}, *rest]

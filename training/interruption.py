@@ -8,7 +8,7 @@ import threading
 import torch
 from transformers import TrainerCallback
 
-from training.checkpointing import is_first_process
+from training.processes import is_first_process
 
 
 class Interruption(TrainerCallback):

@@ -49,6 +49,11 @@ def load_model(stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, in
     model = AutoModelForImageTextToText.from_pretrained(name, dtype="float32", **_source(stage), **load_options(stage))
     if stage.stage == "finetune" and config.process_index == 0:
         warn_of_untrained_projector(model, name)
+    return prepare_model(model, stage, config)
+
+
+def prepare_model(model: "torch.nn.Module", stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, int]]:
+    """As `load_model`, of a model that is there."""
     parameters = set_trainable(model, stage)
     if stage.use_peft:
         from training.lora import add_lora

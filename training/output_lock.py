@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bad_input import BadInput
-from training.checkpointing import is_first_process
+from training.processes import is_first_process
 
 LOCK = ".lock"
 WITHOUT_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)

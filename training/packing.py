@@ -8,6 +8,7 @@ samples are dealt to its micro-batches by their lengths, and the longest row, wh
 import heapq
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from torch.utils.data import Sampler
@@ -94,15 +95,13 @@ class StepSampler(Sampler[int]):
             yield from self._deal(order[start : start + self.step])
         self.epoch += 1
 
-    def longest_row(self, epochs: int) -> int:
-        """The largest sum of lengths of a micro-batch in so many epochs."""
-        longest = 0
+    def row_lengths(self, epochs: int) -> Iterator[int]:
+        """The sum of lengths of each micro-batch in so many epochs."""
         for epoch in range(epochs):
             self.set_epoch(epoch)
-            order = [self.lengths[index] for index in self]
-            rows = range(0, len(order), self.batch_size)
-            longest = max([longest, *(sum(order[start : start + self.batch_size]) for start in rows)])
-        return longest
+            order = iter(self)
+            while row := list(islice(order, self.batch_size)):
+                yield sum(self.lengths[index] for index in row)
 
     def _deal(self, samples: list[int]) -> list[int]:
         """The longest sample first, each to the micro-batch that is shortest so far and not full."""
@@ -134,7 +133,7 @@ def rows_of_a_step(lengths: list[int], args, row_tokens: int) -> tuple[int, int]
     epochs = math.ceil(args.max_steps * step / len(lengths) if args.max_steps > 0 else args.num_train_epochs)
     for parts in (parts for parts in range(1, size + 1) if size % parts == 0):
         sampler = StepSampler(lengths, size // parts, count * parts, args.world_size, seed=order_seed(args))
-        if sampler.longest_row(epochs) <= row_tokens:
+        if all(length <= row_tokens for length in sampler.row_lengths(epochs)):
             break
     return size // parts, count * parts
 

@@ -10,6 +10,11 @@ def is_first() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def is_first_process() -> bool:
+    """Whether this is the process of the launch that names, removes and records; asked before torch is loaded."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def join_launch() -> None:
     """To be called first of all in a process that may be one of several.
 

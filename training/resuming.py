@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bad_input import BadInput
-from training.checkpointing import DAMAGED, PARTIAL, checkpoints, fault, is_first_process, read_manifest
+from training.checkpointing import DAMAGED, PARTIAL, checkpoints, fault, read_manifest
+from training.processes import is_first_process
 from training.recipe import WITHOUT_EFFECT
 from training.run_record import DECISIVE, PACKAGES, data_hash
 

@@ -12,7 +12,6 @@ from training.checkpointing import (
     DAMAGED,
     PARTIAL,
     checkpoints,
-    is_first_process,
     partial_folder,
     sync_entry,
     sync_folder,
@@ -20,6 +19,7 @@ from training.checkpointing import (
 )
 from training.loss_chart import draw_losses
 from training.machine import hardware, peak_memory_gb
+from training.processes import is_first_process
 from training.recipe import BEGUN, FINISHED, OF_LORA, RECORD
 
 PACKAGES = ("transformers", "torch", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors")

@@ -95,7 +95,7 @@ class SampleAnswers:
         pictures = [picture for row in self.rows for picture in row["images"]]
         inputs = self.processor(
             images=pictures or None,
-            text=[self.collator.prompt(row) for row in self.rows],
+            text=[self.collator.word(row, answered=False) for row in self.rows],
             padding=True,
             padding_side="left",
             add_special_tokens=False,  # the template writes <bos> itself

@@ -7,6 +7,7 @@ from math import ceil
 from statistics import fmean
 from typing import Any
 
+from pictures import open_picture
 from training.recipe import StageArguments, is_true
 
 # SFTConfig's defaults of what decides memory and steps; a test compares them, for importing TRL takes seconds.
@@ -124,7 +125,7 @@ def measure(rows: Any, processor: Any, config: Any, seed: int = 0) -> list[Sampl
 
     chosen = sorted(random.Random(seed).sample(range(len(rows)), min(SAMPLE, len(rows))))
     drawn = rows.select(chosen).with_format("arrow")[:].to_pylist()  # as stored: pictures are paths and bytes
-    word = AnswerCollator(processor)._word
+    word = AnswerCollator(processor).word
     ids = [
         processor.tokenizer([word(row, answered) for row in drawn], add_special_tokens=False).input_ids
         for answered in (False, True)
@@ -138,7 +139,7 @@ def measure(rows: Any, processor: Any, config: Any, seed: int = 0) -> list[Sampl
 
 
 def pictures_of(images: list[dict], processor: Any, config: Any) -> tuple[int, int]:
-    """Image tokens and tiles of a sample; with anyres both hang on the pictures' sizes, read from their headers."""
+    """Image tokens and tiles of a sample; with anyres both hang on the pictures' sizes."""
     if config.image_aspect_ratio != "anyres":
         extra = config.vision_feature_select_strategy == "full"
         return len(images) * (config.image_seq_length + extra), len(images)
@@ -153,13 +154,8 @@ def pictures_of(images: list[dict], processor: Any, config: Any) -> tuple[int, i
 
 
 def size_of(image: dict) -> tuple[int, int]:
-    """Height and width in pixels."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    with Image.open(BytesIO(image["bytes"]) if image["bytes"] else image["path"]) as opened:
-        return opened.size[::-1]
+    """Height and width in pixels, upright, as training will see it."""
+    return open_picture(image).size[::-1]
 
 
 @dataclass(frozen=True)
