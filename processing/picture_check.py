@@ -13,6 +13,7 @@ from bad_input import BadInput
 from pictures import check_header, open_picture
 from processing.bad_samples import BadSamples
 from processing.sources import undecoded
+from processing.whole_file import write_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,9 +67,7 @@ def wrong_pictures(
         before = len(bad.listed)
         wrong = _open_all(pictured(), count, depth, bad, source)
         bad.close(count)
-        fresh = found.with_suffix(".partial")
-        fresh.write_text(json.dumps({"wrong": wrong, "listed": bad.listed[before:]}), encoding="utf-8")
-        os.replace(fresh, found)
+        write_whole(found, json.dumps({"wrong": wrong, "listed": bad.listed[before:]}))
     return set(wrong)
 
 

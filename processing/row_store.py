@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
 from processing.bad_samples import BadSamples
+from processing.whole_file import write_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -53,7 +54,7 @@ def stored_rows(
                 arrow.unlink()
                 raise BadInput("holds no row that can be used", remedy="make it again from its source", file=source)
             _check_ids(arrow, source)
-            _write_whole(told, known)
+            write_whole(told, json.dumps(known))
         else:
             bad.listed += known["skipped"]
             bad.close(known["samples"])
@@ -131,9 +132,3 @@ def _readers() -> str:
     for name in _READERS:
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     return digest.hexdigest()
-
-
-def _write_whole(path: Path, value: dict[str, Any]) -> None:
-    fresh = path.with_suffix(".partial-json")
-    fresh.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(fresh, path)

@@ -5,7 +5,6 @@ What a vector is, the model decides (`embedders.py`). Several processes share th
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from bad_input import BadInput
 from pictures import open_picture
 from processing.scienceqa import question_text
 from processing.sources import undecoded
+from processing.whole_file import write_whole
 from pruning.embedders import Embedder, load_embedder
 from pruning.processes import Processes, pick_device
 
@@ -80,7 +80,7 @@ def _embed_share(
         stop = min(start + batch * WRITE_EVERY, len(share))
         _fill(vectors[start:stop], samples, embedder, batch, share[start:stop])
         vectors.flush()
-        _write_whole(progress, json.dumps(made_from | {"done": stop}))
+        write_whole(progress, json.dumps(made_from | {"done": stop}))
 
 
 def _put_together(partials: Sequence[Path], path: Path) -> None:
@@ -130,12 +130,6 @@ def _identity(model: str) -> str:
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return f"{folder.name} {digest.hexdigest()}"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    fresh = Path(f"{path}.new")
-    fresh.write_text(text)
-    os.replace(fresh, path)
 
 
 def flat_map(matrix: np.ndarray, sample: int = 4096) -> np.ndarray:

@@ -163,7 +163,12 @@ def sync_entry(path: Path) -> None:
 
 def write_json(path: Path, value) -> None:
     """Write `value` as UTF-8 JSON, a line per entry."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(as_json(value), encoding="utf-8")
+
+
+def as_json(value) -> str:
+    """`value` as JSON, a line per entry."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 @contextmanager

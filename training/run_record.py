@@ -8,9 +8,11 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from processing.whole_file import write_whole
 from training.checkpointing import (
     DAMAGED,
     PARTIAL,
+    as_json,
     checkpoints,
     partial_folder,
     sync_entry,
@@ -137,8 +139,7 @@ def begin_run(trainer, stage, config, rows, bad, template: str | None, parameter
         output = Path(trainer.args.output_dir)
         output.mkdir(parents=True, exist_ok=True)
         bad.write(output)
-        write_json(output / f".{BEGUN}", begun)
-        os.replace(output / f".{BEGUN}", output / BEGUN)
+        write_whole(output / BEGUN, as_json(begun))
     return begun
 
 

@@ -8,8 +8,6 @@ import base64
 import copy
 import html
 import io
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -17,6 +15,8 @@ import numpy
 import torch
 
 from pictures import open_picture
+from processing.whole_file import write_whole
+from training.checkpointing import as_json
 from training.collator import AnswerCollator
 
 MAX_NEW_TOKENS = 64
@@ -84,7 +84,7 @@ class SampleAnswers:
         ]
         record = {"step": step, "eval_loss": metrics.get("eval_loss"), "samples": samples}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / f"step-{step}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_whole(self.folder / f"step-{step}.json", as_json(record))
         write_whole(self.folder / f"step-{step}.html", self.page(record))
         if writer is not None:
             self._to_tensorboard(record, writer)
@@ -168,13 +168,6 @@ def data_uri(picture) -> str:
     buffer = io.BytesIO()
     small(picture).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    part = path.with_name(f".{path.name}.partial")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def opened(row: dict) -> dict:
