@@ -14,6 +14,10 @@ test: $(VENV)/installed
 slow: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow
 
+# The promise under abuse, counted case by case into docs/reliability.md (tests/reliability_cases.yaml).
+abuse: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m case --reliability docs
+
 # The folder saved by the installed transformers, opened by older ones that pip brings into the user's cache.
 compat: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow -s tests/test_compat.py
@@ -24,4 +28,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow compat
+.PHONY: demo test slow abuse compat

@@ -13,6 +13,7 @@ os.environ.update(HF_HOME=_HOME.name, HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY
 for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(_name, None)
 
+pytest_plugins = ["tests.reliability"]
 SHARED = Path(__file__).parents[2] / "shared"
 
 
