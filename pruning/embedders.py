@@ -22,17 +22,22 @@ def load_embedder(name: str, device: str) -> Embedder:
     """Load a folder or Hub id with its processor.
 
     Raises:
-        BadInput: it does not load, or has neither two towers nor a language model that sees pictures.
+        BadInput: it does not load, lacks weights, which the library would make up, or has neither two towers nor a
+            language model that sees pictures.
     """
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=True)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
-        model = AutoModel.from_pretrained(name, trust_remote_code=True).to(device).eval()
+        model, found = AutoModel.from_pretrained(name, trust_remote_code=True, output_loading_info=True)
     except (OSError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise BadInput(f"does not load ({said})", remedy=REMEDY, file=name, field="embedder") from error
+    if found["missing_keys"]:
+        problem = f"lacks {len(found['missing_keys'])} weights, the first of them {min(found['missing_keys'])}"
+        raise BadInput(problem, remedy="save it whole", file=name, field="embedder")
+    model = model.to(device).eval()
     if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
         return TwoTowers(model, processor, device)
     if hasattr(model, "get_image_features") and getattr(processor, "chat_template", None):

@@ -1,6 +1,7 @@
 """Vectors come from a CLIP-like model, do not depend on the batch, and are resumed where the work stopped."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,38 +12,12 @@ from pruning import embedding
 from pruning.embedding import embed, flat_map
 from pruning.processes import Processes
 from pruning.samples import read_samples
+from tests.tiny_clip import save_clip
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A CLIP of a few thousand random weights with a tokenizer of single letters."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import (
-        CLIPConfig,
-        CLIPImageProcessor,
-        CLIPModel,
-        CLIPProcessor,
-        PreTrainedTokenizerFast,
-        set_seed,
-    )
-
-    folder = tmp_path_factory.mktemp("clip")
-    letters = "abcdefghijklmnopqrstuvwxyz?. "
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *letters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = small | {"vocab_size": len(vocabulary), "max_position_embeddings": 32, "eos_token_id": 2, "bos_token_id": 1}
-    vision = small | {"image_size": 16, "patch_size": 8}
-    set_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    CLIPProcessor(pictures, fast).save_pretrained(folder)
-    return str(folder)
+    return str(save_clip(tmp_path_factory.mktemp("clip")))
 
 
 @pytest.fixture
@@ -141,6 +116,18 @@ def test_a_model_that_is_no_clip_is_refused(samples, tmp_path):
     BertModel(BertConfig(**small, intermediate_size=8)).save_pretrained(tmp_path / "bert")
     with pytest.raises(BadInput, match="name a CLIP-like model or a LLaVA checkpoint"):
         embed(samples, str(tmp_path / "bert"))
+
+
+def test_an_embedder_without_all_of_its_weights_is_refused(samples, clip, tmp_path):
+    """The library makes up what is missing, and distances of made-up features are no error anybody would see."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(clip, tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadInput, match="lacks 1 weights, the first of them visual_projection.weight"):
+        embed(samples, str(folder))
 
 
 def test_the_map_shows_the_two_directions_of_most_spread():
