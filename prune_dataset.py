@@ -18,14 +18,8 @@ from command_line import VerbParser, check_output_folder, run_verb, whole_folder
 
 ONLY_FOR = {"within": "farthest", "embeddings": "farthest", "embedder": "farthest", "max_memory": "farthest"}
 ONLY_FOR |= {"stratified": "random", "scorer": "principles"}
-READING = (
-    "dataset",
-    "split",
-    "pid_splits",
-    "image_folder",
-    "answer_style",
-    "columns",
-)  # what tells one input from another
+# What tells one input from another.
+READING = ("dataset", "split", "pid_splits", "image_folder", "answer_style", "columns")
 RECIPE = (
     "dataset", "method", "size", "seed", "split", "pool", "necessity", "coverage", "scorer", "stratified", "within",
     "embeddings", "embedder", "answer_style", "pid_splits", "image_folder", "llava_json", "source", "license",
@@ -133,30 +127,24 @@ def _check_arguments(parser, args) -> None:
     check_output_folder(args.output, "manifest.json")
 
 
-def ask_model(args, problems, cache: Path):
-    """Return what `--scorer` says of each problem with a picture; answers are kept in `cache`, and gone on with."""
+def score(args, samples, folder: Path):
+    """Return the scores of every sample; the answers of `--scorer` are kept in `folder`."""
+    from pruning import principles
+
+    if not args.scorer:
+        return principles.score(samples.problems)
     from evaluation.journal import Asked
     from evaluation.prediction import answer_problems
-    from pruning.model_evidence import ModelEvidence
+    from pruning import model_evidence
     from pruning.processes import pick_device
 
-    pictured = [problem for problem in problems if problem.has_image]
-    mute = next((problem for problem in pictured if problem.answer is None), None)
-    if mute is not None:
-        problem = "has no right choice to ask a model for"
-        raise BadInput(problem, remedy="leave --scorer out", file=args.dataset, record=mute.pid, field="answer")
-    if not any(problem.image for problem in pictured):
-        remedy = "name the ScienceQA folder or table that they come from, with its pictures, or leave --scorer out"
-        raise BadInput(
-            "holds no problems with pictures to ask about", remedy=remedy, file=args.dataset, field="scorer"
-        )
-    likelihood = Asked(scoring="likelihood")
-    given = {"images": ("real", "blank"), "folder": cache, "device": pick_device(args.device)}
-    answers = answer_problems(args.scorer, pictured, likelihood, **given)
-    return {
-        problem.pid: ModelEvidence(*(answers[kind][problem.pid].letters[problem.answer] for kind in ("real", "blank")))
-        for problem in pictured
-    }
+    pictured = model_evidence.askable(samples.problems, args.dataset)
+    how = {"images": ("real", "blank"), "folder": folder, "device": pick_device(args.device)}
+    answers = answer_problems(args.scorer, pictured, Asked(scoring="likelihood"), **how)
+    told = model_evidence.evidence(
+        pictured, *({pid: one.letters for pid, one in answers[of].items()} for of in how["images"])
+    )
+    return principles.score(samples.problems, told)
 
 
 def choose(args, samples, scores, processes):
@@ -172,47 +160,14 @@ def choose(args, samples, scores, processes):
         return methods.by_chance(problems, pool, args.size, seed=args.seed, stratified=args.stratified), None
     if args.method == "full":
         return methods.everything(problems, pool, args.size), None
-    return choose_far_apart(args, samples, pool, processes)
+    return vectors_of(args).farthest(samples, pool, args.size, within=args.within, processes=processes)
 
 
-def choose_far_apart(args, samples, pool, processes):
-    from tqdm import tqdm
+def vectors_of(args):
+    from pruning.vectors import Vectors
 
-    from pruning.embedding import embed, flat_map
-    from pruning.manifest import sha256_of
-    from pruning.measures import Embedding
-    from pruning.methods import by_distance
-    from pruning.rows import open_embeddings
-
-    path = Path(args.embeddings) if args.embeddings else None
-    if args.embedder and not (path and path.is_file()):
-        matrix = embed(samples, args.embedder, path, device=args.device, processes=processes)
-    else:
-        matrix = open_embeddings(path, len(samples.problems))
-    matrix = matrix if len(pool) == len(matrix) else matrix[pool]
-    rows = open_rows(args, matrix, processes.share(len(pool)))
-    with tqdm(total=args.size, desc="farthest first", unit=" picks", delay=2) as bar:
-        options = {"within": args.within, "progress": bar.update, "processes": processes}
-        choice, nearest = by_distance(samples.problems, pool, rows, args.size, **options)
-    if path:
-        choice.facts["embeddings_sha256"] = sha256_of(path)
-    row = {sample: place for place, sample in enumerate(pool)}
-    return choice, Embedding(flat_map(matrix), row, {args.method: nearest})
-
-
-def open_rows(args, matrix, share: range):
-    """Return this process's rows of the embeddings, read with the threads, device and memory that were asked for."""
-    from pruning.processes import pick_device
-    from pruning.rows import Rows, bytes_of
-
-    most = bytes_of(args.max_memory) if args.max_memory else None
-    return Rows(
-        matrix[share.start : share.stop],
-        threads=args.threads,
-        device=pick_device(args.device),
-        release=most is not None and most < 2 * matrix.nbytes,
-        name=args.embeddings or args.embedder,
-    )
+    file = Path(args.embeddings) if args.embeddings else None
+    return Vectors(file, args.embedder, args.device, args.threads, args.max_memory)
 
 
 def read(args):
@@ -232,8 +187,7 @@ def prune(args, output: str | Path, processes) -> dict | None:
     samples, bad = read(args)
     if args.method != "farthest" and processes.rank:
         return None
-    asked = ask_model(args, samples.problems, Path(f"{args.output or output}.scores")) if args.scorer else None
-    scores = principles.score(samples.problems, asked)
+    scores = score(args, samples, Path(f"{args.output or output}.scores"))
     choice, embedding = choose(args, samples, scores, processes)
     if processes.rank:
         return None
@@ -305,7 +259,7 @@ def verify(args) -> int:
 
 def compare(args) -> None:
     """Print what each set is and what each two have in common; with `--output` write one report of all."""
-    from pruning import comparison, principles
+    from pruning import comparison
 
     told = comparison.read_sets(args.compare)
     print("\n".join(comparison.lines(told)))
@@ -317,26 +271,13 @@ def compare(args) -> None:
         setattr(args, name, given or made_by[name])
     samples, _ = read(args)
     selections = comparison.selections_of(samples, told)
-    asked = ask_model(args, samples.problems, Path(f"{args.output}.scores")) if args.scorer else None
-    scores = principles.score(samples.problems, asked)
-    embedding = embedding_of(args, samples, told, selections)
+    scores = score(args, samples, Path(f"{args.output}.scores"))
+    used = [of["recipe"]["embeddings"] for of in told.values() if of["recipe"]["embeddings"]]
+    args.embeddings = args.embeddings or next((path for path in used if Path(path).is_file()), None)
+    embedding = comparison.embedding_of(vectors_of(args), samples, selections) if args.embeddings else None
     with whole_folder(args.output, comparison.NAME) as folder:
         comparison.write_comparison(folder, told, samples, selections, scores, embedding)
     print(Path(args.output) / "report.html")
-
-
-def embedding_of(args, samples, told, selections):
-    """Return the map of `--embeddings`, or of those that a set was chosen by; None where there are none."""
-    from pruning.comparison import embedding_of
-    from pruning.embedding import flat_map
-    from pruning.rows import open_embeddings
-
-    used = [of["recipe"]["embeddings"] for of in told.values() if of["recipe"]["embeddings"]]
-    args.embeddings = args.embeddings or next((path for path in used if Path(path).is_file()), None)
-    if args.embeddings is None:
-        return None
-    matrix = open_embeddings(args.embeddings, len(samples.problems))
-    return embedding_of(flat_map(matrix), open_rows(args, matrix, range(len(matrix))), selections)
 
 
 def main() -> int | None:

@@ -12,17 +12,17 @@ from bad_input import BadInput
 from pruning.charts import coverage_bars, histograms, maps, say, table
 from pruning.contact_sheet import sheet, sheet_picture, shown_of, stacked, thumbnails
 from pruning.coverage import LEVELS
+from pruning.embedding import flat_map
 from pruning.manifest import NAME as MANIFEST
 from pruning.manifest import read_manifest
 from pruning.measures import Embedding, Selection, distances_to, measures_of, overlap, reach_of
 from pruning.principles import Scores
+from pruning.processes import Processes
 from pruning.report import page
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from pruning.rows import Rows
     from pruning.samples import Samples
+    from pruning.vectors import Vectors
 
 NAME = "comparison.json"
 EXAMPLES = 6  # samples on each side of each selection's contact sheet
@@ -85,10 +85,12 @@ def selections_of(samples: "Samples", told: Mapping[str, dict[str, Any]]) -> lis
     ]
 
 
-def embedding_of(points: "np.ndarray", rows: "Rows", selections: Sequence[Selection]) -> Embedding:
+def embedding_of(vectors: "Vectors", samples: "Samples", selections: Sequence[Selection]) -> Embedding:
     """Return what charts draw of an embedding of all samples, and how far each selection is from them."""
+    matrix = vectors.matrix(samples, Processes())
+    rows = vectors.rows(matrix, range(len(matrix)))
     nearest = {selection.name: distances_to(rows, selection.picks) for selection in selections}
-    return Embedding(points, {i: i for i in range(len(rows))}, nearest)
+    return Embedding(flat_map(matrix), {i: i for i in range(len(rows))}, nearest)
 
 
 def write_comparison(

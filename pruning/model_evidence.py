@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bad_input import BadInput
 from processing.scienceqa import Problem
 from pruning.coverage import skill_of
 
@@ -30,6 +31,33 @@ class ModelEvidence:
     def gain(self) -> float:
         """By how much the picture makes the right answer likelier."""
         return self.seeing - self.blind
+
+
+def askable(problems: Sequence[Problem], source: str) -> list[Problem]:
+    """Return the problems with a picture, which a model can be asked about.
+
+    Raises:
+        BadInput: one has no right choice, or no picture is at hand; `source` is named.
+    """
+    pictured = [problem for problem in problems if problem.has_image]
+    mute = next((problem for problem in pictured if problem.answer is None), None)
+    if mute is not None:
+        problem = "has no right choice to ask a model for"
+        raise BadInput(problem, remedy="leave --scorer out", file=source, record=mute.pid, field="answer")
+    if not any(problem.image for problem in pictured):
+        remedy = "name the ScienceQA folder or table that they come from, with its pictures, or leave --scorer out"
+        raise BadInput("holds no problems with pictures to ask about", remedy=remedy, file=source, field="scorer")
+    return pictured
+
+
+def evidence(
+    problems: Sequence[Problem], seeing: Mapping[str, Sequence[float]], blind: Mapping[str, Sequence[float]]
+) -> dict[str, ModelEvidence]:
+    """Return {pid: evidence} out of {pid: log-likelihoods of the choices} with the picture and with a blank one."""
+    return {
+        problem.pid: ModelEvidence(*(of[problem.pid][problem.answer] for of in (seeing, blind)))
+        for problem in problems
+    }
 
 
 def pooled_gains(problems: Sequence[Problem], asked: Mapping[str, ModelEvidence]) -> dict[str, float]:
