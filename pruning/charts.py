@@ -53,8 +53,8 @@ def coverage_bars(problems: Sequence[Problem], selections: Sequence[Selection], 
         f" {_bar(colour, 14)} {html.escape(name)}"
         for (colour, _), name in zip(pools, ["before", *_names(selections)], strict=True)
     )
-    covered = ", ".join(f"{len(counts)} by {name}" for counts, name in zip(after, _names(selections), strict=True))
-    said = f"{len(before)} {html.escape(level)} labels; kept: {html.escape(covered)}"
+    covered = (f"{len(counts)} {name}" for counts, name in zip(after, _names(selections), strict=True))
+    said = f"{len(before)} {html.escape(level)} labels before, {html.escape(', '.join(covered))}"
     folded = "" if len(before) <= MANY_LABELS else f"<details><summary>show all {len(before)}</summary>"
     end = "</details>" if folded else ""
     return f'<h2>Shares by {level}</h2><p>{said}.{folded}<p>{keys}<table class="bars">{rows}</table>{end}'

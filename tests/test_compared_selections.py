@@ -130,7 +130,7 @@ def test_many_labels_are_folded_away(tmp_path):
     data = save_problems(tmp_path / "data", count=40, change=label)
     run_here(main, "--dataset", data, "--method", "random", "--size", 9, "--output", tmp_path / "few")
     page = Page((tmp_path / "few/report.html").read_text())
-    assert "40 skill labels; kept: 9 by after." in page.text and "show all 40" in page.text
+    assert "40 skill labels before, 9 after." in page.text and "show all 40" in page.text
 
 
 def test_sets_of_other_data_are_not_compared(tmp_path):
