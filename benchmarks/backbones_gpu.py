@@ -6,7 +6,7 @@
 Both have the shapes of transformers' default configurations (Mistral-7B-v0.1 and LLaMA-7B) behind CLIP ViT-L/14-336
 and are measured in turn, each batch size by itself. `prefill`, `decode` and `training` are medians of Mistral's tokens
 per second over LLaMA's, `memory` is LLaMA's peak over Mistral's; above 1 Mistral does better. `--size tiny` runs every
-line of it on a CPU and writes nothing: its figures say nothing about 7B.
+line of it on a CPU and writes nothing: its figures say nothing about 7B. `backbones.py` pours the JSON into a page.
 """
 
 import json
@@ -20,14 +20,20 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bad_input import BadInput
+from benchmarks.backbones import MEASURED, study_config
 from command_line import VerbParser, run_verb
 from evaluation.efficiency import arithmetic, check_sizes, prompt, speeds
 from evaluation.results import versions, write_json
 
-RESULTS = Path(__file__).parent / "results" / "backbones_gpu.json"
 TINY = {
-    "vision": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
-    "text": {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
+    "vision": {
+        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"image_size": 28, "patch_size": 14},
+    },
+    "text": {
+        **{"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
+        "num_attention_heads": 8,
+    },
     "heads": {"mistral": {"num_key_value_heads": 2, "sliding_window": 16}, "llama": {"num_key_value_heads": 8}},
 }
 
@@ -45,8 +51,8 @@ def main() -> int | None:
         raise BadInput("there is no GPU, so nothing is measured", remedy="run it where there is one")
     result = measure(options, "cuda" if torch.cuda.is_available() else "cpu")
     if options.size == "7b":
-        RESULTS.parent.mkdir(exist_ok=True)
-        write_json(RESULTS, result)
+        MEASURED.parent.mkdir(exist_ok=True)
+        write_json(MEASURED, result)
     print("RESULT " + json.dumps({name: result[name] for name in ("prefill", "decode", "training", "memory")}))
     return 0
 
@@ -83,18 +89,12 @@ def measure(options, device: str) -> dict:
 def build(name: str, size: str, device: str):
     """Return a model with random weights, made on the device, in bfloat16 there."""
     import torch
-    from transformers import LlamaConfig, LlavaConfig, MistralConfig
 
-    from modeling_llava_mistral import LlavaMistralConfig, LlavaMistralForConditionalGeneration
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
     torch.manual_seed(0)
-    tower, text = LlavaConfig().vision_config.to_dict(), {"mistral": MistralConfig, "llama": LlamaConfig}[name]
-    sizes = {**TINY["text"], **TINY["heads"][name], "num_attention_heads": 8} if size == "tiny" else {}
-    tower |= {**TINY["vision"], "image_size": 28, "patch_size": 14} if size == "tiny" else {}
-    config = text(**sizes)
-    config = LlavaMistralConfig(
-        vision_config=tower, text_config=config.to_dict(), image_token_id=config.vocab_size - 1, dtype="bfloat16"
-    )
+    tiny = {"vision": TINY["vision"], "text": {**TINY["text"], **TINY["heads"][name]}} if size == "tiny" else {}
+    config = study_config(name, **tiny, dtype="bfloat16")
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
     try:

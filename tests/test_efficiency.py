@@ -1,10 +1,12 @@
 """What a backbone costs: the configuration's part is exact, the measured part is of the checkpoint that was named."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from bad_input import BadInput
+from benchmarks.backbones import MEASURED, NAMES, PAGE, page, study_config
 from evaluation.efficiency import CONTEXTS, arithmetic, efficiency
 from evaluation.report import comparison_page
 from tests.running import run_apart
@@ -12,17 +14,28 @@ from tests.running import run_apart
 
 @pytest.fixture(scope="module")
 def seven_billion():
-    """The study's two backbones by the library's own default configurations, behind LLaVA-1.5's tower."""
-    from transformers import LlamaConfig, LlavaConfig, MistralConfig
+    return {name: arithmetic(study_config(name)) for name in NAMES}
 
-    from modeling_llava_mistral import LlavaMistralConfig
 
-    tower = LlavaConfig().vision_config.to_dict()
-    backbones = {"mistral": MistralConfig(), "llama": LlamaConfig()}
-    return {
-        name: arithmetic(LlavaMistralConfig(vision_config=tower, text_config=text.to_dict(), image_token_id=31999))
-        for name, text in backbones.items()
-    }
+def test_the_page_on_both_at_7b_is_what_their_configurations_say():
+    written = PAGE.read_text()
+    assert written == page(json.loads(MEASURED.read_text()) if MEASURED.is_file() else None)
+    assert "| key-value cache of a token, bytes | 131,072 | 524,288 | 4.00 |" in written
+
+
+def test_what_a_gpu_measured_is_poured_into_the_page():
+    from benchmarks.backbones_gpu import measure
+
+    found = measure(SimpleNamespace(size="tiny", batch_sizes=[1], rounds=3), "cpu")
+    for model in found["models"].values():
+        model["memory"] = 3 << 20  # a CPU tells none
+    told = page(json.loads(json.dumps(found)))
+    middle = found["models"]["llama"]["decode"][1][1]
+    assert (
+        f"{middle:,.0f} (" in told
+        and "| peak memory, MiB, batch of 1 | 3 | 3 |" in told
+        and "Not measured" not in told
+    )
 
 
 def test_the_cache_of_the_two_backbones_is_the_one_that_is_known(seven_billion):
