@@ -149,13 +149,14 @@ def choose(
     if not getattr(predictions, read):
         raise BadInput("holds no such predictions", remedy="read the other kind", file=file, field=read)
     known = {problem.pid for problem in problems}
-    missing, unknown = known - predictions.pids, predictions.pids - known
+    # Only what is read counts: a problem that the file knows by the other kind alone has no prediction either.
+    missing, unknown = known - getattr(predictions, read).keys(), predictions.pids - known
     if not allow_missing:
         _refuse_ids(missing, "problems have no prediction", file)
         _refuse_ids(unknown, "predictions are for problems that are not in this set", file)
     choices, recorded = {}, 0
     for problem in problems:
-        choice = _recorded(problem, predictions, file)
+        choice = None if problem.pid in missing else _recorded(problem, predictions, file)
         if read == "outputs":
             own = read_answer(predictions.outputs.get(problem.pid, ""), problem.choices)
             recorded += own is None and choice is not None
