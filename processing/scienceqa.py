@@ -72,14 +72,18 @@ def question_text(problem: Problem, instruction: str = INSTRUCTION) -> str:
     return f"{body}\n{instruction}" if instruction else body
 
 
-def answer_text(problem: Problem, style: str = "letter") -> str:
+def answer_text(problem: Problem, style: str = "letter", *, file: str | Path | None = None) -> str:
     """Return the right answer: "B" (`style="letter"`) or lecture, solution and "The answer is B." (`"explained"`).
+
+    Args:
+        file: where the problem is from, for the error.
 
     Raises:
         BadInput: the problem has no answer, or `style` is neither of the two.
     """
     if problem.answer is None:
-        raise BadInput("has no answer", remedy="use a split with answers", record=problem.pid, field="answer")
+        place = {"file": file, "record": problem.pid, "field": "answer"}
+        raise BadInput("has no answer", remedy="use a split with answers", **place)
     letter = LETTERS[problem.answer]
     if style == "letter":
         return letter
@@ -121,6 +125,8 @@ def read_problems(
 
 def _read_file(path: Path, split: str | None, pid_splits: str | Path | None) -> list[Problem]:
     data = read_json(path)
+    if isinstance(data, list) and path.name == "problems.json":
+        raise BadInput("is a list", remedy="give an object of problems by their numeric id", file=path)
     if isinstance(data, list):
         problems = [Problem(**fields) for fields in read_cqm(path, data)]
         return _of_split(problems, split, pid_splits, path)
@@ -136,7 +142,8 @@ def _read_file(path: Path, split: str | None, pid_splits: str | Path | None) -> 
 def _problem(pid: str, record: Any, file: Path) -> Problem:
     """Check one record of problems.json and return it without its image."""
     if not re.fullmatch(r"[0-9]{1,18}", pid):
-        raise BadInput(f"key {pid[:40]!r} is not a number", remedy="key the problems by their numeric id", file=file)
+        remedy = "key the problems by their numeric id, or put LLaVA's records into a list"
+        raise BadInput(f"key {pid[:40]!r} is not a number", remedy=remedy, file=file)
     if not isinstance(record, dict):
         raise BadInput("is not an object", remedy="give the problem's fields by name", file=file, record=pid)
     split = _text(record, "split", file, pid)
@@ -196,7 +203,7 @@ def _of_split(problems: list[Problem], split: str | None, pid_splits: str | Path
         problems = [_at_home(problem, homes.get(problem.pid), file) for problem in problems]
         chosen = set(splits[split]) if split else None
         return [problem for problem in problems if chosen is None or problem.pid in chosen]
-    if split is not None and all(problem.split is None for problem in problems):
+    if problems and split is not None and all(problem.split is None for problem in problems):
         raise BadInput("no problem names its split", remedy="give pid_splits.json too", file=file, field="split")
     return [problem for problem in problems if split in (None, problem.split)]
 
