@@ -148,7 +148,9 @@ def _problem(pid: str, record: Any, file: Path) -> Problem:
         raise BadInput("is not an object", remedy="give the problem's fields by name", file=file, record=pid)
     split = _text(record, "split", file, pid)
     if split is not None and split not in SPLITS:
-        raise BadInput(f"{split!r} is unknown", remedy="use train, val or test", file=file, record=pid, field="split")
+        raise BadInput(
+            f"{_quoted(split)} is unknown", remedy="use train, val or test", file=file, record=pid, field="split"
+        )
     image = _text(record, "image", file, pid)
     return Problem(pid=pid, has_image=bool(image), split=split, **_checked(record, file, pid))
 
@@ -167,17 +169,22 @@ def _checked(record: Mapping[str, Any], file: Path, pid: str) -> dict[str, Any]:
     if not 2 <= len(choices) <= len(LETTERS):
         raise wrong("choices", f"has {len(choices)} choices", "give two to 26 choices")
     if answer is not None and (isinstance(answer, bool) or not isinstance(answer, int)):
-        raise wrong("answer", f"{answer!r} is not an integer", f"give an index from 0 to {len(choices) - 1}")
+        raise wrong("answer", f"{_quoted(answer)} is not an integer", f"give an index from 0 to {len(choices) - 1}")
     if answer is not None and not 0 <= answer < len(choices):
-        problem = f"answer {answer} is out of range for {len(choices)} choices"
+        problem = f"answer {_quoted(answer)} is out of range for {len(choices)} choices"
         raise wrong("answer", problem, f"give an index from 0 to {len(choices) - 1}")
     needed = record.get("image_needed")
     if needed is not None and not isinstance(needed, bool):
-        raise wrong("image_needed", f"{needed!r} is not a boolean", "give true, false or null")
+        raise wrong("image_needed", f"{_quoted(needed)} is not a boolean", "give true, false or null")
     texts = {field: _text(record, field, file, pid) for field in _TEXT_FIELDS}
     hint = (_text(record, "hint", file, pid) or "") if "hint" in record else None
     fields = {"question": question, "choices": tuple(choices), "answer": answer, "hint": hint, "image_needed": needed}
     return fields | texts
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _text(record: Mapping[str, Any], field: str, file: Path, pid: str) -> str | None:
