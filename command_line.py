@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from bad_input import BadInput
+from bad_input import BadInput, check_folders_above
 
 ALONE = 20  # seconds after which a process of several must have met its fault alone
 
@@ -84,6 +84,7 @@ def check_output_folder(path: str | Path, made_by: str) -> Path:
             )
     elif path.exists() or path.is_symlink():
         raise BadInput("the output is a file, not a folder", remedy="name a new folder", file=path, field="output")
+    check_folders_above(path, "output")
     return path
 
 

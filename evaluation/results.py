@@ -17,7 +17,7 @@ from processing.scienceqa import Problem, question_text
 def summarise(problems: Sequence[Problem], answers: Answers, **facts: Any) -> dict[str, Any]:
     """Return the contents of `summary.json`: the nine columns, the counts of answers that were not read, the facts."""
     return {
-        **score(problems, answers.choices),
+        **score(problems, answers.choices, file=facts.get("dataset")),
         "skills": score_skills(problems, answers.choices) or None,
         "unread": answers.unread,
         "recorded": answers.recorded,

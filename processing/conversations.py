@@ -102,7 +102,7 @@ def _problem_row(problem: Problem, answer_style: str, source: str | Path) -> dic
         "id": problem.pid,
         "images": [] if image is None else [_cell(image)],
         "prompt": [{"role": "user", "content": question_text(problem)}],
-        "completion": [{"role": "assistant", "content": answer_text(problem, answer_style)}],
+        "completion": [{"role": "assistant", "content": answer_text(problem, answer_style, file=source)}],
         **{name: getattr(problem, name) for name in METADATA},
     }
 
