@@ -156,7 +156,7 @@ def test_a_checkpoint_with_a_weight_missing_is_refused(tmp_path):
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     for name, says in ((tmp_path / "absent", "no such checkpoint"), (tmp_path, "no [*].safetensors")):
         with pytest.raises(BadInput, match=says):
             check_checkpoint(str(name))
