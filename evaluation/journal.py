@@ -9,6 +9,7 @@ from typing import Any
 from bad_input import BadInput
 from evaluation.scoring import read_answer
 from processing.scienceqa import Problem
+from processing.whole_file import saving, write_whole
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class Journal:
         if whole:
             self._check(self._parsed(whole[0]), header)
             self.answers = {row["pid"]: _answer(row) for row in map(self._parsed, whole[1:])}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(whole or [json.dumps(header) + "\n"]), encoding="utf-8")
+        if not whole or whole != lines:
+            with saving(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, "".join(whole or [json.dumps(header) + "\n"]))
 
     def _parsed(self, line: str) -> dict[str, Any]:
         try:
@@ -79,7 +82,7 @@ class Journal:
         """Take answers in, and write them to the file where there is one."""
         answers = list(answers)
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            with saving(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(vars(answer)) + "\n" for answer in answers)
         self.answers |= {answer.pid: answer for answer in answers}
 
