@@ -193,3 +193,37 @@ HEADERS: dict[str, Change] = {  # D13
 }
 SHARD = "model-00001-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
+
+
+def ask(folder: Path, questions: Path, output: Path, code: int = 0):
+    """Put the questions to a checkpoint with the verb."""
+    from evaluate_scienceqa import main
+    from tests.running import run_here
+
+    given = ("--dataset", questions, "--split", "train", "--scoring", "likelihood", "--device", "cpu")
+    return run_here(main, "--model", folder, *given, "--output", output, code=code)
+
+
+def refused_by_training(folder: Path, rows: Path, output: Path) -> str:
+    """The line with which stage 1 refuses to start from a checkpoint."""
+    from tests.running import run_here
+    from train_sft import main
+
+    given = {"stage": "pretrain", "model_name_or_path": folder, "dataset": rows, "output_dir": output}
+    given |= {"use_cpu": True, "bf16": False, "report_to": "none"}
+    return run_here(main, *[word for name, value in given.items() for word in (f"--{name}", value)], code=2).error
+
+
+def open_stock(folder: Path) -> str | None:
+    """What the library's own class does with the same damage."""
+    from transformers import LlavaForConditionalGeneration
+
+    try:
+        model, info = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    except RuntimeError as error:
+        return "builds a default until memory is out" if "allocate memory" in str(error) else "raises RuntimeError"
+    for kind, said in (("missing", "random numbers in place of"), ("unexpected", "leaves out")):
+        if keys := info[f"{kind}_keys"]:
+            return f"loads, {said} {len(keys)} weights"
+    finite = all(weight.isfinite().all() for weight in model.parameters())
+    return "loads" if finite else "loads what is not finite"
