@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
+from checkpoint_files import check_files, check_image_token, opening
 from evaluation.journal import Answer, Asked
 from pictures import open_picture
 from processing.scienceqa import LETTERS, Problem, question_text
@@ -30,18 +31,24 @@ class Checkpoint:
     ):
         check_checkpoint(name)
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
         self.name = name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         stranger = {"trust_remote_code": True, "revision": revision}
-        self.processor = AutoProcessor.from_pretrained(name, **stranger)
+        adapter = (Path(name) / "adapter_config.json").is_file()  # its base has the configuration
+        with opening(name, "config.json"):
+            config = None if adapter else AutoConfig.from_pretrained(name, **stranger)
+        with opening(name):
+            self.processor = AutoProcessor.from_pretrained(name, **stranger)
+        check_image_token(config, self.processor, name)
         if chat_template is not None:
             self.processor.chat_template = chat_template
         self.lead, self.letter_ids = self._letter_tokens()
-        self.model, loading = AutoModelForImageTextToText.from_pretrained(
-            name, dtype="auto", output_loading_info=True, **stranger
-        )
+        with opening(name):
+            self.model, loading = AutoModelForImageTextToText.from_pretrained(
+                name, dtype="auto", output_loading_info=True, **stranger
+            )
         # transformers fills what is missing with random numbers, leaves out what it does not know, and goes on.
         wrong = [
             str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(loading[f"{kind}_keys"])
@@ -159,7 +166,7 @@ def check_checkpoint(name: str) -> None:
     An adapter is one, too: transformers puts it, with its projector, onto the base that its own configuration names.
 
     Raises:
-        BadInput: no such folder, or one without config.json or safetensors.
+        BadInput: no such folder, or one whose configuration, index or headers are not whole.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -168,10 +175,7 @@ def check_checkpoint(name: str) -> None:
         return
     if (folder / "adapter_model.safetensors").is_file() and (folder / "adapter_config.json").is_file():
         return
-    for pattern, what in (("config.json", "config.json"), ("*.safetensors", "*.safetensors file")):
-        if not any(folder.glob(pattern)):
-            remedy = "name a folder that save_pretrained wrote"
-            raise BadInput(f"holds no {what}", remedy=remedy, file=name, field="model")
+    check_files(folder, "model")
 
 
 def weights_fingerprint(name: str, revision: str | None = None) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bad_input import BadInput
+from checkpoint_files import opening
 from training.flops import Work, attended_pairs, head_width, layer_weights, model_flops
 from training.gpus import GPUS, MFU, SOURCE, Change, Gpu, fits, fitting_changes, present_gpu
 from training.memory import Memory, memory_of
@@ -160,7 +161,8 @@ def configuration(values: dict) -> Any:
     from transformers import AutoConfig
 
     load = {"revision": values.get("model_revision"), "trust_remote_code": True}
-    return AutoConfig.from_pretrained(values["model_name_or_path"], **load)
+    with opening(values["model_name_or_path"], "config.json"):
+        return AutoConfig.from_pretrained(values["model_name_or_path"], **load)
 
 
 def worded_processor(values: dict) -> Any:

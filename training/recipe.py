@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bad_input import BadInput, check_folders_above
+from checkpoint_files import check_files
 from training.checkpointing import DAMAGED, PARTIAL
 from training.output_lock import LOCK
 from training.reports import check_reports
@@ -228,7 +229,10 @@ def check_recipe(values: dict, file: str | None) -> None:
     if values.get("plan_gpu") not in (None, *PLANNED_GPUS):
         known = f"use one of {', '.join(PLANNED_GPUS)}"
         raise BadInput(f"{values['plan_gpu']!r} is not known", remedy=known, file=file, field="plan_gpu")
-    _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
+    base, key = values["model_name_or_path"], "model_name_or_path"
+    _check_folder(base, "config.json", key, file)
+    if Path(base).is_dir():
+        check_files(base, key, weights=not is_true(values.get("plan", False)))
     _check_exists(values["dataset"], "dataset", file)
     _check_exists(values.get("eval_dataset") or values["dataset"], "eval_dataset", file)
     if values.get("image_folder"):
