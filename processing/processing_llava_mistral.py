@@ -1,9 +1,24 @@
 """The processor of LLaVA-Mistral: a conversation and its pictures become tensors."""
 
+import sys
+
 from transformers import LlavaNextProcessor, LlavaProcessor
 
 # Between the first two characters of an image token that a user wrote: it shows nothing, and what is shown stays text.
 WORD_JOINER = "\u2060"
+
+
+def refusal(said: str) -> ValueError:
+    """Return the error of a request that cannot be answered; a web server that runs here says 400 and the reason.
+
+    `transformers serve` (5.23) answers a ValueError with 500 and no word, as if the fault were its own. What it answers
+    otherwise is starlette's HTTPException, so this error is one, too, wherever starlette is loaded already.
+    """
+    said, web = " ".join(said.split())[:300], sys.modules.get("starlette.exceptions")
+    if web is None:
+        return ValueError(said)
+    kind = type("RefusedRequest", (web.HTTPException, ValueError), {"__str__": lambda self: self.detail})
+    return kind(400, said)
 
 
 class LlavaMistralProcessor(LlavaProcessor):
@@ -102,6 +117,10 @@ class LlavaMistralProcessor(LlavaProcessor):
         """As [`ProcessorMixin.apply_chat_template`], but an image token in somebody's own words stays text.
 
         A word joiner (U+2060) parts it, so that no picture is looked for where someone asks about HTML.
+
+        Raises:
+            ValueError: the conversation cannot be worded, a picture cannot be read, or it is an address: a server would
+                fetch or open, in its own name, what a stranger points at.
         """
         parted = self.image_token[:1] + WORD_JOINER + self.image_token[1:]
 
@@ -114,7 +133,11 @@ class LlavaMistralProcessor(LlavaProcessor):
                 return {key: literal(item) if key in ("content", "text") else item for key, item in node.items()}
             return node
 
-        return super().apply_chat_template(literal(conversation), chat_template, **kwargs)
+        try:
+            _refuse_addresses(conversation)
+            return super().apply_chat_template(literal(conversation), chat_template, **kwargs)
+        except Exception as error:  # Pillow, Jinja and the library have no error in common
+            raise refusal(str(error) or type(error).__name__) from error
 
     def _validated(self, images, text) -> None:
         """Refuse a batch whose samples do not have the pictures their prompts speak of, and name the first of them."""
@@ -131,6 +154,20 @@ class LlavaMistralProcessor(LlavaProcessor):
     def validate_inputs(self, images=None, text=None, **kwargs):
         self._validated(images, text)
         super().validate_inputs(images=images, text=text, **kwargs)
+
+
+def _refuse_addresses(node) -> None:
+    """`url` is what a server's clients give; a caller's own file is a `path`."""
+    if isinstance(node, list | tuple):
+        for item in node:
+            _refuse_addresses(item)
+    elif isinstance(node, dict) and node.get("type") == "image":
+        for key in ("image", "url", "path", "base64"):
+            source = node.get(key)
+            if isinstance(source, str) and ("://" in source[:20] or (key == "url" and source[:5] != "data:")):
+                raise ValueError(f"the picture {source[:80]!r} is an address; send its bytes as data:image/png;base64,…")
+    elif isinstance(node, dict):
+        _refuse_addresses(node.get("content"))
 
 
 LlavaMistralProcessor.register_for_auto_class()

@@ -71,6 +71,7 @@ def load_splits(path: str | Path, split: str | None = None) -> "dict[str, Any]":
     _check_loadable(path)
     import datasets
 
+    datasets.config.USE_PARQUET_EXPORT = False  # it would take the token to another host, datasets-server.…
     saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         found = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
