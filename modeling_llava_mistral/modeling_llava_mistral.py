@@ -28,7 +28,7 @@ from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig
 def refusal(said: str) -> ValueError:
     """Return the error of a request that cannot be answered; `transformers serve` says 400 and the reason.
 
-    The processor's own (`processing_llava_mistral.py`) tells why. Each of the two files also travels without the other.
+    `processing_llava_mistral.py` tells why, and has its own: each of the two files also travels without the other.
     """
     web = sys.modules.get("starlette.exceptions")
     if web is None:

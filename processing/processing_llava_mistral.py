@@ -11,8 +11,8 @@ WORD_JOINER = "\u2060"
 def refusal(said: str) -> ValueError:
     """Return the error of a request that cannot be answered; a web server that runs here says 400 and the reason.
 
-    `transformers serve` (5.23) answers a ValueError with 500 and no word, as if the fault were its own. What it answers
-    otherwise is starlette's HTTPException, so this error is one, too, wherever starlette is loaded already.
+    `transformers serve` (5.23) answers a ValueError with 500 and no word, as if the fault were its own. What it
+    answers otherwise is starlette's HTTPException, so this error is one, too, wherever starlette is loaded already.
     """
     said, web = " ".join(said.split())[:300], sys.modules.get("starlette.exceptions")
     if web is None:
@@ -119,8 +119,8 @@ class LlavaMistralProcessor(LlavaProcessor):
         A word joiner (U+2060) parts it, so that no picture is looked for where someone asks about HTML.
 
         Raises:
-            ValueError: the conversation cannot be worded, a picture cannot be read, or it is an address: a server would
-                fetch or open, in its own name, what a stranger points at.
+            ValueError: the conversation cannot be worded, a picture cannot be read, or it is an address: a server
+                would fetch or open, in its own name, what a stranger points at.
         """
         parted = self.image_token[:1] + WORD_JOINER + self.image_token[1:]
 
@@ -165,7 +165,9 @@ def _refuse_addresses(node) -> None:
         for key in ("image", "url", "path", "base64"):
             source = node.get(key)
             if isinstance(source, str) and ("://" in source[:20] or (key == "url" and source[:5] != "data:")):
-                raise ValueError(f"the picture {source[:80]!r} is an address; send its bytes as data:image/png;base64,…")
+                raise ValueError(
+                    f"the picture {source[:80]!r} is an address; send its bytes as data:image/png;base64,…"
+                )
     elif isinstance(node, dict):
         _refuse_addresses(node.get("content"))
 
