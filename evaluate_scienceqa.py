@@ -19,7 +19,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--dataset", metavar="PATH_OR_ID", help="a ScienceQA folder, a `datasets` folder or a Hub id")
     answers = parser.add_mutually_exclusive_group(required=True)
     answers.add_argument("--predictions", metavar="FILE", help="{results: {pid: index}} and/or {outputs: {pid: text}}")
-    answers.add_argument("--model", metavar="CHECKPOINT", help="a checkpoint folder or a Hub id (its code is run)")
+    answers.add_argument("--model", metavar="CHECKPOINT", help="a checkpoint folder or a Hub id")
     parser.add_argument("--pid_splits", metavar="FILE", help="ids by split; a folder's own is found by itself")
     parser.add_argument("--split", help="which split to score; with --model test, else every problem of the source")
     parser.add_argument("--output", metavar="DIR", help="write summary.json, predictions.json and chart.png there")
@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--chat_template", metavar="FILE", help="a Jinja file instead of the checkpoint's own template"
     )
     asking.add_argument("--device", help="cpu, cuda, cuda:1, …; by default a GPU where there is one")
-    asking.add_argument("--revision", help="commit of the checkpoint on the Hub")
+    asking.add_argument("--revision", help="commit of the checkpoint on the Hub, whose code is run")
     options = parser.parse_args(arguments)
     for name in ("max_new_tokens", "batch_size"):
         if getattr(options, name) < 1:
@@ -78,10 +78,12 @@ def ask(options: argparse.Namespace) -> None:
     from evaluation.journal import Asked
     from evaluation.prediction import answer_problems
     from evaluation.results import answered_summary, blank_text
+    from processing.foreign_code import loading
     from processing.scienceqa import read_problems
 
     check_output(options)
     check_checkpoint(options.model)
+    loading(options.model, options.revision)
     asked = Asked(options.scoring, options.max_new_tokens, template(options.chat_template), options.batch_size)
     options.split = options.split or "test"
     problems = read_problems(options.dataset or options.problems, split=options.split, pid_splits=options.pid_splits)

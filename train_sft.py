@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import run_verb
+from processing.foreign_code import loading
 from training.output_lock import output_lock
 from training.processes import is_first, join_launch, whole_weights
 from training.recipe import StageArguments, check_recipe, given_values, is_finished, is_true
@@ -47,6 +48,7 @@ def main() -> int | None:
 def train(arguments: list[str], values: dict) -> int | None:
     """Train, save and record; returns the exit code of a signal that ended it early."""
     started = time.time()
+    loading(values["model_name_or_path"], values.get("model_revision"), field="model_revision")
     rows, bad = checked_rows(values)
     held_out, _ = checked_rows(values, "eval_dataset", "eval_split")
     stage, config = parse(arguments)

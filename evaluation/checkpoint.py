@@ -11,6 +11,7 @@ from bad_input import BadInput
 from checkpoint_files import check_files, check_image_token, opening
 from evaluation.journal import Answer, Asked
 from pictures import open_picture
+from processing.foreign_code import loading
 from processing.scienceqa import LETTERS, Problem, question_text
 
 if TYPE_CHECKING:
@@ -23,19 +24,20 @@ class Checkpoint:
     """A model and its processor, from a folder or a Hub id.
 
     Raises:
-        BadInput: the folder lacks a part, weights are missing from the file, or the template drops the question.
+        BadInput: the folder lacks a part, weights are missing from the file, the template drops the question, or the
+            code is not the checkpoint's own (`foreign_code.loading`).
     """
 
     def __init__(
         self, name: str, *, device: str | None = None, revision: str | None = None, chat_template: str | None = None
     ):
         check_checkpoint(name)
+        stranger = loading(name, revision)
         import torch
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
         self.name = name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        stranger = {"trust_remote_code": True, "revision": revision}
         adapter = (Path(name) / "adapter_config.json").is_file()  # its base has the configuration
         with opening(name, "config.json"):
             config = None if adapter else AutoConfig.from_pretrained(name, **stranger)
@@ -46,13 +48,11 @@ class Checkpoint:
             self.processor.chat_template = chat_template
         self.lead, self.letter_ids = self._letter_tokens()
         with opening(name):
-            self.model, loading = AutoModelForImageTextToText.from_pretrained(
+            self.model, found = AutoModelForImageTextToText.from_pretrained(
                 name, dtype="auto", output_loading_info=True, **stranger
             )
         # transformers fills what is missing with random numbers, leaves out what it does not know, and goes on.
-        wrong = [
-            str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(loading[f"{kind}_keys"])
-        ]
+        wrong = [str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(found[f"{kind}_keys"])]
         if wrong:
             problem = f"{len(wrong)} weights are missing, of another shape or left over (first: {wrong[0]})"
             raise BadInput(problem, remedy="save the checkpoint again, whole", file=name)

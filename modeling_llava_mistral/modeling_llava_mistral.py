@@ -7,6 +7,7 @@ the complete checkpoint, and the complete `auto_map` of a saved folder.
 
 import json
 import os
+import sys
 
 import torch
 from torch import nn
@@ -24,6 +25,18 @@ from transformers.masking_utils import create_masks_for_generate
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig
+
+
+def refusal(said: str) -> ValueError:
+    """Return the error of a request that cannot be answered; `transformers serve` says 400 and the reason.
+
+    `processing_llava_mistral.py` tells why, and has its own: each of the two files also travels without the other.
+    """
+    web = sys.modules.get("starlette.exceptions")
+    if web is None:
+        return ValueError(said)
+    kind = type("RefusedRequest", (web.HTTPException, ValueError), {"__str__": lambda self: self.detail})
+    return kind(400, said)
 
 
 class LlavaMistralLinearProjector(nn.Module):
@@ -197,7 +210,7 @@ class LlavaMistralForConditionalGeneration(
         for name in ("input_ids", "inputs_embeds"):
             prompt = kwargs.get(name) if prompt is None else prompt
         if prompt is not None and prompt.shape[1] > context:
-            raise ValueError(
+            raise refusal(
                 f"the prompt has {prompt.shape[1]} tokens and the text model a context of {context}; "
                 "shorten the question, or give fewer or smaller pictures"
             )

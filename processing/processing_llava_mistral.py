@@ -1,5 +1,7 @@
 """The processor of LLaVA-Mistral: a conversation and its pictures become tensors."""
 
+import sys
+
 from transformers import LlavaNextProcessor, LlavaProcessor
 from transformers.image_utils import is_valid_image
 
@@ -7,6 +9,19 @@ from transformers.image_utils import is_valid_image
 WORD_JOINER = "\u2060"
 ROLES = ("system", "user", "assistant")
 _PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")
+
+
+def refusal(said: str) -> ValueError:
+    """Return the error of a request that cannot be answered; a web server that runs here says 400 and the reason.
+
+    `transformers serve` (5.23) answers a ValueError with 500 and no word, as if the fault were its own. What it
+    answers otherwise is starlette's HTTPException, so this error is one, too, wherever starlette is loaded already.
+    """
+    said, web = " ".join(said.split())[:300], sys.modules.get("starlette.exceptions")
+    if web is None:
+        return ValueError(said)
+    kind = type("RefusedRequest", (web.HTTPException, ValueError), {"__str__": lambda self: self.detail})
+    return kind(400, said)
 
 
 class LlavaMistralProcessor(LlavaProcessor):
@@ -110,11 +125,20 @@ class LlavaMistralProcessor(LlavaProcessor):
 
         Raises:
             ValueError: it is no conversation of system, user and assistant (with a `chat_template` of the caller's,
-                of whatever roles that knows), or a picture is none; the message is named by its place.
+                of whatever roles that knows), or a picture is none, or an address: a server would fetch or open, in
+                its own name, what a stranger points at. The message is named by its place.
         """
+        try:
+            words = self._literal(conversation, own_template=chat_template is None)
+            return super().apply_chat_template(words, chat_template, **kwargs)
+        except Exception as error:  # Pillow, Jinja and the library have no error in common
+            raise refusal(str(error) or type(error).__name__) from error
+
+    def _literal(self, conversation, own_template: bool):
+        """Return the conversation, or batch of them, with every control token in its texts parted."""
         batched = isinstance(conversation, list | tuple) and conversation and isinstance(conversation[0], list | tuple)
         for chat in conversation if batched else [conversation]:
-            _check_chat(chat, own_template=chat_template is None)
+            _check_chat(chat, own_template)
         tokens = {token for token in self.tokenizer.all_special_tokens if len(token) > 1}
         added = self.tokenizer.added_tokens_decoder.values()
         tokens |= {str(token) for token in added if token.special and len(str(token)) > 1}
@@ -140,8 +164,7 @@ class LlavaMistralProcessor(LlavaProcessor):
         def worded(chat):
             return [{**message, "content": literal(message["content"])} for message in chat]
 
-        conversation = [worded(chat) for chat in conversation] if batched else worded(conversation)
-        return super().apply_chat_template(conversation, chat_template, **kwargs)
+        return [worded(chat) for chat in conversation] if batched else worded(conversation)
 
     def prepare_inputs_layout(self, images=None, **kwargs):
         _check_pictures(images)
@@ -193,11 +216,19 @@ def _check_chat(chat, own_template: bool) -> None:
                 raise wrong(index, "type", f"{str(kind)[:40]!r} is unknown", "use text or image")
             if own_template and kind != "text" and role != "user":
                 raise wrong(index, "content", f"a picture cannot come from {role}", "put it into a user's message")
-            given = [part[key] for key in _PICTURE_KEYS if key in part] if kind in ("image", "image_url") else []
+            given = {key: part[key] for key in _PICTURE_KEYS if key in part} if kind in ("image", "image_url") else {}
             try:
-                _check_pictures([picture for picture in given if picture is not None] or given)
+                for key in ("url", "image_url"):  # what a server's clients give; a caller's own file is a `path`
+                    _check_bytes(given.get(key))
+                _check_pictures([one for one in given.values() if one is not None] or [*given.values()])
             except ValueError as error:
                 raise ValueError(f"message {index}: field image: {error}") from None
+
+
+def _check_bytes(address) -> None:
+    name = address.get("url") if isinstance(address, dict) else address
+    if isinstance(name, str) and not name.startswith("data:"):
+        raise ValueError(f"the picture {name[:80]!r} is an address; send its bytes as data:image/png;base64,…")
 
 
 def _check_pictures(pictures) -> None:
@@ -210,8 +241,8 @@ def _check_pictures(pictures) -> None:
         return
     name = pictures.get("url") if isinstance(pictures, dict) else pictures  # OpenAI's image_url
     if isinstance(name, str):
-        if name.strip().lower().startswith(("http:", "https:")):
-            raise ValueError("the picture is an address; fetch it yourself and give the picture")
+        if "://" in name[:20]:
+            raise ValueError(f"the picture {name[:80]!r} is an address; fetch it yourself and give the picture")
     elif pictures is not None and not is_valid_image(pictures):
         raise ValueError(f"{type(pictures).__name__} is no picture; give a PIL picture, an array, a path or base64")
 

@@ -26,6 +26,8 @@ PROVENANCE_KEYS = {
     "_name_or_path", "name_or_path", "_commit_hash", "tokenizer_file", "vocab_file", "merges_file", "local_files_only",
     "special_tokens_map_file", "pretrained_vision_tower", "cache_dir",
 }  # fmt: skip
+# The code that travels in a folder, which its receiver runs: by name, as it was reviewed and tested here.
+OUR_CODE = {path.name: path for path in Path(__file__).parents[1].glob("*/*_llava_mistral.py")}
 MAX_FILE_BYTES = 50 * 10**9  # the Hub's limit for one file (https://huggingface.co/docs/hub/storage-limits)
 
 
@@ -44,6 +46,7 @@ def stage_model(folder: Path, staging: Path, base_model: str | None = None) -> l
         BadInput: the folder is no checkpoint, or one that cannot be published (missing shard, foreign code).
     """
     check_checkpoint(folder)
+    _check_tokenizer(folder)
     code = _code_files(folder)
     left_out = []
     for name, path in files_under(folder).items():
@@ -231,6 +234,13 @@ def _code_files(folder: Path) -> set[str]:
         for reference in entries.values():
             for one in reference if isinstance(reference, list) else [reference]:
                 modules |= {_module_file(one, path)} if one else set()
+    for module in sorted(OUR_CODE.keys() & {path.name for path in folder.iterdir()}):
+        if (folder / module).read_bytes() != OUR_CODE[module].read_bytes():
+            raise BadInput(
+                "is not this project's own code",
+                remedy="load the checkpoint and save it again, which puts the code beside it",
+                file=folder / module,
+            )
     if missing := sorted(m for m in modules if not (folder / m).is_file()):
         raise BadInput(
             f"auto_map names {missing[0]}, which is not in the folder",
@@ -239,6 +249,20 @@ def _code_files(folder: Path) -> set[str]:
             field="auto_map",
         )
     return modules
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse a tokenizer that looks for its files by a path that climbs; an absolute one is scrubbed, as elsewhere."""
+    path = folder / "tokenizer_config.json"
+    for key, value in (read_json(path) if path.is_file() else {}).items():
+        names = value if isinstance(value, list) else [value]
+        if re.search("_files?$", key) and any(".." in re.split(r"[/\\]", name) for name in map(str, names)):
+            raise BadInput(
+                f"names a file outside of its folder ({value!r})",
+                remedy="save the checkpoint again so that all of it lies in its folder",
+                file=path,
+                field=key,
+            )
 
 
 def _module_file(reference: str, path: Path) -> str:

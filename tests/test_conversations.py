@@ -87,19 +87,21 @@ def test_missing_sources_are_refused(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         read_rows(tmp_path / "absent.json")
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("no data")
     with pytest.raises(BadInput, match="holds no data set"):
         read_rows(tmp_path / "other")
 
 
 @pytest.mark.parametrize("form", ["parquet", "saved"])
 def test_training_rows_come_back_from_a_folder_as_they_were(tmp_path, form):
-    rows = read_rows(write(tmp_path, [record(ASK, TELL)]))
+    rows = read_rows(write(tmp_path / "pruned", [record(ASK, TELL)]))
     folder = tmp_path / "pruned"
-    if form == "parquet":
+    if form == "parquet":  # with the picture's path, where `save_to_disk` takes its bytes
         (folder / "data").mkdir(parents=True)
         (folder / "manifest.json").write_text("{}")
         rows.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
     else:
+        folder = tmp_path / "saved"
         rows.save_to_disk(folder)
     again = read_rows(folder)
     assert again[0]["prompt"] == rows[0]["prompt"] and again["id"] == ["1"]

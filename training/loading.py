@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from checkpoint_files import check_image_token, opening
+from processing.foreign_code import loading
 from training.batch_pictures import Pictures
 from training.collator import AnswerCollator
 from training.frozen_weights import is_safe, shrink_frozen
@@ -81,4 +82,4 @@ def make_collator(stage: Any, config: Any, rows: Any, model: "torch.nn.Module", 
 
 
 def _source(stage: Any) -> dict[str, Any]:
-    return {"revision": stage.model_revision, "trust_remote_code": True}
+    return loading(stage.model_name_or_path, stage.model_revision, field="model_revision")
