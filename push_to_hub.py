@@ -83,7 +83,7 @@ def main() -> int | None:
     if args.kind == "model":
         from publishing.model_publication import prepare_model
 
-        prepare = partial(prepare_model, args.folder)
+        prepare = partial(prepare_model, args.folder, api=api)
     elif args.kind == "dataset":
         from publishing.dataset_publication import prepare_dataset
 

@@ -288,6 +288,8 @@ def _scrubbed_config(path: Path, base_model: str | None) -> dict | None:
     scrubbed = _without_provenance(config)
     if path.name == "adapter_config.json":
         base = scrubbed["base_model_name_or_path"] = base_model or config.get("base_model_name_or_path")
+        if base != config.get("base_model_name_or_path"):
+            scrubbed.pop("revision", None)  # it was one of the other name
         if not base or is_local_path(base):
             raise BadInput(
                 "the adapter's base is unknown or a folder on this machine",
