@@ -182,6 +182,9 @@ class PictureFolder:
             BadInput: it is absent, no regular file, or outside of the folder.
         """
         image, place = self.root / name, {"file": file, "record": record, "field": "image"}
+        if "://" in str(name):
+            remedy = "fetch the picture and name it below the image folder"
+            raise BadInput(f"{str(name)[:200]!r} is an address and no path", remedy=remedy, **place)
         try:
             real = None if "\0" in str(name) else self._resolved(str(image))
             inside = real is not None and (real + os.sep).startswith(self._real.rstrip(os.sep) + os.sep)

@@ -69,7 +69,7 @@ def main() -> int | None:
     args = build_parser().parse_args()
     if args.kind != "space" and not args.folder.is_dir():
         raise BadInput("the folder does not exist", remedy="give the folder to publish", file=args.folder)
-    if not args.timeout > 0:
+    if not 0 < args.timeout < float("inf"):
         raise BadInput(f"{args.timeout} s is no time to wait", remedy="give seconds above 0", field="timeout")
     if getattr(args, "ask", None) and not Path(args.ask[0]).is_file():
         raise BadInput("no such picture", remedy="give the file to ask about", file=args.ask[0], field="ask")
@@ -77,6 +77,8 @@ def main() -> int | None:
     from publishing.upload import check_repo_id
 
     check_repo_id(args.repo_id)
+    if args.kind == "space" and not Path(args.model).exists():
+        check_repo_id(args.model)
     api = None if args.dry_run else connect(args.timeout)  # asks for the token; contacts nothing yet
     if args.kind == "model":
         from publishing.model_publication import prepare_model

@@ -21,9 +21,12 @@ _AGAIN = "write the file again from its source"
 
 def first_sign(path: str | Path) -> str:
     """Return the first character of a text file that is no space ("[" of a list); "" when there is none."""
+    text = codecs.getincrementaldecoder("utf-8-sig")("replace")
     with Path(path).open("rb") as file:
-        head = codecs.getincrementaldecoder("utf-8-sig")("replace").decode(file.read(4096))
-    return head.lstrip()[:1]
+        while part := file.read(4096):
+            if sign := text.decode(part).lstrip(_SPACE)[:1]:
+                return sign
+    return ""
 
 
 def read_records(path: str | Path) -> Iterator[tuple[Any, int]]:

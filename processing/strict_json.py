@@ -7,6 +7,7 @@ from typing import Any
 
 from bad_input import BadInput
 
+_ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -23,8 +24,11 @@ def read_json(path: str | Path) -> Any:
     if not path.is_file():
         raise BadInput("no such file", remedy="check the path", file=path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if data.startswith(_ARCHIVES):
+            raise BadInput("is an archive", remedy="unpack it and name what was in it", file=path) from error
         problem = f"is not UTF-8 text (byte {error.start})"
         raise BadInput(problem, remedy="convert the file to UTF-8", file=path) from error
     if not text.strip():

@@ -74,7 +74,7 @@ def test_an_earlier_output_is_replaced_and_nothing_stays_beside_it(vision_folder
     [
         ("--vision", "./absent", "no such folder, and not a Hub id; give a folder or owner/name"),
         ("--llm", "absent", "no such folder, and not a Hub id"),
-        ("--llm", "{empty}", "there is no config.json in it; give a saved transformers model"),
+        ("--llm", "{empty}", "there is no config.json in it; name a folder that save_pretrained wrote"),
         ("--output", "{occupied}", "the output folder holds something else (no config.json in it); name an empty"),
         ("--output", "{file}", "the output is a file, not a folder; name a new folder"),
     ],

@@ -216,9 +216,11 @@ def test_one_upload_may_serve_several_commits_beside_one_that_was_broken_off(hub
 USE_DATASETS = """
 import json
 import numpy as np
+import datasets
 from datasets import Dataset, Features, Image, Value, load_dataset
 from PIL import Image as Picture
 
+datasets.config.USE_PARQUET_EXPORT = False  # asks datasets-server.127.0.0.1
 noise = np.random.default_rng(0)
 pixels = [noise.integers(0, 256, (24, 24, 3), dtype=np.uint8) for _ in range(12)]
 columns = {"image": [Picture.fromarray(array) for array in pixels], "id": [str(number) for number in range(12)]}
