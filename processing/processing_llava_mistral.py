@@ -195,7 +195,7 @@ def _check_chat(chat, own_template: bool) -> None:
                 raise wrong(index, "content", f"a picture cannot come from {role}", "put it into a user's message")
             given = [part[key] for key in _PICTURE_KEYS if key in part] if kind in ("image", "image_url") else []
             try:
-                _check_pictures([picture for picture in given if picture is not None] or given)
+                _check_pictures(given)
             except ValueError as error:
                 raise ValueError(f"message {index}: field image: {error}") from None
 

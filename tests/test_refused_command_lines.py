@@ -151,6 +151,12 @@ def test_a_wrong_command_line_is_refused_at_once(places, tmp_path, monkeypatch, 
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before and not list(tmp_path.iterdir())
 
 
+def test_every_verb_is_given_a_flag_that_does_not_exist():
+    from tests.test_command_line import VERBS as ALL
+
+    assert sorted(line.split()[0] for line, _ in CASES["F1"]) == ALL
+
+
 # The legal neighbours: the same command lines, right.
 
 
