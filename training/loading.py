@@ -1,10 +1,12 @@
 """Processor, model and collator of a stage, ready to train."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from bad_input import BadInput
 from processing.foreign_code import loading
 from training.batch_pictures import Pictures
 from training.collator import AnswerCollator
@@ -47,7 +49,12 @@ def load_model(stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, in
         the model, and `{"trainable": …, "frozen": …}`.
     """
     name = stage.model_name_or_path
-    model = AutoModelForImageTextToText.from_pretrained(name, dtype="float32", **_source(stage), **load_options(stage))
+    options = _source(stage) | load_options(stage)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype="float32", **options)
+    except UnpicklingError as error:  # torch runs no code that a file of weights brings
+        remedy = "convert the checkpoint to safetensors at its source"
+        raise BadInput("holds a pickle of more than weights", remedy=remedy, file=name) from error
     if stage.stage == "finetune" and config.process_index == 0:
         warn_of_untrained_projector(model, name)
     return prepare_model(model, stage, config)
