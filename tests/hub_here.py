@@ -15,13 +15,12 @@ WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
 @contextmanager
 def hub_here(folder, monkeypatch) -> Iterator[LocalHub]:
     """Uploads go through LFS, where faults can strike; nothing is cached outside `folder`."""
-    from huggingface_hub import constants, hf_api, set_client_factory
+    from huggingface_hub import constants, set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
     with LocalHub(folder / "hub", token=TOKEN) as hub:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(hf_api.api, "endpoint", hub.url)  # of the functions that need no HfApi
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         )

@@ -34,6 +34,7 @@ def problems(tmp_path) -> Path:
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub that asks no verb but `push_to_hub.py` for anything: what it logs then was a write."""
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it remembers the Hub of the test before
     with hub_here(tmp_path, monkeypatch) as hub:
         yield hub
 
