@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from bad_input import BadInput
@@ -210,6 +211,9 @@ def opening(name: str | Path, part: str = "") -> Iterator[None]:
         yield
     except (BadInput, MemoryError, ImportError):
         raise
+    except UnpicklingError as error:  # torch runs no code that a file of weights brings
+        remedy = "convert the checkpoint to safetensors at its source"
+        raise BadInput("holds a pickle of more than weights", remedy=remedy, file=name) from error
     except Exception as error:
         if not _is_the_checkpoints(error, name):
             raise

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from bad_input import BadInput
-from command_line import VerbParser, run_verb
+from command_line import VerbParser, check_output_folder, run_verb
 
 KINDS = {
     "model": "a checkpoint or adapter folder",
@@ -73,6 +73,8 @@ def main() -> int | None:
         raise BadInput(f"{args.timeout} s is no time to wait", remedy="give seconds above 0", field="timeout")
     if getattr(args, "ask", None) and not Path(args.ask[0]).is_file():
         raise BadInput("no such picture", remedy="give the file to ask about", file=args.ask[0], field="ask")
+    if args.dry_run:
+        check_output_folder(args.preview, "README.html")
     from publishing.connection import connect
     from publishing.upload import check_repo_id
 

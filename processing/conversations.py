@@ -74,7 +74,9 @@ def read_rows(
 
 def _read_json(path: Path, image_folder: str | Path | None, bad: BadSamples) -> "Dataset":
     if image_folder is not None and not Path(image_folder).is_dir():
-        raise BadInput("no such folder", remedy="name the folder of the pictures", file=image_folder)
+        problem = "is a file, not a folder" if Path(image_folder).exists() else "no such folder"
+        remedy = "name the folder of the pictures"
+        raise BadInput(problem, remedy=remedy, file=image_folder, field="image_folder")
     folder = Path(image_folder) if image_folder else _default_images(path)
     with path.open("rb") as file:
         made_from = {"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -28,8 +28,8 @@ def loading(
         remedy: how to name the commit, where that flag is none of its own.
 
     Raises:
-        BadInput: code on the Hub without a commit of 40 hexadecimal digits, code of another repository, or files
-            that lie outside of the checkpoint.
+        BadInput: code on the Hub without a commit of 40 hexadecimal digits, code of another repository, or files,
+            weights among them, that lie outside of the checkpoint.
     """
     brings_code = _brings_code(name, revision, field, remedy or f"give --{field} with its {_COMMIT}")
     return {"revision": revision, "trust_remote_code": brings_code}
@@ -44,7 +44,11 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def _brings_code(name: str, revision: str | None, field: str, remedy: str) -> bool:
-    brings_code = False
+    brings_code, shards = False, _read(name, "model.safetensors.index.json", revision).get("weight_map")
+    for shard in shards.values() if isinstance(shards, dict) else ():
+        if not _is_text(shard) or re.search(r"[/\\]", shard):
+            problem = f"names the weights {str(shard)[:80]!r}, which are outside of its folder"
+            raise BadInput(problem, remedy=_AGAIN, file=f"{name}/model.safetensors.index.json", field="weight_map")
     for config in _CONFIGS:
         told = _read(name, config, revision)
         for reference in _references(told.get("auto_map")):

@@ -220,7 +220,7 @@ def _check_chat(chat, own_template: bool) -> None:
             try:
                 for key in ("url", "image_url"):  # what a server's clients give; a caller's own file is a `path`
                     _check_bytes(given.get(key))
-                _check_pictures([one for one in given.values() if one is not None] or [*given.values()])
+                _check_pictures([*given.values()])
             except ValueError as error:
                 raise ValueError(f"message {index}: field image: {error}") from None
 

@@ -1,6 +1,7 @@
 """What turns a sample into a vector: a CLIP-like model, or a LLaVA-like checkpoint."""
 
 from collections.abc import Sequence
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +35,7 @@ def load_embedder(name: str, device: str) -> Embedder:
         config = AutoConfig.from_pretrained(name, **whose)
         processor = AutoProcessor.from_pretrained(name, **whose)
         model, found = AutoModel.from_pretrained(name, output_loading_info=True, **whose)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnpicklingError) as error:
         said = str(error).splitlines()[0]
         raise BadInput(f"does not load ({said})", remedy=REMEDY, file=name, field="embedder") from error
     if found["missing_keys"]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bad_input import BadInput
+from processing.conversations import read_rows
 from prune_dataset import main as prune_dataset
 from tests.running import Done, run_here
 from train_sft import main as train_sft
@@ -110,7 +112,7 @@ FILES = {  # the file, its legal neighbour, what is said
     "A8 Infinity": (LIST.replace(b'"good"', b"-Infinity"), LIST, "record 0: -Infinity is not a JSON value"),
     "A9 id": (
         b'[{"id": ' + b"[" * 10_000 + b"]" * 10_000 + b"}]",
-        LIST.replace(b'"image"', b'"more": [[[1]]], "image"'),
+        LIST.replace(b'"image"', b'"more": ' + b"[" * 90 + b"]" * 90 + b', "image"'),
         "record 0: is nested too deeply",
     ),
     "A10 empty list": (b"[]", LIST, "is not a list of records, or an empty one; use LLaVA's form"),
@@ -138,6 +140,16 @@ def test_a_file_of_another_form_is_refused_whatever_the_mode(world, by_itself, m
     world.write(good)
     manifest = world.kept("--on_bad_sample", mode)
     assert (manifest["size"], manifest["input"]["skipped"]) == (len(json.loads(good)), 0)
+
+
+@pytest.mark.parametrize("place", ["id", "image", "conversations", "more"])
+def test_where_python_gives_up_nobody_comes(world, place):
+    """Python's reader and writer fail at some 1,000 levels, each at another; here both are refused long before."""
+    for depth in (102, *range(960, 1010)):
+        nested = b"[" * depth + b'"\\ud83d\\ude00"' + b"]" * depth
+        world.write(text(GOOD | {place: "here"}).replace(b'"here"', nested))
+        with pytest.raises(BadInput, match="record 0: is nested too deeply"):
+            read_rows(world.data)
 
 
 def test_half_a_character_is_refused_and_a_whole_one_accepted(world):
