@@ -40,6 +40,7 @@ def stage0_config(
     with opening(vision, "config.json"):
         vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
     vision_config = getattr(vision_config, "vision_config", vision_config)
+    vision_config._name_or_path = str(vision)  # CLIP's whole configuration keeps its name from the tower's
     if vision_config.model_type != "clip_vision_model":
         raise BadInput(
             f"{vision} is of type {vision_config.model_type}, not a CLIP vision tower",
