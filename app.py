@@ -264,6 +264,8 @@ def main() -> None:
     args = build_parser().parse_args()
     if args.max_new_tokens < 1:
         raise BadInput(f"{args.max_new_tokens} tokens are no answer", remedy="give 1 or more", field="max_new_tokens")
+    if args.port is not None and not 0 < args.port < 1 << 16:
+        raise BadInput(f"{args.port} is no port", remedy="give 1 to 65535", field="port")
     source = find(args.model, args.revision)
     try:
         import gradio as gr

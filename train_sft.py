@@ -10,6 +10,7 @@ interrupted goes on from its last checkpoint when the same command is given agai
 
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from bad_input import BadInput
@@ -128,7 +129,9 @@ def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: 
         2, f"train_sft.py: {message}; run `train_sft.py --help` for the flags\n"
     )
     try:
-        stage, config = parser.parse_args_and_config(arguments)
+        with warnings.catch_warnings():  # TRL sets the flag itself, by the name that transformers has given up
+            warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+            stage, config = parser.parse_args_and_config(arguments)
     except ValueError as error:  # what TrainingArguments refuses, such as bf16 on a machine that has none
         raise BadInput(str(error), remedy="mend the recipe or the flag; `train_sft.py --help` lists them") from None
     config.max_length = None  # truncation would cut image tokens, and with them the picture

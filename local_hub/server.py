@@ -11,7 +11,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from bad_input import BadInput
-from local_hub import reading, writing, xet  # noqa: F401  the first two fill protocol.ROUTES
+from local_hub import access, reading, writing, xet  # noqa: F401  the first three fill protocol.ROUTES
 from local_hub.exchange import Exchange
 from local_hub.faults import Fault, Faults
 from local_hub.protocol import find_route

@@ -74,7 +74,9 @@ def read_rows(
 
 def _read_json(path: Path, image_folder: str | Path | None, bad: BadSamples) -> "Dataset":
     if image_folder is not None and not Path(image_folder).is_dir():
-        raise BadInput("no such folder", remedy="name the folder of the pictures", file=image_folder)
+        problem = "is a file, not a folder" if Path(image_folder).exists() else "no such folder"
+        remedy = "name the folder of the pictures"
+        raise BadInput(problem, remedy=remedy, file=image_folder, field="image_folder")
     folder = Path(image_folder) if image_folder else _default_images(path)
     with path.open("rb") as file:
         made_from = {"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
@@ -110,7 +112,7 @@ def _problem_row(problem: Problem, answer_style: str, source: str | Path) -> dic
         "id": problem.pid,
         "images": [] if image is None else [_cell(image)],
         "prompt": [{"role": "user", "content": question_text(problem)}],
-        "completion": [{"role": "assistant", "content": answer_text(problem, answer_style)}],
+        "completion": [{"role": "assistant", "content": answer_text(problem, answer_style, file=source)}],
         **{name: getattr(problem, name) for name in METADATA},
     }
 

@@ -3,8 +3,10 @@
 What a vector is, the model decides (`embedders.py`). Several processes share the work, each with a file of its own.
 """
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from bad_input import BadInput
 from pictures import open_picture
 from processing.scienceqa import question_text
 from processing.sources import undecoded
-from processing.whole_file import write_whole
+from processing.whole_file import saving, write_whole
 from pruning.embedders import Embedder, load_embedder
 from pruning.processes import Processes, pick_device
 
@@ -76,11 +78,26 @@ def _embed_share(
     done = _done(progress, partial, made_from)
     new = {"mode": "w+", "dtype": np.float32, "shape": (len(share), embedder.width)}
     vectors = np.lib.format.open_memmap(partial, **({"mode": "r+"} if done else new))
+    _reserve(partial)
     for start in range(done, len(share), batch * WRITE_EVERY):
         stop = min(start + batch * WRITE_EVERY, len(share))
         _fill(vectors[start:stop], samples, embedder, batch, share[start:stop])
         vectors.flush()
         write_whole(progress, json.dumps(made_from | {"done": stop}))
+
+
+def _reserve(path: Path) -> None:
+    """Take the room that the file may need: a full disk would else end the process by a signal, without a word."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with saving(path), path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot
+                return
+            path.unlink()
+            raise
 
 
 def _put_together(partials: Sequence[Path], path: Path) -> None:

@@ -74,7 +74,8 @@ def model_card(
         revision=revision,
         pipeline_snippet=pipeline_snippet(repo_id, revision, bool(config.get("auto_map"))),
         classes_snippet=classes_snippet(repo_id, revision, bool(config.get("auto_map"))),
-        adapter_snippet=adapter_snippet(repo_id, revision, config.get("base_model_name_or_path") or UNKNOWN),
+        adapter_snippet=adapter_snippet(repo_id, revision, named or UNKNOWN, config.get("revision")),
+        base_pinned=bool(config.get("revision")),
         results=[_result(summary) for summary in summaries],
         chart=chart,
         loss="loss.png" if (folder / "loss.png").is_file() else None,
@@ -112,11 +113,12 @@ def classes_snippet(repo_id: str, revision: str, has_code: bool) -> str:
     )
 
 
-def adapter_snippet(repo_id: str, revision: str, base: str) -> str:
-    """An adapter onto its base."""
+def adapter_snippet(repo_id: str, revision: str, base: str, base_revision: str | None) -> str:
+    """An adapter onto its base, both at the commits that were compared when it was published."""
+    pinned = f', revision="{base_revision}"' if base_revision else ""
     return (
         "from peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
-        f'base = AutoModelForImageTextToText.from_pretrained("{base}", trust_remote_code=True)\n'
+        f'base = AutoModelForImageTextToText.from_pretrained("{base}"{pinned}, trust_remote_code=True)\n'
         f'model = PeftModel.from_pretrained(base, "{repo_id}", revision="{revision}")'
     )
 
@@ -124,8 +126,9 @@ def adapter_snippet(repo_id: str, revision: str, base: str) -> str:
 def _what_model(config: dict, folder: Path, adapter: bool) -> str:
     count = f"{parameter_count(folder):,}"
     if adapter:
-        base = config.get("base_model_name_or_path") or UNKNOWN
-        return f"An adapter of {count} parameters ({config.get('peft_type', UNKNOWN)}) for `{base}`."
+        base, commit = config.get("base_model_name_or_path") or UNKNOWN, config.get("revision")
+        at = f" at commit `{commit}`" if commit else ""
+        return f"An adapter of {count} parameters ({config.get('peft_type', UNKNOWN)}) for `{base}`{at}."
     text, vision = (config.get(key) or {} for key in ("text_config", "vision_config"))
     return (
         f"A vision-language model (`{config.get('model_type', UNKNOWN)}`) of {count} parameters: a "

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from bad_input import BadInput
+from checkpoint_files import read_header, refuse_types
 from publishing.parquet import clean_png
-from publishing.scanning import is_local_path, plain_name, read_safetensors_header
+from publishing.scanning import is_local_path, plain_name
 
 # What a stranger needs to load, to run and to judge a checkpoint. Everything else stays at home: optimizer and RNG
 # state, `training_args.bin` (a pickle that holds the token), logs, caches, `.env`, `.git`.
@@ -97,13 +98,16 @@ def check_checkpoint(folder: Path) -> None:
             remedy="give a folder written by save_pretrained, such as an output of train_sft.py",
             file=folder,
         )
-    if not adapter and not read_json(folder / "config.json").get("model_type"):
+    config = {} if adapter else read_json(folder / "config.json")
+    if not adapter and not config.get("model_type"):
         raise BadInput(
             "names no model", remedy="save the checkpoint again", file=folder / "config.json", field="model_type"
         )
     for path in weight_files(folder):
         check_size(path)
-        read_safetensors_header(path)
+        header = read_header(path)
+        if not config.get("quantization_config"):
+            refuse_types(header, path)
     if adapter:
         _check_whole_modules(folder)
 
@@ -114,9 +118,7 @@ def _check_whole_modules(folder: Path) -> None:
     PEFT would only warn, and the base's own module would answer in its place (haotian-liu/LLaVA issues 784, 1592).
     """
     config = read_json(folder / "adapter_config.json")
-    held = {
-        part for path in weight_files(folder) for name in read_safetensors_header(path) for part in name.split(".")
-    }
+    held = {part for path in weight_files(folder) for name in read_header(path) for part in name.split(".")}
     for module in config.get("modules_to_save") or []:
         if module.rsplit(".", 1)[-1] not in held:
             raise BadInput(
@@ -162,7 +164,7 @@ def parameter_count(folder: Path) -> int:
     """How many numbers the weight files hold, from their headers (buffers saved with the weights included)."""
     total = 0
     for path in weight_files(folder):
-        for name, tensor in read_safetensors_header(path).items():
+        for name, tensor in read_header(path).items():
             if name != "__metadata__":
                 size = 1
                 for side in tensor["shape"]:
@@ -286,6 +288,8 @@ def _scrubbed_config(path: Path, base_model: str | None) -> dict | None:
     scrubbed = _without_provenance(config)
     if path.name == "adapter_config.json":
         base = scrubbed["base_model_name_or_path"] = base_model or config.get("base_model_name_or_path")
+        if base != config.get("base_model_name_or_path"):
+            scrubbed.pop("revision", None)  # it was one of the other name
         if not base or is_local_path(base):
             raise BadInput(
                 "the adapter's base is unknown or a folder on this machine",

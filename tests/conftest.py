@@ -97,6 +97,14 @@ def rows_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def questions(tmp_path_factory) -> Path:
+    """A ScienceQA folder of three questions, two with a picture; their split is `train`."""
+    from tests.small_problems import save_problems
+
+    return save_problems(tmp_path_factory.mktemp("questions") / "data", 3)
+
+
+@pytest.fixture(scope="session")
 def warm():
     """Starts training runs in forks of a process that has imported the libraries."""
     from tests.warm_process import WarmProcess

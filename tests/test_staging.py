@@ -13,6 +13,7 @@ from publishing import licences, staging
 from publishing.dataset_publication import prepare_dataset
 from publishing.parquet import clean_png
 from publishing.scanning import scan_folder
+from tests.malformed import stored_as
 
 FORBIDDEN = [
     "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "events.out.1",
@@ -135,6 +136,7 @@ def config(**fields):
             "model-00001-of-00002.safetensors is missing",
         ),
         (write("model.safetensors.index.json", "{}"), "no weight_map"),
+        (stored_as("int8"), "linear_2.weight is stored as I8"),
     ],
 )
 def test_what_is_no_whole_checkpoint_is_refused_by_name(copy, tmp_path, damage, said):
