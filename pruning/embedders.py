@@ -1,11 +1,13 @@
 """What turns a sample into a vector: a CLIP-like model, or a LLaVA-like checkpoint."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from bad_input import BadInput
+from checkpoint_files import check_files, opening
 
 REMEDY = "name a CLIP-like model or a LLaVA checkpoint"
 
@@ -27,9 +29,13 @@ def load_embedder(name: str, device: str) -> Embedder:
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=True)
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
-        model = AutoModel.from_pretrained(name, trust_remote_code=True).to(device).eval()
+        if Path(name).is_dir():
+            check_files(name)
+        with opening(name):
+            config = AutoConfig.from_pretrained(name, trust_remote_code=True)
+            processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+            model = AutoModel.from_pretrained(name, trust_remote_code=True)
+        model = model.to(device).eval()
     except (OSError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise BadInput(f"does not load ({said})", remedy=REMEDY, file=name, field="embedder") from error
