@@ -121,8 +121,6 @@ def load_splits(path: str | Path, split: str | None = None) -> "dict[str, Any]":
 def _check_loadable(path: Path) -> None:
     """Refuse what can be no data set before `datasets` is imported, which takes seconds."""
     if path.is_dir():
-        if not any(path.iterdir()):
-            raise BadInput("is an empty folder", remedy="name a folder that holds a data set", file=path)
         for packed in sorted(file for file in path.rglob("*") if file.suffix.lower() in _ARCHIVES):
             remedy = "unpack it yourself, look at it, and name what was in it"
             raise BadInput(f"holds the archive {packed.relative_to(path)}", remedy=remedy, file=path)

@@ -11,6 +11,7 @@ from tests import offline
 # Before anything imports huggingface_hub, which reads these once. Child processes inherit them.
 _HOME = tempfile.TemporaryDirectory(prefix="hf-home-")
 os.environ.update(HF_HOME=_HOME.name, HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface.co would be told of each run in a module with a Hub
 for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(_name, None)
 

@@ -74,12 +74,12 @@ CHATS = {  # the chat, its legal neighbour, what is said
     "G8 None": ([user(shown(None), WORDS)], ASKED, "message 0: field image: the picture is None; give a picture"),
     "G8 number": ([user(shown(5), WORDS)], ASKED, "message 0: field image: int is no picture; give a PIL picture"),
     "G8 bytes": ([user(shown(b"x"), WORDS)], ASKED, "message 0: field image: bytes is no picture"),
-    "G8 address": ([user(shown(ADDRESS), WORDS)], ASKED, "message 0: field image: the picture is an address"),
+    "G8 address": ([user(shown(ADDRESS), WORDS)], ASKED, f"message 0: field image: the picture {ADDRESS!r} is"),
     "G8 url": ([*ASKED, user({"type": "image", "url": ADDRESS.upper()})], ASKED, "message 1: field image: the"),
     "G8 OpenAI's": (
         [user({"type": "image_url", "image_url": {"url": ADDRESS}}, WORDS)],
         ASKED,
-        "message 0: field image: the picture is an address; fetch it yourself and give the picture",
+        f"message 0: field image: the picture {ADDRESS!r} is an address; send its bytes",
     ),
 }  # fmt: skip
 

@@ -153,7 +153,7 @@ def test_a_missing_path_is_refused_before_datasets_is_imported(tmp_path):
     for path in (tmp_path / "absent", tmp_path / "absent.json", "absent", "../x"):
         assert "check the path" in refusal(read_problems, path)
     (tmp_path / "empty").mkdir()
-    assert "empty folder" in refusal(read_problems, tmp_path / "empty")
+    assert "holds no data set" in refusal(read_problems, tmp_path / "empty")
 
 
 def hub_rows():
