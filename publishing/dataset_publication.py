@@ -1,5 +1,6 @@
 """A pruned dataset on its way to the Hub: one config beside those that others publish there."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -117,6 +118,9 @@ def prepare_dataset(
     licence = licences.dataset_licence(manifest, license, folder)
     sources = parquet.split_files(folder)
     _check_files(manifest, [path for paths in sources.values() for path in paths], folder)
+    if split and not re.fullmatch(r"\w+(\.\w+)*", split):  # as `datasets` has it
+        problem = f"{split!r} is no name for a split"
+        raise BadInput(problem, remedy="use letters, digits and underscores", field="split")
     if split and len(sources) == 1:
         sources = {split: next(iter(sources.values()))}
     elif split:
