@@ -18,6 +18,7 @@ REMEDIES = dict.fromkeys(
     (errno.EROFS, errno.EACCES, errno.EPERM), "get the right to write there or name another place"
 )
 REMEDIES |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`)")
+REMEDIES |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free the resource")
 ALONE = 20  # seconds after which a process of several must have met its fault alone
 
 
@@ -57,6 +58,9 @@ def _said(error: Exception) -> str:
         remedy = REMEDIES.get(error.errno, "free the resource")
         return f"{place}{error.strerror}; {remedy} and run the same command again"
     said = " ".join(str(error).split()) or "no message"
+    for number, remedy in REMEDIES.items():  # torch and safetensors raise errors of their own, in the system's words
+        if os.strerror(number) in said:
+            return f"{said}; {remedy} and run the same command again"
     return f"{type(error).__name__}: {said}; run again with --verbose for the traceback"
 
 
@@ -69,6 +73,8 @@ def _report(name: str, line: str, code: int) -> int:
         time.sleep(ALONE)
     if "--verbose" in sys.argv[1:]:
         traceback.print_exc()
+    elif code == 1:
+        sys.unraisablehook = lambda _: None  # what a library's half-made objects say when they go
     print(f"{name}: {line}", file=sys.stderr)
     return code
 

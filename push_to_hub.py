@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import VerbParser, check_output_folder, run_verb
+from processing.whole_file import saving
 
 KINDS = {
     "model": "a checkpoint or adapter folder",
@@ -97,7 +98,8 @@ def main() -> int | None:
 
     with tempfile.TemporaryDirectory(prefix="publish-") as staging:
         options = {name: value for name, value in vars(args).items() if name not in NOT_FOR_PREPARING}
-        prepared = prepare(args.repo_id, Path(staging), **options)
+        with saving(Path(staging)):
+            prepared = prepare(args.repo_id, Path(staging), **options)
         show(prepared.files(None), prepared.left_out)
         prepared.check()
         if args.dry_run:

@@ -49,7 +49,7 @@ def read_rows(
             pruned set, or `save_to_disk`) or a Hub id; `datasets` rows may be training rows, ScienceQA's columns,
             LLaVA's (`conversations`), or `question` and `answer` in words.
         image_folder: the folder that a JSON file's pictures lie below; by default `images` beside it, or its own
-            folder.
+            folder. A name may begin with this folder's own.
         split: which split to read where the source has several; a source of one split is read whole.
         answer_style: "letter" or "explained" (`scienceqa.answer_text`), for ScienceQA.
         columns: of a `datasets` source, "question=their_column,…" (`columns.parse_columns`).

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Generator, Iterator
 from functools import partial
@@ -51,11 +52,17 @@ def _record_rows(
     turns, images = record.get("conversations"), _image_names(record, index, path)
     name = names.unique(str(record["id"]), turns, index, path)
     try:
-        images = [str(folder.find(image, file=path, record=index)) for image in images]
+        images = [str(folder.find(_below(folder, image), file=path, record=index)) for image in images]
     except BadInput as error:
         bad.gather(error)
         return []
     return list(conversation_rows(turns, images, name, index, path))
+
+
+def _below(folder: PictureFolder, name: str) -> str:
+    """Return `name` as seen from the folder: many a file says "images/1.png" of the 1.png in `images` beside it."""
+    seen = name.removeprefix(f"{folder.root.name}/")
+    return name if seen == name or os.path.exists(folder.root / name) else seen
 
 
 def _check_record(record: Any, index: int, path: Path) -> None:

@@ -7,6 +7,7 @@ from bad_input import BadInput
 
 from .picture_processors import picture_processor
 from .processing_llava_mistral import LlavaMistralProcessor
+from .text_tokenizer import open_tokenizer
 
 IMAGE_TOKEN = "<image>"
 TEMPLATES = Path(__file__).parent / "chat_templates"
@@ -16,13 +17,13 @@ _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "
 def read_processor(name: str | Path, tokenizer=None, **options) -> LlavaMistralProcessor | None:
     """Return the processor of an original checkpoint, None for a folder of another kind.
 
-    The tokenizer is the folder's, or `tokenizer`; it gets an image token, whose id the model's configuration then is
-    given, and pads with its own unknown token, as the original does.
+    The tokenizer is the folder's, or `tokenizer` (itself, or a folder); it gets an image token, whose id the model's
+    configuration then is given, and pads with its own unknown token, as the original does.
 
     Raises:
         BadInput: the folder carries no tokenizer and none is given, or its tower is not to be found.
     """
-    from transformers import AutoTokenizer, PreTrainedConfig
+    from transformers import PreTrainedConfig
 
     hub = {key: options[key] for key in _HUB_OPTIONS if options.get(key) is not None}
     try:
@@ -31,9 +32,11 @@ def read_processor(name: str | Path, tokenizer=None, **options) -> LlavaMistralP
         return None
     if "mm_vision_tower" not in flat:
         return None
+    if isinstance(tokenizer, str | Path):
+        tokenizer = open_tokenizer(tokenizer)
     if tokenizer is None:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **hub)
+            tokenizer = open_tokenizer(name, **hub)
         except (ImportError, OSError, ValueError) as error:
             problem, remedy = "there is no tokenizer in it", "give one"
             if (Path(name) / "tokenizer.model").is_file():

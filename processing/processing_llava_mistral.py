@@ -77,6 +77,9 @@ class LlavaMistralProcessor(LlavaProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
+        # LLaMA's tokenizer is told `legacy` and does not save it; its copy would begin words with other tokens.
+        if getattr(tokenizer, "legacy", None) is not None:
+            tokenizer.init_kwargs["legacy"] = tokenizer.legacy
         # The library sets this when it saves and drops it when it loads; a processor is then unequal to its own copy.
         self.auto_map = {"AutoProcessor": "processing_llava_mistral.LlavaMistralProcessor"}
 

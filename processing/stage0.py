@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor
 
 from checkpoint_files import opening
 
 from .picture_processors import picture_processor
 from .processing_llava_mistral import LlavaMistralProcessor
+from .text_tokenizer import open_tokenizer
 
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
 
@@ -28,7 +29,7 @@ def build_processor(
         image_aspect_ratio: `"pad"` (LLaVA-1.5), `"square"` (centre crop) or `"anyres"` (LLaVA-1.6).
     """
     with opening(llm):
-        tokenizer = AutoTokenizer.from_pretrained(llm, revision=revisions[1], padding_side="left")
+        tokenizer = open_tokenizer(llm, revision=revisions[1])
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import glob
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,15 +53,29 @@ def whole_folder_at(path: Path) -> Iterator[Path]:
         _clear(path)
         staging = path.parent / f".{path.name}.partial-{os.getpid()}"
         staging.mkdir()
-    lock = _lock(staging)
+    lock = None
     try:
+        with saving(path):
+            lock = _lock(staging)
         with saving(path):
             yield staging
             _take_place(staging, path)
     finally:
         if lock is not None:
             os.close(lock)
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
+
+
+def _remove(folder: Path) -> None:
+    """As `shutil.rmtree`, with one open file at a time and not two at each depth: there may be no more."""
+    with suppress(OSError):
+        for root, folders, files in os.walk(folder, topdown=False):
+            for name in files:
+                os.unlink(os.path.join(root, name))
+            for name in folders:
+                path = os.path.join(root, name)
+                os.unlink(path) if os.path.islink(path) else os.rmdir(path)
+        os.rmdir(folder)
 
 
 def _take_place(staging: Path, path: Path) -> None:
@@ -72,7 +85,7 @@ def _take_place(staging: Path, path: Path) -> None:
         old = path.parent / f".{path.name}.old"  # a kill after this line: the next run puts it back
         path.rename(old)
         staging.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -85,19 +98,17 @@ def _exchange(one: Path, other: Path) -> bool:
 def _clear(path: Path) -> None:
     old = path.parent / f".{path.name}.old"
     if old.is_dir():
-        shutil.rmtree(old, ignore_errors=True) if path.exists() else old.rename(path)
+        _remove(old) if path.exists() else old.rename(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
-        if (lock := _lock(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(lock)
+        with suppress(OSError):
+            if (lock := _lock(left)) is not None:
+                _remove(left)
+                os.close(lock)
 
 
 def _lock(folder: Path) -> int | None:
     """Hold `folder` until the descriptor is closed, as the end of the process does; None where another does."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # another holds it, or the file system knows no locks
@@ -119,7 +130,8 @@ def saving(target: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
-            elsewhere = error.filename is not None and not _is_at(error.filename, target)
+            named = [name for name in (error.filename, error.filename2) if name is not None]  # a copy's source, target
+            elsewhere = named and not any(_is_at(name, target) for name in named)
             number = None if elsewhere or error.errno not in OF_THE_DISK else error.errno
         else:
             number = fault_of_disk(target)

@@ -3,7 +3,6 @@
 What a vector is, the model decides (`embedders.py`). Several processes share the work, each with a file of its own.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -76,9 +75,8 @@ def _embed_share(
     """Write the vectors of `share` to `partial`, from where an interrupted run of the same work left off."""
     progress = Path(f"{partial}.json")
     done = _done(progress, partial, made_from)
-    new = {"mode": "w+", "dtype": np.float32, "shape": (len(share), embedder.width)}
-    vectors = np.lib.format.open_memmap(partial, **({"mode": "r+"} if done else new))
-    _reserve(partial)
+    shape = (len(share), embedder.width)
+    vectors = np.lib.format.open_memmap(partial, "r+") if done else _new_file(partial, shape)
     for start in range(done, len(share), batch * WRITE_EVERY):
         stop = min(start + batch * WRITE_EVERY, len(share))
         _fill(vectors[start:stop], samples, embedder, batch, share[start:stop])
@@ -86,18 +84,18 @@ def _embed_share(
         write_whole(progress, json.dumps(made_from | {"done": stop}))
 
 
-def _reserve(path: Path) -> None:
-    """Take the room that the file may need: a full disk would else end the process by a signal, without a word."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with saving(path), path.open("r+b") as file:
+def _new_file(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """A .npy file that has all its room: a full disk would else end the process by a signal, without a word."""
+    with saving(path):
         try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot
-                return
-            path.unlink()
+            vectors = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            if hasattr(os, "posix_fallocate"):  # macOS lacks it
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError:
+            path.unlink(missing_ok=True)
             raise
+    return vectors
 
 
 def _put_together(partials: Sequence[Path], path: Path) -> None:

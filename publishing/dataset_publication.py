@@ -118,9 +118,8 @@ def prepare_dataset(
     licence = licences.dataset_licence(manifest, license, folder)
     sources = parquet.split_files(folder)
     _check_files(manifest, [path for paths in sources.values() for path in paths], folder)
-    if split and not re.fullmatch(r"\w+(\.\w+)*", split):  # as `datasets` has it
-        problem = f"{split!r} is no name for a split"
-        raise BadInput(problem, remedy="use letters, digits and underscores", field="split")
+    if split and not re.fullmatch(r"\w+(\.\w+)*", split):  # as `datasets` has it; it becomes part of a path
+        raise BadInput(f"{split!r} is no name for a split", remedy="use letters, digits and dots", field="split")
     if split and len(sources) == 1:
         sources = {split: next(iter(sources.values()))}
     elif split:

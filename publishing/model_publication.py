@@ -8,7 +8,7 @@ from publishing import licences, staging, verification
 from publishing.cards import UNKNOWN, is_hub_id
 from publishing.connection import call
 from publishing.model_card import adapter_snippet, model_card, pipeline_snippet
-from publishing.scanning import refuse_findings, scan_bytes, scan_folder
+from publishing.scanning import refuse_findings, scan_folder
 from publishing.staging import files_under
 from publishing.upload import Publication, content_tag, publish, sha256_of, tag
 
@@ -197,7 +197,6 @@ def prepare_model(
         base_model=base_model,
         dataset=dataset,
     )
-    refuse_findings(list(scan_bytes(card.encode(), "README.md")), folder)
     return ModelPublication(
         repo_id, staged, card, revision, left_out, workspace / "logits.npz", ask, _local_base(folder)
     )

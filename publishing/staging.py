@@ -77,9 +77,10 @@ def write_picture(picture: Path, target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.write_bytes(clean_png(picture.read_bytes()))
-    except (OSError, ValueError, SyntaxError):
+        clean = clean_png(picture.read_bytes())
+    except BadInput:
         raise BadInput("is no picture", remedy="give a PNG, or remove it", file=picture) from None
+    target.write_bytes(clean)
 
 
 def is_replaced(path: str) -> bool:

@@ -165,3 +165,21 @@ def test_the_released_finetuning_rows_are_read(tmp_path):
     rows = read_rows(REAL / "llava_format_sample.json", image_folder=tmp_path)
     assert len(rows) == 40 and all(len(row["images"]) == 1 for row in rows)
     assert not any("<image>" in row["prompt"][0]["content"] for row in rows)
+
+
+@pytest.mark.parametrize("folder", [None, "images"])
+def test_a_picture_may_be_named_from_the_files_own_folder(tmp_path, folder):
+    rows = read_rows(
+        write(tmp_path, [record(ASK, TELL, image="images/00/red.png")]), image_folder=folder and tmp_path / folder
+    )
+    assert rows[0]["images"][0].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_folder_of_the_same_name_inside_comes_first_and_nothing_outside_is_reached(tmp_path):
+    path = write(tmp_path, [record(ASK, TELL, image="images/blue.png")])
+    inner = tmp_path / "images" / "images"
+    inner.mkdir()
+    Image.new("RGB", (4, 4), "blue").save(inner / "blue.png")
+    assert read_rows(path)[0]["images"][0].getpixel((0, 0)) == (0, 0, 255)
+    with pytest.raises(BadInput, match="is outside of"):
+        read_rows(write(tmp_path, [record(ASK, TELL, image="images/../../data.json")]))

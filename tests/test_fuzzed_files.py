@@ -109,7 +109,7 @@ def survey_pictures() -> None:
 
 
 def survey_weights(folder: str) -> None:
-    """What the verbs look at refuses no less than the class; what passes both is opened whole."""
+    """What the verbs look at refuses no less than the class, which takes its time; what passes is opened whole."""
     from bad_input import BadInput
     from checkpoint_files import check_files
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
@@ -124,6 +124,8 @@ def survey_weights(folder: str) -> None:
             passed = True
         except BadInput:
             passed = False
+            if random.Random(data).random() < 0.8:
+                return False
         try:
             LlavaMistralForConditionalGeneration.from_pretrained(folder)
         except ValueError:

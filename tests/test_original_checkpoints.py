@@ -222,8 +222,13 @@ def test_a_folder_with_a_tokenizer_gets_an_image_token_beyond_its_vocabulary(fol
     assert answer.max() < 512 or answer[:, -4:].max() < 512
 
 
-def test_prompts_of_an_original_folder_have_the_originals_token_ids(shared, tmp_path):
-    """With the real tokenizer.model in the folder, as the releases have it; each picture's tokens stand for a -200."""
+@pytest.mark.parametrize("told", [{"tokenizer_class": "LlamaTokenizer", "legacy": True}, None])
+@pytest.mark.parametrize("saved", [False, True])
+def test_prompts_of_an_original_folder_have_the_originals_token_ids(shared, tmp_path, told, saved):
+    """With the real tokenizer.model in the folder, as the releases have it; each picture's tokens stand for a -200.
+
+    A copy that was saved has them too: the library saves a tokenizer without `legacy`.
+    """
     pytest.importorskip("google.protobuf", reason="pip install '.[original]' brings protobuf")
     from itertools import groupby
 
@@ -233,8 +238,13 @@ def test_prompts_of_an_original_folder_have_the_originals_token_ids(shared, tmp_
 
     copy = writable(shared / "original_llava" / "llava15_pad", tmp_path)
     shutil.copyfile(shared / "mistral_tokenizer" / "tokenizer.model", copy / "tokenizer.model")
-    (copy / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": True}))
+    if told:
+        (copy / "tokenizer_config.json").write_text(json.dumps(told))
     processor = LlavaMistralProcessor.from_pretrained(copy)
+    if saved:
+        for name in ("once", "twice"):
+            processor.save_pretrained(tmp_path / name)
+            processor = LlavaMistralProcessor.from_pretrained(tmp_path / name)
     assert processor.image_token_id == 32000
     cases = json.loads((shared / "original_llava" / "chat_prompts.json").read_text())
     cases = [said for said in cases if said["template"] == "mistral_instruct"]
@@ -353,3 +363,12 @@ def test_a_sample_whose_pictures_and_tokens_disagree_is_named(processor, folder)
     look = picture(folder, "wide")
     with pytest.raises(ValueError, match="sample 1 has 1 <image> tokens and 2 images"):
         processor(images=[[look], [look, look]], text=["<image>", "<image>"], return_tensors="pt")
+
+
+def test_a_tokenizer_may_be_given_by_its_folder(shared):
+    pytest.importorskip("google.protobuf", reason="pip install '.[original]' brings protobuf")
+    from processing import LlavaMistralProcessor
+
+    folder, tokenizer = shared / "original_llava" / "llava15_pad", shared / "mistral_tokenizer"
+    processor = LlavaMistralProcessor.from_pretrained(folder, tokenizer=str(tokenizer))
+    assert processor.tokenizer("<s>[INST] Hi", add_special_tokens=False).input_ids == [1, 733, 16289, 28793, 15359]

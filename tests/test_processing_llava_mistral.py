@@ -135,3 +135,19 @@ def test_full_keeps_the_class_token(stage0, tmp_path):
     processor = LlavaMistralProcessor.from_pretrained(folder, vision_feature_select_strategy="full")
     ids = processor(images=[PICTURE], text=["<image>"], return_tensors="pt").input_ids
     assert int((ids == processor.image_token_id).sum()) == IMAGE_TOKENS + 1
+
+
+def test_sentencepiece_alone_gives_the_tokens_mistral_was_taught_and_a_copy_gives_them_too(
+    vision_folder, shared, tmp_path
+):
+    """LLaMA's tokenizer class reads `legacy` and does not save it: `[INST]` became 28792 in the copy, not 733."""
+    pytest.importorskip("google.protobuf", reason="pip install '.[original]' brings protobuf")
+    from transformers import AutoProcessor
+
+    from processing.stage0 import build_processor
+
+    processor = build_processor(vision_folder, shared / "mistral_tokenizer", "pad", "")
+    processor.save_pretrained(tmp_path)
+    copy = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
+    for one in (processor, copy):
+        assert one(text="<s>[INST] Hi", add_special_tokens=False).input_ids[0] == [1, 733, 16289, 28793, 15359]

@@ -52,6 +52,7 @@ def replace(path, change):
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
+@pytest.mark.case("S17", "refused")
 def test_only_what_is_on_the_list_leaves(copy, tmp_path, name):
     path = copy / name
     path.parent.mkdir(exist_ok=True, parents=True)
@@ -62,6 +63,7 @@ def test_only_what_is_on_the_list_leaves(copy, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["modeling_llava_mistral.py", "LICENSE", "generation_config.json"])
+@pytest.mark.case("S17", "accepted")
 def test_their_legal_neighbours_do(copy, tmp_path, name):
     (copy / name).unlink(missing_ok=True)
     (copy / name).write_bytes(staging.OUR_CODE[name].read_bytes() if name in staging.OUR_CODE else b"{}")
@@ -69,6 +71,7 @@ def test_their_legal_neighbours_do(copy, tmp_path, name):
     assert (target / name).is_file()
 
 
+@pytest.mark.case("S20", "accepted")
 def test_notes_of_where_things_lay_are_scrubbed_and_hub_ids_stay(copy, tmp_path):
     def note(config):
         config["_name_or_path"] = "/home/somebody/stage-1"
@@ -221,6 +224,7 @@ def test_a_manifest_cannot_loosen_a_known_sources_licence(tmp_path):
     assert licences.dataset_licence({"source": "ScienceQA", "license": "mit"}, None, tmp_path) == "cc-by-nc-sa-4.0"
 
 
+@pytest.mark.case("S21", "accepted")
 def test_scienceqa_carries_its_licence_unasked(tmp_path):
     assert licences.dataset_licence({"input": {"name": "scienceqa"}}, None, tmp_path) == "cc-by-nc-sa-4.0"
 
@@ -235,6 +239,8 @@ def with_gps() -> bytes:
     return png(3, format="JPEG", exif=exif, comment=b"secret comment")
 
 
+@pytest.mark.case("S22", "refused")
+@pytest.mark.case("S22", "accepted")
 def test_a_published_picture_is_its_pixels_and_nothing_else():
     from PIL import Image, ImageOps
 

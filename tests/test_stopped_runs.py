@@ -1,7 +1,6 @@
-"""A run that is told to stop, meets a second trainer, a full disk, or is one of several processes."""
+"""A run that is told to stop, meets a second trainer, or is one of several processes."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -58,44 +57,6 @@ def test_a_second_trainer_on_a_folder_is_refused_at_once_and_touches_nothing(int
         refused = run.run(code=2)
         assert "another process trains into this folder" in refused.stderr and tree(run.output) == before
         assert len(refused.stderr.strip().splitlines()) == 1
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of a few checkpoints' size; the number of bytes that are left is given to the function."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only an administrator can mount a small disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-@pytest.mark.parametrize("room", [seldom("weights", False), "optimizer", seldom("finish", False)])
-def test_a_full_disk_is_one_line_and_loses_nothing(warm, trainee, whole, small_disk, room):
-    run = trainee("finetune", save_total_limit=5)
-    run.given["output_dir"], run.output = small_disk / "out", small_disk / "out"
-    assert run.killed(at=r"os\.rename \.partial/checkpoint-12 ").code == -9
-    sizes = {path.name: path.stat().st_size for path in (run.output / "checkpoint-9").iterdir()}
-    room_left = {
-        "weights": sizes["model.safetensors"] // 2,
-        "optimizer": sizes["model.safetensors"] + sizes["optimizer.pt"] // 2,
-        "finish": sum(sizes.values()) + sizes["model.safetensors"] // 2,
-    }[room]
-    shutil.rmtree(run.output / ".partial")
-    free = os.statvfs(small_disk)
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(free.f_bavail * free.f_frsize - room_left))
-    stopped = run.run(code=1)
-    last = stopped.stderr.strip().splitlines()[-1]
-    assert "cannot save: No space left on device; free the resource and run the same command again" in last
-    assert "Traceback" not in stopped.stderr
-    newest = 12 if room == "finish" else 9
-    assert (run.output / f"checkpoint-{newest}" / MANIFEST).is_file() and not (run.output / ".partial").exists()
-    filler.unlink()
-    run.run()
-    assert run.result() == whole["finetune"][1]
 
 
 def launch(run, port: int) -> subprocess.Popen:
