@@ -817,6 +817,7 @@ def test_the_child_environment_knows_this_hub_only(hub, monkeypatch, tmp_path):
         "HF_TOKEN": TOKEN,
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",
         "DISABLE_SAFETENSORS_CONVERSION": "1",
     }

@@ -335,3 +335,24 @@ def test_a_killed_push_shows_nothing_and_is_finished_by_the_next(hub, tmp_path, 
 def test_each_kind_has_its_own_help(kind):
     done = subprocess.run([sys.executable, VERB, kind, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "REPO_ID" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("model", ["--base_model", "./nowhere"], "field base_model: './nowhere' is no Hub id"),
+        ("model", ["--dataset", "/data/rows"], "field dataset: '/data/rows' is no Hub id"),
+        ("model", ["--ask", "notes.png", "What is it?"], "notes.png is no JPEG"),
+        ("dataset", ["--split", "a/b"], "field split: 'a/b' is no name for a split"),
+        ("dataset", ["--license", "unknown"], "nothing says under which licence"),
+    ],
+)
+def test_an_option_that_would_spoil_the_card_or_the_proof_is_refused_first(tmp_path, kind, options, said):
+    from push_to_hub import main
+    from tests.running import run_here
+
+    (tmp_path / "notes.png").write_text("no picture")
+    folder = save_checkpoint(tmp_path / "made") if kind == "model" else save_dataset(tmp_path / "made")
+    options = [tmp_path / option if option == "notes.png" else option for option in options]
+    preview = ["--dry_run", "--preview", tmp_path / "preview"]
+    assert said in run_here(main, kind, folder, "owner/name", *options, *preview, code=2).error
