@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bad_input import BadInput, check_folders_above
-from processing.whole_file import is_partial, whole_folder_at
+from whole_file import is_partial, whole_folder_at
 
 REMEDIES = dict.fromkeys(
     (errno.EROFS, errno.EACCES, errno.EPERM), "get the right to write there or name another place"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bad_input import BadInput
 from command_line import VerbParser, check_output_folder, run_verb
-from processing.whole_file import saving
+from whole_file import saving
 
 KINDS = {
     "model": "a checkpoint or adapter folder",

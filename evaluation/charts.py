@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from processing.whole_file import write_whole
+from whole_file import write_whole
 
 # Okabe & Ito's colours, which colour-blind readers tell apart; grey is for what others published.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")

@@ -9,7 +9,7 @@ from typing import Any
 from bad_input import BadInput
 from evaluation.scoring import read_answer
 from processing.scienceqa import Problem
-from processing.whole_file import saving, write_whole
+from whole_file import saving, write_whole
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from evaluation.journal import Answer, Asked
 from evaluation.scoring import COLUMNS, UNREAD, Answers, belongs, question_hash, score, score_skills
 from evaluation.statistics import PairedDifference, paired_difference
 from processing.scienceqa import Problem, question_text
-from processing.whole_file import saving, write_whole
+from whole_file import saving, write_whole
 
 
 def summarise(problems: Sequence[Problem], answers: Answers, **facts: Any) -> dict[str, Any]:

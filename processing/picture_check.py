@@ -13,7 +13,7 @@ from bad_input import BadInput
 from pictures import check_header, open_picture
 from processing.bad_samples import BadSamples
 from processing.sources import undecoded
-from processing.whole_file import write_whole
+from whole_file import write_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset

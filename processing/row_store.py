@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
 from processing.bad_samples import BadSamples
-from processing.whole_file import saving, write_whole
+from whole_file import saving, write_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

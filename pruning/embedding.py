@@ -16,9 +16,9 @@ from bad_input import BadInput
 from pictures import open_picture
 from processing.scienceqa import question_text
 from processing.sources import undecoded
-from processing.whole_file import saving, write_whole
 from pruning.embedders import Embedder, load_embedder
 from pruning.processes import Processes, pick_device
+from whole_file import saving, write_whole
 
 if TYPE_CHECKING:
     from pruning.samples import Samples

@@ -12,7 +12,8 @@ from publishing.connection import call
 from publishing.upload import Publication, content_tag, publish, sha256_of, tag
 
 GRADIO = "6.31.0"  # the version app.py is tested with, as the extra `app` in pyproject.toml names it
-PARTS = ("app.py", "bad_input.py", "command_line.py")  # what runs in a Space; they import nothing else of ours
+# What runs in a Space; they import nothing else of ours.
+PARTS = ("app.py", "bad_input.py", "command_line.py", "whole_file.py")
 # What app.py and the model's code import. Gradio comes with the Space, and brings the Pillow that it can live with.
 REQUIREMENTS = ("torch", "transformers", "safetensors", "jinja2")
 

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -384,7 +385,10 @@ def _dataset(task: dict) -> dict:
 
 def _space(task: dict) -> dict:
     folder = _download(task["repo_id"], task["commit"], task["files"], "space")
-    started = subprocess.run([sys.executable, folder / "app.py", "--help"], capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as plain:  # the cache's links would have Python look for its modules elsewhere
+        shutil.copytree(folder, plain, dirs_exist_ok=True)
+        command = [sys.executable, Path(plain) / "app.py", "--help"]
+        started = subprocess.run(command, capture_output=True, text=True, cwd=plain)
     if started.returncode:
         sys.exit(f"the published app.py does not start: {(started.stderr.strip().splitlines() or ['no message'])[-1]}")
     return {"files": len(task["files"])}

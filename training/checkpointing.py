@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from processing.whole_file import saving
+from whole_file import saving
 
 PARTIAL = ".partial"  # what is being written or removed; worthless to the next run
 MANIFEST = "MANIFEST.json"

@@ -231,12 +231,13 @@ def check_recipe(values: dict, file: str | None) -> None:
         raise BadInput(f"{values['plan_gpu']!r} is not known", remedy=known, file=file, field="plan_gpu")
     base, key = values["model_name_or_path"], "model_name_or_path"
     _check_folder(base, "config.json", key, file)
-    if Path(base).is_dir():
-        check_files(base, key, weights=not is_true(values.get("plan", False)))
     _check_exists(values["dataset"], "dataset", file)
     _check_exists(values.get("eval_dataset") or values["dataset"], "eval_dataset", file)
-    if values.get("image_folder"):
-        _check_exists(str(values["image_folder"]) + "/", "image_folder", file)
+    if folder := values.get("image_folder"):
+        _check_exists(f"{folder}/", "image_folder", file)
+        if Path(folder).is_file():
+            problem, remedy = "is a file, not a folder", "name the folder of the pictures"
+            raise BadInput(problem, remedy=remedy, file=folder, field="image_folder")
     cache = values.get("vision_cache") or "off"  # YAML reads an unquoted off as false
     if not isinstance(cache, str) or Path(cache).expanduser().is_file():
         raise BadInput(f"{cache!r} is no folder", remedy="name one, or auto or off", file=file, field="vision_cache")
@@ -259,6 +260,8 @@ def check_recipe(values: dict, file: str | None) -> None:
         raise BadInput(
             "the folder holds something else", remedy="name an empty or a new folder", file=output, field="output_dir"
         )
+    if Path(base).is_dir():
+        check_files(base, key, weights=not is_true(values.get("plan", False)))
 
 
 def _check_packing(values: dict, file: str | None) -> None:

@@ -8,7 +8,6 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from processing.whole_file import write_whole
 from training.checkpointing import (
     DAMAGED,
     PARTIAL,
@@ -23,6 +22,7 @@ from training.loss_chart import draw_losses
 from training.machine import hardware, peak_memory_gb
 from training.processes import is_first_process
 from training.recipe import BEGUN, FINISHED, OF_LORA, RECORD
+from whole_file import write_whole
 
 PACKAGES = ("transformers", "torch", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors")
 # What of SFTConfig decides what is learned; not where it is written, nor any token.

@@ -15,9 +15,9 @@ import numpy
 import torch
 
 from pictures import open_picture
-from processing.whole_file import write_whole
 from training.checkpointing import as_json
 from training.collator import AnswerCollator
+from whole_file import write_whole
 
 MAX_NEW_TOKENS = 64
 LONGEST_SIDE = 336  # pixels of a picture on the page
