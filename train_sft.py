@@ -18,11 +18,9 @@ from command_line import run_verb
 from processing.foreign_code import loading
 from training.output_lock import output_lock
 from training.processes import is_first, join_launch, whole_weights
-from training.recipe import StageArguments, check_recipe, given_values, is_finished, is_true
+from training.recipe import StageArguments, check_recipe, given_values, is_finished, is_true, template_file
 from training.resuming import agreed, choose_checkpoint, run_identity
 from training.run_record import complete_run
-
-PLAIN = Path(__file__).parent / "processing" / "chat_templates" / "plain.jinja"
 
 
 def main() -> int | None:
@@ -52,7 +50,8 @@ def train(arguments: list[str], values: dict) -> int | None:
     rows, bad = checked_rows(values)
     held_out, _ = checked_rows(values, "eval_dataset", "eval_split")
     stage, config = parse(arguments)
-    template = Path(stage.chat_template or PLAIN) if stage.chat_template or stage.stage == "pretrain" else None
+    wording = stage.chat_template or ("plain" if stage.stage == "pretrain" else None)
+    template = template_file(wording) if wording else None
     identity = run_identity(stage, config, rows, template)
     resume = choose_checkpoint(config.output_dir, identity, stage.force_resume)
 

@@ -384,7 +384,8 @@ def _dataset(task: dict) -> dict:
 
 def _space(task: dict) -> dict:
     folder = _download(task["repo_id"], task["commit"], task["files"], "space")
-    started = subprocess.run([sys.executable, folder / "app.py", "--help"], capture_output=True, text=True)
+    # Without site-packages: a project installed here would stand in for a file that was not sent along.
+    started = subprocess.run([sys.executable, "-S", folder / "app.py", "--help"], capture_output=True, text=True)
     if started.returncode:
         sys.exit(f"the published app.py does not start: {(started.stderr.strip().splitlines() or ['no message'])[-1]}")
     return {"files": len(task["files"])}

@@ -362,3 +362,12 @@ def test_an_option_that_would_spoil_the_card_or_the_proof_is_refused_first(tmp_p
     options = [tmp_path / option if option == "notes.png" else option for option in options]
     preview = ["--dry_run", "--preview", tmp_path / "preview"]
     assert said in run_here(main, kind, folder, "owner/name", *options, *preview, code=2).error
+
+
+def test_a_page_that_leans_on_the_project_installed_here_does_not_pass(tmp_path, monkeypatch):
+    from publishing import verification
+
+    (tmp_path / "app.py").write_text("import numpy  # installed here, as the project may be\n")
+    monkeypatch.setattr(verification, "_download", lambda *_: tmp_path)
+    with pytest.raises(SystemExit, match="does not start: ModuleNotFoundError: No module named 'numpy'"):
+        verification._space({"repo_id": "a/b", "commit": "c", "files": {}})

@@ -335,3 +335,21 @@ def test_what_a_dropped_question_costs_can_be_measured_when_asked_for(tmp_path, 
 def test_what_training_arguments_refuse_is_bad_input(tmp_path, stage0, rows_file):
     done = train("pretrain", stage0, rows_file, tmp_path / "out", code=2, lr_scheduler_type="cosin")
     assert "cosin" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_the_recipe_a_run_notes_is_one_that_a_run_takes(stage0, rows_file, stage1, tmp_path):
+    """Cards print it as `recipe.yaml`; the template of stage 1 is in it by its name."""
+    import yaml
+
+    from training.recipe import template_file
+
+    noted = json.loads((stage1 / "run.json").read_text())["recipe"]
+    assert noted["chat_template"] == "plain" and template_file("plain").is_file()
+    (tmp_path / "plain").write_text("{{ bos_token }}")
+    assert template_file(str(tmp_path / "plain")) == tmp_path / "plain"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(noted))
+    places = "--model_name_or_path", stage0, "--dataset", rows_file, "--output_dir", tmp_path / "again", "--plan"
+    from tests.running import run_here
+    from train_sft import main
+
+    run_here(main, "--stage", "pretrain", "--config", tmp_path / "recipe.yaml", *places)

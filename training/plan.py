@@ -18,7 +18,7 @@ from processing.foreign_code import loading
 from training.flops import Work, attended_pairs, head_width, layer_weights, model_flops
 from training.gpus import GPUS, MFU, SOURCE, Change, Gpu, fits, fitting_changes, present_gpu
 from training.memory import Memory, memory_of
-from training.recipe import is_true
+from training.recipe import is_true, template_file
 from training.sizes import sizes_of
 from training.workload import Run, Sample, largest_batch, mean_of, measure, padding, run_of, steps_of
 
@@ -173,10 +173,9 @@ def worded_processor(values: dict) -> Any:
 
     load = loading(values["model_name_or_path"], values.get("model_revision"), field="model_revision")
     processor = AutoProcessor.from_pretrained(values["model_name_or_path"], **load)
-    plain = Path(__file__).parents[1] / "processing" / "chat_templates" / "plain.jinja"
-    template = values.get("chat_template") or (plain if values["stage"] == "pretrain" else None)
+    template = values.get("chat_template") or ("plain" if values["stage"] == "pretrain" else None)
     if template:
-        processor.chat_template = Path(template).read_text(encoding="utf-8")
+        processor.chat_template = template_file(template).read_text(encoding="utf-8")
     return processor
 
 

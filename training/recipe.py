@@ -202,6 +202,12 @@ def given_values(arguments: list[str]) -> tuple[dict, str | None]:
     return {**values, **pairs}, recipe
 
 
+def template_file(name: str) -> Path:
+    """The file of a chat template: one of ours by its bare name, which is how `run.json` and cards note it."""
+    ours = Path(__file__).parents[1] / "processing" / "chat_templates" / f"{name}.jinja"
+    return ours if Path(name).name == name and ours.is_file() else Path(name)
+
+
 def check_recipe(values: dict, file: str | None) -> None:
     """Refuse what can be known to fail: a missing stage, path or output, or a number outside its range.
 
@@ -241,7 +247,7 @@ def check_recipe(values: dict, file: str | None) -> None:
     cache = values.get("vision_cache") or "off"  # YAML reads an unquoted off as false
     if not isinstance(cache, str) or Path(cache).expanduser().is_file():
         raise BadInput(f"{cache!r} is no folder", remedy="name one, or auto or off", file=file, field="vision_cache")
-    if values.get("chat_template") and not Path(values["chat_template"]).is_file():
+    if values.get("chat_template") and not template_file(values["chat_template"]).is_file():
         raise BadInput(
             "no such file", remedy="give a .jinja template", file=values["chat_template"], field="chat_template"
         )
