@@ -3,7 +3,8 @@
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +40,18 @@ class Checkpoint:
         self.name = name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         adapter = (Path(name) / "adapter_config.json").is_file()  # its base has the configuration
-        with opening(name, "config.json"):
+        with opening(name, "config.json"), _found(name, revision):
             config = None if adapter else AutoConfig.from_pretrained(name, **stranger)
-        with opening(name):
+        with opening(name), _found(name, revision):
             self.processor = AutoProcessor.from_pretrained(name, **stranger)
         check_image_token(config, self.processor, name)
         if chat_template is not None:
             self.processor.chat_template = chat_template
+        if not self.processor.chat_template:
+            remedy = "give one with --chat_template"
+            raise BadInput("there is no chat template", remedy=remedy, file=name, field="chat_template")
         self.lead, self.letter_ids = self._letter_tokens()
-        with opening(name):
+        with opening(name), _found(name, revision):
             self.model, found = AutoModelForImageTextToText.from_pretrained(
                 name, dtype="auto", output_loading_info=True, **stranger
             )
@@ -158,6 +162,21 @@ class Checkpoint:
         inputs["input_ids"] = torch.cat([ids, lead], dim=1)
         inputs["attention_mask"] = torch.cat([mask, torch.ones_like(lead, dtype=mask.dtype)], dim=1)
         return self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
+
+
+@contextmanager
+def _found(name: str, revision: str | None) -> Iterator[None]:
+    """What the Hub does not show, or cannot while it is down, and the cache does not hold whole, is named."""
+    try:
+        yield
+    except OSError as error:
+        if Path(name).is_dir():
+            raise
+        at = f" at {revision}" if revision else ""
+        said = " ".join(str(error).split(".")[0].split())
+        remedy = "check name, revision and connection, or name a folder"
+        problem = f"neither the Hub nor the cache has it{at} whole ({said})"
+        raise BadInput(problem, remedy=remedy, file=name, field="model") from error
 
 
 def check_checkpoint(name: str) -> None:

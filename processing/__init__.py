@@ -13,5 +13,17 @@ def __getattr__(name: str):
         from processing.processing_llava_mistral import LlavaMistralProcessor
 
         LlavaMistralProcessor.read_original = staticmethod(read_processor)
+        _register(LlavaMistralProcessor)
         return LlavaMistralProcessor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _register(processor_class) -> None:
+    """Let AutoProcessor open folders without remote code, the original code's too, where the plugin is imported.
+
+    The configuration is looked up in the library, not imported: neither package needs the other.
+    """
+    from transformers import CONFIG_MAPPING, AutoProcessor
+
+    if "llava_mistral" in CONFIG_MAPPING:
+        AutoProcessor.register(CONFIG_MAPPING["llava_mistral"], processor_class, exist_ok=True)

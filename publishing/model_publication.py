@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from bad_input import BadInput
+from pictures import open_picture
 from publishing import licences, staging, verification
-from publishing.cards import UNKNOWN
+from publishing.cards import UNKNOWN, is_hub_id
 from publishing.connection import call
 from publishing.model_card import adapter_snippet, model_card, pipeline_snippet
 from publishing.scanning import refuse_findings, scan_folder
@@ -167,6 +168,11 @@ def prepare_model(
         raise BadInput(
             "an adapter alone answers no question", remedy="leave --ask out or publish the merged model", field="ask"
         )
+    if ask:
+        open_picture(Path(ask[0]), field="ask")
+    for field, name in (("base_model", base_model), ("dataset", dataset)):
+        if name and not is_hub_id(name):
+            raise BadInput(f"{name!r} is no Hub id", remedy="give OWNER/NAME, or leave it out", field=field)
     staged = workspace / "files"
     staged.mkdir()
     left_out = staging.stage_model(folder, staged, base_model)

@@ -742,6 +742,7 @@ def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path):
             assert code == 2 and said.count("\n") == 1 and "; " in said, (arguments, said)
 
 
+@pytest.mark.case("H8", "survived")
 def test_nothing_acknowledged_is_lost_and_nothing_half_done_is_seen_after_kill_9(tmp_path):
     acknowledged, stop, number = [], random.Random(0), 0
     for round_ in range(6):
@@ -774,6 +775,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_done_is_seen_after_kill_9
         store.close()
 
 
+@pytest.mark.case("H8", "survived")
 def test_a_push_outlives_a_server_that_is_killed_and_started_again(folder, tmp_path):
     rules, log = tmp_path / "rules.json", tmp_path / "log"
     rules.write_text('[{"route": "put", "delay": 30, "times": 0, "skip": 1}]')
@@ -817,6 +819,7 @@ def test_the_child_environment_knows_this_hub_only(hub, monkeypatch, tmp_path):
         "HF_TOKEN": TOKEN,
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",
         "DISABLE_SAFETENSORS_CONVERSION": "1",
     }

@@ -372,3 +372,16 @@ def test_a_tokenizer_may_be_given_by_its_folder(shared):
     folder, tokenizer = shared / "original_llava" / "llava15_pad", shared / "mistral_tokenizer"
     processor = LlavaMistralProcessor.from_pretrained(folder, tokenizer=str(tokenizer))
     assert processor.tokenizer("<s>[INST] Hi", add_special_tokens=False).input_ids == [1, 733, 16289, 28793, 15359]
+
+
+def test_auto_processor_opens_an_original_folder(shared, tmp_path):
+    pytest.importorskip("google.protobuf", reason="pip install '.[original]' brings protobuf")
+    from transformers import AutoProcessor
+
+    import modeling_llava_mistral  # noqa: F401
+    from processing import LlavaMistralProcessor
+
+    copy = writable(shared / "original_llava" / "llava16_anyres", tmp_path)
+    shutil.copyfile(shared / "mistral_tokenizer" / "tokenizer.model", copy / "tokenizer.model")
+    processor = AutoProcessor.from_pretrained(copy)
+    assert type(processor) is LlavaMistralProcessor and processor.image_aspect_ratio == "anyres"

@@ -151,3 +151,13 @@ def test_sentencepiece_alone_gives_the_tokens_mistral_was_taught_and_a_copy_give
     copy = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
     for one in (processor, copy):
         assert one(text="<s>[INST] Hi", add_special_tokens=False).input_ids[0] == [1, 733, 16289, 28793, 15359]
+
+
+def test_the_plugin_opens_a_processor_without_remote_code(stage0):
+    from transformers import AutoProcessor, pipeline
+
+    import modeling_llava_mistral  # noqa: F401
+    from processing import LlavaMistralProcessor
+
+    assert type(AutoProcessor.from_pretrained(stage0)) is LlavaMistralProcessor
+    assert type(pipeline("image-text-to-text", model=str(stage0)).processor) is LlavaMistralProcessor

@@ -60,6 +60,7 @@ def download(hub, home, repo_id, repo_type="model", **options) -> Path:
     return Path(done.stdout.strip())
 
 
+@pytest.mark.case("R1", "survived")
 @pytest.mark.parametrize("xet", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_model_arrives_bit_for_bit_and_answers(hub, checkpoint, tmp_path, xet):
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
@@ -101,6 +102,8 @@ def test_a_model_arrives_bit_for_bit_and_answers(hub, checkpoint, tmp_path, xet)
 
 
 @pytest.mark.case("S21", "accepted")
+@pytest.mark.case("R1", "survived")
+@pytest.mark.case("R2", "survived")
 def test_several_configs_of_a_dataset_share_a_repository_and_its_card(hub, tmp_path):
     first = save_dataset(tmp_path / "first", "principles", rows=10)
     second = save_dataset(tmp_path / "second", "random", rows=7)
@@ -132,6 +135,7 @@ def test_a_second_licence_does_not_slip_into_a_repository(hub, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.case("P1", "survived")
 def test_five_publishers_of_five_configs_all_arrive(hub, tmp_path):
     methods = ["principles", "farthest", "random", "longest", "shortest"]
     folders = [save_dataset(tmp_path / method, method) for method in methods]
@@ -300,6 +304,8 @@ def test_a_download_that_fails_in_passing_is_tried_again(hub, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.case("K7", "survived")
+@pytest.mark.case("H7", "survived")
 @pytest.mark.parametrize(
     ("route", "before", "xet"),
     [
@@ -335,3 +341,24 @@ def test_a_killed_push_shows_nothing_and_is_finished_by_the_next(hub, tmp_path, 
 def test_each_kind_has_its_own_help(kind):
     done = subprocess.run([sys.executable, VERB, kind, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "REPO_ID" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("model", ["--base_model", "./nowhere"], "field base_model: './nowhere' is no Hub id"),
+        ("model", ["--dataset", "/data/rows"], "field dataset: '/data/rows' is no Hub id"),
+        ("model", ["--ask", "notes.png", "What is it?"], "notes.png is no JPEG"),
+        ("dataset", ["--split", "a/b"], "field split: 'a/b' is no name for a split"),
+        ("dataset", ["--license", "unknown"], "nothing says under which licence"),
+    ],
+)
+def test_an_option_that_would_spoil_the_card_or_the_proof_is_refused_first(tmp_path, kind, options, said):
+    from push_to_hub import main
+    from tests.running import run_here
+
+    (tmp_path / "notes.png").write_text("no picture")
+    folder = save_checkpoint(tmp_path / "made") if kind == "model" else save_dataset(tmp_path / "made")
+    options = [tmp_path / option if option == "notes.png" else option for option in options]
+    preview = ["--dry_run", "--preview", tmp_path / "preview"]
+    assert said in run_here(main, kind, folder, "owner/name", *options, *preview, code=2).error

@@ -269,3 +269,10 @@ def test_event_files_and_samples_stay_at_home_and_the_loss_leaves(watched, tmp_p
     for name in ("samples/step-2.html", "samples/step-2.json", "runs/x/events.out.tfevents.1", "run.partial.json"):
         assert not ALLOWED.fullmatch(name)
     assert ALLOWED.fullmatch("loss.png")
+
+
+def test_the_last_step_is_logged_though_logging_steps_passes_over_it(stage0, rows_file, tmp_path):
+    train("pretrain", stage0, rows_file, tmp_path / "out", max_steps=3, logging_steps=2)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [step for step, _ in record["loss_curve"]] == [2, 3]
+    assert record["final_loss"] == record["loss_curve"][-1][1]

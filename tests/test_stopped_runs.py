@@ -16,6 +16,7 @@ from training.output_lock import output_lock
 CODES = {"SIGTERM": 143, "SIGINT": 130}
 
 
+@pytest.mark.case("K5", "survived")
 @pytest.mark.parametrize("name", ["SIGTERM", seldom("SIGINT", False)])
 @pytest.mark.parametrize("workers", [seldom(0, False), 1])
 def test_a_signal_to_the_group_saves_the_step_and_the_run_goes_on(trainee, whole, name, workers):
@@ -35,6 +36,7 @@ def test_a_signal_to_the_group_saves_the_step_and_the_run_goes_on(trainee, whole
     assert run.result()["model.safetensors"] == whole["finetune"][1]["model.safetensors"]
 
 
+@pytest.mark.case("K5", "survived")
 def test_a_second_interrupt_stops_at_once(trainee, whole):
     run = trainee("finetune")
     stopped = run.run(code=130, at=r"os\.rename \.partial/checkpoint-3 |open \.partial/checkpoint-4/", send="SIGINT")
@@ -44,12 +46,14 @@ def test_a_second_interrupt_stops_at_once(trainee, whole):
     assert run.result() == whole["finetune"][1]
 
 
+@pytest.mark.case("K5", "survived")
 def test_a_signal_at_the_last_step_lets_the_run_finish(trainee, whole):
     run = trainee("finetune")
     run.run(at=r"open \.partial/checkpoint-12/MANIFEST\.json w", send="SIGTERM")
     assert run.result() == whole["finetune"][1]
 
 
+@pytest.mark.case("P4", "survived")
 def test_a_second_trainer_on_a_folder_is_refused_at_once_and_touches_nothing(interrupted, tmp_path):
     run = again(interrupted, tmp_path)
     with output_lock(run.output):

@@ -11,10 +11,19 @@ from contextlib import contextmanager
 
 import numpy
 import torch
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from training.sample_answers import SampleAnswers
 from training.throughput import Meter
+
+
+class LastStepLogged(TrainerCallback):
+    """Logs the last step, too, where `logging_steps` would pass over it: `final_loss` is the loss a run ended with."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
 
 
 class ReportingTrainer(SFTTrainer):
@@ -37,6 +46,7 @@ class ReportingTrainer(SFTTrainer):
     ):
         self.meter, self.samples, self.eval_collator = meter, samples, eval_collator
         super().__init__(*args, **kwargs)
+        self.add_callback(LastStepLogged())
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         if self.meter:
