@@ -169,13 +169,13 @@ def _found(name: str, revision: str | None) -> Iterator[None]:
     """What the Hub does not show, or cannot while it is down, and the cache does not hold whole, is named."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError where the tokenizer's file is missing
         if Path(name).is_dir():
             raise
         at = f" at {revision}" if revision else ""
         said = " ".join(str(error).split(".")[0].split())
         remedy = "check name, revision and connection, or name a folder"
-        problem = f"neither the Hub nor the cache has it{at} whole ({said})"
+        problem = f"cannot be loaded{at} from the Hub or from the cache ({said})"
         raise BadInput(problem, remedy=remedy, file=name, field="model") from error
 
 

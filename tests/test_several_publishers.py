@@ -40,12 +40,13 @@ def at_once(actions) -> list[Exception]:
 
 
 def stock(hub) -> str:
-    """Five `Dataset.push_to_hub` at once, each with a config of its own."""
-    from datasets import Dataset
+    """Five `Dataset.push_to_hub` at once, each with a config of its own; in a fork, for it changes what is global."""
+    from datasets import Dataset, config
     from huggingface_hub import HfApi, set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
     set_client_factory(default_client_factory)
+    config.HF_ENDPOINT = hub.url  # read from the environment when `datasets` was imported
     HfApi(token=TOKEN).create_repo("owner/stock", repo_type="dataset")
     rows = Dataset.from_dict({"number": [1, 2, 3]})
     failures = at_once([lambda name=name: rows.push_to_hub("owner/stock", name, token=TOKEN) for name in METHODS])
