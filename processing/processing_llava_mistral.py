@@ -77,6 +77,8 @@ class LlavaMistralProcessor(LlavaProcessor):
                 return original
         if tokenizer is not None:
             kwargs["tokenizer"] = tokenizer
+        if kwargs.get("trust_remote_code") is None:
+            kwargs["trust_remote_code"] = False  # AutoTokenizer would ask whether to run the code of the model
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @property

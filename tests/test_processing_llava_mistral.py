@@ -159,3 +159,11 @@ def test_the_plugin_opens_a_processor_without_remote_code(stage0):
 
     assert type(AutoProcessor.from_pretrained(stage0)) is LlavaMistralProcessor
     assert type(pipeline("image-text-to-text", model=str(stage0)).processor) is LlavaMistralProcessor
+
+
+def test_opening_the_processor_asks_nobody_whether_to_run_code(stage0):
+    """AutoTokenizer would ask on the terminal, because the model's configuration has code of its own."""
+    from tests.running import run_apart
+
+    opens = f"from processing import LlavaMistralProcessor as it; it.from_pretrained({str(stage0)!r})"
+    assert run_apart("-c", opens).stdout == ""
