@@ -90,6 +90,8 @@ class LlavaMistralProcessor(LlavaProcessor):
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """One image token per feature of picture `image_idx`, from the size of its pixels."""
+        if self.patch_size is None:
+            raise ValueError("patch_size is not set, and features cannot be counted; give that of the vision tower")
         if self.image_aspect_ratio == "anyres":
             return LlavaNextProcessor.replace_image_token(self, image_inputs, image_idx, **kwargs)
         height, width = image_inputs["pixel_values"][image_idx].shape[-2:]

@@ -167,3 +167,11 @@ def test_opening_the_processor_asks_nobody_whether_to_run_code(stage0):
 
     opens = f"from processing import LlavaMistralProcessor as it; it.from_pretrained({str(stage0)!r})"
     assert run_apart("-c", opens).stdout == ""
+
+
+def test_a_processor_that_does_not_know_the_patches_says_so(processor):
+    from processing import LlavaMistralProcessor
+
+    unset = LlavaMistralProcessor(image_processor=processor.image_processor, tokenizer=processor.tokenizer)
+    with pytest.raises(ValueError, match="patch_size is not set"):
+        unset(images=PICTURE, text="<image> one")
