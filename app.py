@@ -131,18 +131,51 @@ def _folder(folder: Path, revision: str | None) -> Source:
         )
     if not (folder / "config.json").is_file():
         raise BadInput("is no checkpoint: it has no config.json", remedy="give an output of train_sft.py", file=folder)
+    if not any(folder.glob("*.safetensors*")):
+        raise BadInput("holds no safetensors", remedy="convert its weights at their source", file=folder)
     return Source(str(folder))
+
+
+def check_code(source: Source) -> None:
+    """Refuse code that another repository keeps, which no commit of this one pins, and weights that lie elsewhere.
+
+    Raises:
+        BadInput: naming the file and the field.
+    """
+    for file in ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        for reference in re.findall(r'"([^"]+)--', json.dumps(_read(source, file).get("auto_map"))):
+            if reference != source.name:
+                raise _elsewhere(f"takes its code from another repository ({reference})", source, file, "auto_map")
+    index = "model.safetensors.index.json"
+    for shard in set((_read(source, index).get("weight_map") or {}).values()):
+        if Path(shard).name != shard:
+            raise _elsewhere(
+                f"names the weights {shard!r}, which are outside of its folder", source, index, "weight_map"
+            )
+
+
+def _elsewhere(problem: str, source: Source, file: str, field: str) -> BadInput:
+    remedy = "save the checkpoint again so that all of it lies in its folder"
+    return BadInput(problem, remedy=remedy, file=f"{source.name}/{file}", field=field)
+
+
+def _read(source: Source, file: str) -> dict:
+    from transformers.utils import cached_file
+
+    path = cached_file(source.name, file, revision=source.commit, _raise_exceptions_for_missing_entries=False)
+    return json.loads(Path(path).read_bytes()) if path else {}
 
 
 def open_chat(source: Source, max_new_tokens: int = 256) -> Chat:
     """Load model and processor; on a GPU where there is one.
 
     Raises:
-        BadInput: the checkpoint has no chat template, or no eyes.
+        BadInput: the checkpoint has no chat template, no eyes, or somebody else's code.
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    check_code(source)
     processor = AutoProcessor.from_pretrained(source.name, **source.pinned())
     if not (getattr(processor, "image_processor", None) and getattr(processor, "chat_template", None)):
         raise BadInput(
@@ -231,6 +264,8 @@ def main() -> None:
     args = build_parser().parse_args()
     if args.max_new_tokens < 1:
         raise BadInput(f"{args.max_new_tokens} tokens are no answer", remedy="give 1 or more", field="max_new_tokens")
+    if args.port is not None and not 0 < args.port < 1 << 16:
+        raise BadInput(f"{args.port} is no port", remedy="give 1 to 65535", field="port")
     source = find(args.model, args.revision)
     try:
         import gradio as gr

@@ -6,6 +6,8 @@ line on standard error and exit code 2.
 
 from pathlib import Path
 
+LONGEST = 600  # characters of a part of the line; what is quoted in it may be a book
+
 
 class BadInput(ValueError):
     """Input that cannot be used, named down to the field.
@@ -17,7 +19,8 @@ class BadInput(ValueError):
         record: the record inside `file`: an id or a zero-based index.
         field: the field inside the record, or the configuration key.
 
-    `str(error)` is one line: ``file: record 12: field answer: problem; remedy``.
+    `str(error)` is one line: ``file: record 12: field answer: problem; remedy``. Characters that would do something
+    to a terminal are written as escapes.
     """
 
     def __init__(
@@ -31,7 +34,23 @@ class BadInput(ValueError):
     ):
         self.problem, self.remedy, self.file, self.record, self.field = problem, remedy, file, record, field
         place = [str(file)] if file is not None else []
-        place += [f"record {record}"] if record is not None else []
-        place += [f"field {field}"] if field is not None else []
-        line = ": ".join([*place, f"{problem}; {remedy}"])
-        super().__init__(" ".join(line.split()))
+        place += [f"record {_cut(record)}"] if record is not None else []
+        place += [f"field {_cut(field)}"] if field is not None else []
+        line = " ".join(": ".join([*place, f"{_cut(problem)}; {_cut(remedy)}"]).split())
+        super().__init__("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line))
+
+
+def _cut(part: str | int) -> str:
+    text = str(part)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def check_folders_above(path: Path, field: str) -> None:
+    """Refuse an output below a file before hours of work are done for it.
+
+    Raises:
+        BadInput: what the path leads through is no folder.
+    """
+    nearest = next((folder for folder in path.parents if folder.exists() or folder.is_symlink()), None)
+    if nearest is not None and not nearest.is_dir():
+        raise BadInput(f"{nearest} is a file, not a folder", remedy="name a new folder", file=path, field=field)

@@ -7,6 +7,7 @@
 from pathlib import Path
 
 from bad_input import BadInput
+from checkpoint_files import read_config_file, read_header, weight_files
 from command_line import VerbParser, check_output_folder, run_verb, whole_folder
 
 TEMPLATES = Path(__file__).parent / "processing" / "chat_templates"
@@ -70,13 +71,13 @@ def main() -> None:
 
 
 def refuse_missing_folder(field: str, source: str) -> None:
-    """A path is told from a Hub id before anything heavy is imported."""
+    """A path is told from a Hub id, and a damaged folder from a whole one, before anything heavy is imported."""
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") != 1
     folder = Path(source).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise BadInput(
-            "there is no config.json in it", remedy="give a saved transformers model", file=source, field=field
-        )
+    if folder.is_dir():
+        read_config_file(folder, field)
+        for file in weight_files(folder):
+            read_header(file)
     if looks_like_path and not folder.is_dir():
         raise BadInput(
             "no such folder, and not a Hub id", remedy="give a folder or owner/name", file=source, field=field

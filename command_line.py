@@ -1,8 +1,8 @@
 """What every verb shares: one-line errors, exit codes 0/1/2, and output folders that appear whole or not at all."""
 
 import argparse
+import errno
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -11,8 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from bad_input import BadInput
+from bad_input import BadInput, check_folders_above
+from processing.whole_file import is_partial, whole_folder_at
 
+REMEDIES = dict.fromkeys(
+    (errno.EROFS, errno.EACCES, errno.EPERM), "get the right to write there or name another place"
+)
+REMEDIES |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`)")
+REMEDIES |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free the resource")
 ALONE = 20  # seconds after which a process of several must have met its fault alone
 
 
@@ -49,8 +55,12 @@ def run_verb(main: Callable[[], int | None]) -> NoReturn:
 def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # libraries raise OSError for much else, without an errno
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}; free the resource and run the same command again"
+        remedy = REMEDIES.get(error.errno, "free the resource")
+        return f"{place}{error.strerror}; {remedy} and run the same command again"
     said = " ".join(str(error).split()) or "no message"
+    for number, remedy in REMEDIES.items():  # torch and safetensors raise errors of their own, in the system's words
+        if os.strerror(number) in said:
+            return f"{said}; {remedy} and run the same command again"
     return f"{type(error).__name__}: {said}; run again with --verbose for the traceback"
 
 
@@ -63,6 +73,8 @@ def _report(name: str, line: str, code: int) -> int:
         time.sleep(ALONE)
     if "--verbose" in sys.argv[1:]:
         traceback.print_exc()
+    elif code == 1:
+        sys.unraisablehook = lambda _: None  # what a library's half-made objects say when they go
     print(f"{name}: {line}", file=sys.stderr)
     return code
 
@@ -75,7 +87,7 @@ def check_output_folder(path: str | Path, made_by: str) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        if any(path.iterdir()) and not (path / made_by).is_file():
+        if not (path / made_by).is_file() and not all(map(is_partial, path.iterdir())):
             raise BadInput(
                 f"the output folder holds something else (no {made_by} in it)",
                 remedy="name an empty or a new folder",
@@ -84,6 +96,7 @@ def check_output_folder(path: str | Path, made_by: str) -> Path:
             )
     elif path.exists() or path.is_symlink():
         raise BadInput("the output is a file, not a folder", remedy="name a new folder", file=path, field="output")
+    check_folders_above(path, "output")
     return path
 
 
@@ -94,17 +107,5 @@ def whole_folder(path: str | Path, made_by: str) -> Iterator[Path]:
     A reader of `path` sees the old folder or the new one, never a mixture. `made_by` is the file that marks a folder
     as an earlier output of the same verb, which may be replaced (`check_output_folder`).
     """
-    path = check_output_folder(path, made_by)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.parent / f".{path.name}.partial-{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        yield staging
-        old = path.parent / f".{path.name}.old-{os.getpid()}"
-        if path.exists():
-            path.rename(old)
-        staging.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with whole_folder_at(check_output_folder(path, made_by)) as folder:
+        yield folder

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bad_input import BadInput
-from command_line import VerbParser, run_verb, whole_folder
+from command_line import VerbParser, check_output_folder, run_verb, whole_folder
 
 COLUMNS = ["ALL", "NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12"]
 
@@ -30,11 +30,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8], help="prompts at a time, for that")
     parser.add_argument("--title", default="Models on the same questions", help="headline of chart and report")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if min(options.batch_sizes) < 1:
+        parser.error(f"--batch_sizes {min(options.batch_sizes)} is not positive; give 1 or more")
+    return options
 
 
 def main() -> int | None:
     options = parse_arguments()
+    check_output_folder(options.output, "comparison.json")
     from evaluation.comparison import bars, compare, read_run, sentences
     from evaluation.report import comparison_page
     from evaluation.results import write_json

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bad_input import BadInput
-from command_line import VerbParser, check_output_folder, run_verb
+from command_line import VerbParser, check_output_folder, run_verb, whole_folder
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -19,7 +19,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--dataset", metavar="PATH_OR_ID", help="a ScienceQA folder, a `datasets` folder or a Hub id")
     answers = parser.add_mutually_exclusive_group(required=True)
     answers.add_argument("--predictions", metavar="FILE", help="{results: {pid: index}} and/or {outputs: {pid: text}}")
-    answers.add_argument("--model", metavar="CHECKPOINT", help="a checkpoint folder or a Hub id (its code is run)")
+    answers.add_argument("--model", metavar="CHECKPOINT", help="a checkpoint folder or a Hub id")
     parser.add_argument("--pid_splits", metavar="FILE", help="ids by split; a folder's own is found by itself")
     parser.add_argument("--split", help="which split to score; with --model test, else every problem of the source")
     parser.add_argument("--output", metavar="DIR", help="write summary.json, predictions.json and chart.png there")
@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--chat_template", metavar="FILE", help="a Jinja file instead of the checkpoint's own template"
     )
     asking.add_argument("--device", help="cpu, cuda, cuda:1, …; by default a GPU where there is one")
-    asking.add_argument("--revision", help="commit of the checkpoint on the Hub")
+    asking.add_argument("--revision", help="commit of the checkpoint on the Hub, whose code is run")
     options = parser.parse_args(arguments)
     for name in ("max_new_tokens", "batch_size"):
         if getattr(options, name) < 1:
@@ -65,7 +65,11 @@ def score_file(options: argparse.Namespace) -> None:
     summary = summarise(problems, answers, scoring=read, **facts(options))
     results = {pid: UNREAD if index is None else index for pid, index in answers.choices.items()}
     outputs = {pid: text for pid, text in predictions.outputs.items() if pid in results}
-    report({"real": (summary, {"results": results, "outputs": outputs, **ground_truth(problems)})}, options)
+    found = {"real": (summary, {"results": results, "outputs": outputs, **ground_truth(problems)})}
+    show(found, options)
+    if options.output:
+        with whole_folder(options.output, "summary.json") as folder:
+            save(found, folder, options)
 
 
 def ask(options: argparse.Namespace) -> None:
@@ -74,10 +78,12 @@ def ask(options: argparse.Namespace) -> None:
     from evaluation.journal import Asked
     from evaluation.prediction import answer_problems
     from evaluation.results import answered_summary, blank_text
+    from processing.foreign_code import loading
     from processing.scienceqa import read_problems
 
     check_output(options)
     check_checkpoint(options.model)
+    loading(options.model, options.revision)
     asked = Asked(options.scoring, options.max_new_tokens, template(options.chat_template), options.batch_size)
     options.split = options.split or "test"
     problems = read_problems(options.dataset or options.problems, split=options.split, pid_splits=options.pid_splits)
@@ -94,7 +100,9 @@ def ask(options: argparse.Namespace) -> None:
         images: answered_summary(problems, answers[images], asked, images=images, **facts(options))
         for images in answers
     }
-    report(found, options)
+    show(found, options)
+    if options.output:
+        save(found, Path(options.output), options)
     if len(found) == 2:
         print(blank_text(problems, *(found[images][1]["results"] for images in ("real", "blank"))))
 
@@ -133,32 +141,34 @@ def facts(options: argparse.Namespace) -> dict[str, str | None]:
     }
 
 
-def report(found: dict[str, tuple[dict, dict]], options: argparse.Namespace) -> None:
-    """Print the tables; with --output write them, the predictions and the chart."""
-    from evaluation.prediction import run_folder
-    from evaluation.results import cell_text, counts_text, write_results
+def show(found: dict[str, tuple[dict, dict]], options: argparse.Namespace) -> None:
+    """Print the tables."""
+    from evaluation.results import cell_text, counts_text
     from evaluation.scoring import table
 
-    for images, (summary, predictions) in found.items():
+    for images, (summary, _) in found.items():
         print(f"\n{options.model or options.predictions}: {summary['scoring']}, {images} pictures")
         print(f"{table(summary)}\n{counts_text(summary)}")
         if summary["scoring"] == "generated":
             print(f"scored by choice likelihood instead: {cell_text(summary['likelihood']['ALL'])}")
-        if options.output:
-            write_results(run_folder(Path(options.output), images), summary, predictions)
-    if options.output:
-        draw({f"{images} pictures": summary for images, (summary, _) in found.items()}, options)
 
 
-def draw(series: dict[str, dict], options: argparse.Namespace) -> None:
-    """Draw the chart where matplotlib is there to draw it."""
+def save(found: dict[str, tuple[dict, dict]], folder: Path, options: argparse.Namespace) -> None:
+    """Write summaries, predictions and, where matplotlib is there to draw it, the chart."""
+    from evaluation.prediction import run_folder
+    from evaluation.results import write_results
+
+    for images, (summary, predictions) in found.items():
+        write_results(run_folder(folder, images), summary, predictions)
     if find_spec("matplotlib") is None:
         print("no chart.png: matplotlib is not installed; pip install matplotlib and run the same command again")
         return
     from evaluation.charts import columns_chart
 
+    series = {f"{images} pictures": summary for images, (summary, _) in found.items()}
     title = f"{Path(options.model or options.predictions).name}: accuracy by kind of question"
-    print(columns_chart(series, Path(options.output) / "chart.png", title=title))
+    columns_chart(series, folder / "chart.png", title=title)
+    print(Path(options.output) / "chart.png")
 
 
 if __name__ == "__main__":

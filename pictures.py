@@ -5,6 +5,7 @@ EXIF orientation, and RGB without its alpha channel. Grey of 16 bits alone is sc
 clips it to white. Not here, but in a processor that is handed an RGBA picture itself, transparency becomes white.
 """
 
+import errno
 import io
 import os
 import stat
@@ -56,6 +57,8 @@ def open_picture(
     except BadInput as error:
         raise BadInput(error.problem, remedy=error.remedy, **place) from error
     except Exception as error:  # Pillow has no common error; a fuzzed file raises ten kinds, struct.error among them
+        if _is_of_the_machine(error):
+            raise
         raise BadInput(f"{_named(source)} {_reason(error)}", remedy="replace or drop it", **place) from error
     kept = () if rgb else ("transparency",)
     picture.info = {key: picture.info[key] for key in kept if key in picture.info}
@@ -74,6 +77,8 @@ def check_header(source: Source, **place: Any) -> None:
     except BadInput as error:
         raise BadInput(error.problem, remedy=error.remedy, **{"field": "image", **place}) from error
     except Exception as error:  # as above
+        if _is_of_the_machine(error):
+            raise
         place = {"field": "image", **place}
         raise BadInput(f"{_named(source)} {_reason(error)}", remedy="replace or drop it", **place) from error
 
@@ -89,6 +94,11 @@ def _named(source: Source) -> str:
     if isinstance(source, Mapping):
         source = source.get("path") if source.get("bytes") is None else b""
     return str(source)[:200] if isinstance(source, str | Path) else "the picture"
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Too many open files, or too little memory: the picture may be a good one, and must not be skipped for it."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def _reason(error: Exception) -> str:
@@ -182,6 +192,9 @@ class PictureFolder:
             BadInput: it is absent, no regular file, or outside of the folder.
         """
         image, place = self.root / name, {"file": file, "record": record, "field": "image"}
+        if "://" in str(name):
+            remedy = "fetch the picture and name it below the image folder"
+            raise BadInput(f"{str(name)[:200]!r} is an address and no path", remedy=remedy, **place)
         try:
             real = None if "\0" in str(name) else self._resolved(str(image))
             inside = real is not None and (real + os.sep).startswith(self._real.rstrip(os.sep) + os.sep)

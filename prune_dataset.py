@@ -63,7 +63,8 @@ def parse_arguments():
     )
     how.add_argument(
         "--scorer",
-        help="principles: checkpoint to ask whether it needs the picture; its answers are kept in OUTPUT.scores",
+        help="principles: checkpoint folder or OWNER/NAME@COMMIT to ask whether it needs the picture; "
+        "its answers are kept in OUTPUT.scores",
     )
     how.add_argument("--stratified", action="store_true", help="random: evenly over the skills")
     how.add_argument(
@@ -135,12 +136,15 @@ def score(args, samples, folder: Path):
         return principles.score(samples.problems)
     from evaluation.journal import Asked
     from evaluation.prediction import answer_problems
+    from processing.foreign_code import NAMED, loading, split_revision
     from pruning import model_evidence
     from pruning.processes import pick_device
 
     pictured = model_evidence.askable(samples.problems, args.dataset)
-    how = {"images": ("real", "blank"), "folder": folder, "device": pick_device(args.device)}
-    answers = answer_problems(args.scorer, pictured, Asked(scoring="likelihood"), **how)
+    scorer, revision = split_revision(args.scorer)
+    loading(scorer, revision, field="scorer", remedy=NAMED)
+    how = {"images": ("real", "blank"), "folder": folder, "device": pick_device(args.device), "revision": revision}
+    answers = answer_problems(scorer, pictured, Asked(scoring="likelihood"), **how)
     told = model_evidence.evidence(
         pictured, *({pid: one.letters for pid, one in answers[of].items()} for of in how["images"])
     )

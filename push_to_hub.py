@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from bad_input import BadInput
-from command_line import VerbParser, run_verb
+from command_line import VerbParser, check_output_folder, run_verb
+from processing.whole_file import saving
 
 KINDS = {
     "model": "a checkpoint or adapter folder",
@@ -69,19 +70,23 @@ def main() -> int | None:
     args = build_parser().parse_args()
     if args.kind != "space" and not args.folder.is_dir():
         raise BadInput("the folder does not exist", remedy="give the folder to publish", file=args.folder)
-    if not args.timeout > 0:
+    if not 0 < args.timeout < float("inf"):
         raise BadInput(f"{args.timeout} s is no time to wait", remedy="give seconds above 0", field="timeout")
     if getattr(args, "ask", None) and not Path(args.ask[0]).is_file():
         raise BadInput("no such picture", remedy="give the file to ask about", file=args.ask[0], field="ask")
+    if args.dry_run:
+        check_output_folder(args.preview, "README.html")
     from publishing.connection import connect
     from publishing.upload import check_repo_id
 
     check_repo_id(args.repo_id)
+    if args.kind == "space" and not Path(args.model).exists():
+        check_repo_id(args.model)
     api = None if args.dry_run else connect(args.timeout)  # asks for the token; contacts nothing yet
     if args.kind == "model":
         from publishing.model_publication import prepare_model
 
-        prepare = partial(prepare_model, args.folder)
+        prepare = partial(prepare_model, args.folder, api=api)
     elif args.kind == "dataset":
         from publishing.dataset_publication import prepare_dataset
 
@@ -93,7 +98,8 @@ def main() -> int | None:
 
     with tempfile.TemporaryDirectory(prefix="publish-") as staging:
         options = {name: value for name, value in vars(args).items() if name not in NOT_FOR_PREPARING}
-        prepared = prepare(args.repo_id, Path(staging), **options)
+        with saving(Path(staging)):
+            prepared = prepare(args.repo_id, Path(staging), **options)
         show(prepared.files(None), prepared.left_out)
         prepared.check()
         if args.dry_run:

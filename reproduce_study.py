@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bad_input import BadInput
+from bad_input import BadInput, check_folders_above
 from command_line import VerbParser, run_verb
 from training.recipe import read_yaml
 
@@ -182,6 +182,7 @@ def main() -> int | None:
     study, steps = read_study(args.config, args.output, full=args.full)
     os.chdir(HERE)
     output = Path(study["output"])
+    check_folders_above(output / "steps", "output")
     todo = pending(steps, output)
     started = time.time()
     if todo:

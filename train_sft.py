@@ -10,10 +10,12 @@ interrupted goes on from its last checkpoint when the same command is given agai
 
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from bad_input import BadInput
 from command_line import run_verb
+from processing.foreign_code import loading
 from training.output_lock import output_lock
 from training.processes import is_first, join_launch, whole_weights
 from training.recipe import StageArguments, check_recipe, given_values, is_finished, is_true
@@ -46,6 +48,7 @@ def main() -> int | None:
 def train(arguments: list[str], values: dict) -> int | None:
     """Train, save and record; returns the exit code of a signal that ended it early."""
     started = time.time()
+    loading(values["model_name_or_path"], values.get("model_revision"), field="model_revision")
     rows, bad = checked_rows(values)
     held_out, _ = checked_rows(values, "eval_dataset", "eval_split")
     stage, config = parse(arguments)
@@ -126,7 +129,9 @@ def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: 
         2, f"train_sft.py: {message}; run `train_sft.py --help` for the flags\n"
     )
     try:
-        stage, config = parser.parse_args_and_config(arguments)
+        with warnings.catch_warnings():  # TRL sets the flag itself, by the name that transformers has given up
+            warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+            stage, config = parser.parse_args_and_config(arguments)
     except ValueError as error:  # what TrainingArguments refuses, such as bf16 on a machine that has none
         raise BadInput(str(error), remedy="mend the recipe or the flag; `train_sft.py --help` lists them") from None
     config.max_length = None  # truncation would cut image tokens, and with them the picture

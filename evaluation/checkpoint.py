@@ -3,13 +3,16 @@
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
+from checkpoint_files import check_files, check_image_token, opening
 from evaluation.journal import Answer, Asked
 from pictures import open_picture
+from processing.foreign_code import loading
 from processing.scienceqa import LETTERS, Problem, question_text
 
 if TYPE_CHECKING:
@@ -22,30 +25,38 @@ class Checkpoint:
     """A model and its processor, from a folder or a Hub id.
 
     Raises:
-        BadInput: the folder lacks a part, weights are missing from the file, or the template drops the question.
+        BadInput: the folder lacks a part, weights are missing from the file, the template drops the question, or the
+            code is not the checkpoint's own (`foreign_code.loading`).
     """
 
     def __init__(
         self, name: str, *, device: str | None = None, revision: str | None = None, chat_template: str | None = None
     ):
         check_checkpoint(name)
+        stranger = loading(name, revision)
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
         self.name = name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        stranger = {"trust_remote_code": True, "revision": revision}
-        self.processor = AutoProcessor.from_pretrained(name, **stranger)
+        adapter = (Path(name) / "adapter_config.json").is_file()  # its base has the configuration
+        with opening(name, "config.json"), _found(name, revision):
+            config = None if adapter else AutoConfig.from_pretrained(name, **stranger)
+        with opening(name), _found(name, revision):
+            self.processor = AutoProcessor.from_pretrained(name, **stranger)
+        check_image_token(config, self.processor, name)
         if chat_template is not None:
             self.processor.chat_template = chat_template
+        if not self.processor.chat_template:
+            remedy = "give one with --chat_template"
+            raise BadInput("there is no chat template", remedy=remedy, file=name, field="chat_template")
         self.lead, self.letter_ids = self._letter_tokens()
-        self.model, loading = AutoModelForImageTextToText.from_pretrained(
-            name, dtype="auto", output_loading_info=True, **stranger
-        )
+        with opening(name), _found(name, revision):
+            self.model, found = AutoModelForImageTextToText.from_pretrained(
+                name, dtype="auto", output_loading_info=True, **stranger
+            )
         # transformers fills what is missing with random numbers, leaves out what it does not know, and goes on.
-        wrong = [
-            str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(loading[f"{kind}_keys"])
-        ]
+        wrong = [str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(found[f"{kind}_keys"])]
         if wrong:
             problem = f"{len(wrong)} weights are missing, of another shape or left over (first: {wrong[0]})"
             raise BadInput(problem, remedy="save the checkpoint again, whole", file=name)
@@ -61,7 +72,9 @@ class Checkpoint:
         if answer is not None:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         prompt = self.processor.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)
-        if text not in prompt:
+        from processing.processing_llava_mistral import WORD_JOINER  # it keeps a `</s>` in the question a text
+
+        if text.replace(WORD_JOINER, "") not in prompt.replace(WORD_JOINER, ""):
             remedy = "give one that does with --chat_template"
             raise BadInput(
                 "the chat template drops the question", remedy=remedy, file=self.name, field="chat_template"
@@ -85,9 +98,13 @@ class Checkpoint:
         return ids[0][:position], [tokens[position] for tokens in ids]
 
     def inputs(self, problems: Sequence[Problem], images: str) -> Any:
-        """Return the tensors of a batch: left-padded prompts and their pictures, on the processor's device."""
+        """Return the tensors of a batch: left-padded prompts and their pictures, on the processor's device.
+
+        Raises:
+            BadInput: a prompt, its image tokens counted, is longer than the text model's context.
+        """
         pictures = [picture(problem, images) for problem in problems if problem.has_image]
-        return self.processor(
+        batch = self.processor(
             text=[self.prompt(problem) for problem in problems],
             images=pictures or None,
             padding=True,
@@ -95,6 +112,12 @@ class Checkpoint:
             add_special_tokens=False,  # the template writes <bos> itself
             return_tensors="pt",
         )
+        context = self.model.config.text_config.max_position_embeddings
+        for problem, length in zip(problems, batch["attention_mask"].sum(1).tolist(), strict=True):
+            if length > context:
+                said = f"the prompt has {length} tokens and the text model a context of {context}"
+                raise BadInput(said, remedy="shorten the question or drop it", record=problem.pid, field="question")
+        return batch
 
     def answer(self, problems: Sequence[Problem], inputs: Any, asked: Asked) -> list[Answer]:
         """Return the answers to one batch whose tensors are `inputs`."""
@@ -141,13 +164,28 @@ class Checkpoint:
         return self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
 
 
+@contextmanager
+def _found(name: str, revision: str | None) -> Iterator[None]:
+    """What the Hub does not show, or cannot while it is down, and the cache does not hold whole, is named."""
+    try:
+        yield
+    except OSError as error:
+        if Path(name).is_dir():
+            raise
+        at = f" at {revision}" if revision else ""
+        said = " ".join(str(error).split(".")[0].split())
+        remedy = "check name, revision and connection, or name a folder"
+        problem = f"neither the Hub nor the cache has it{at} whole ({said})"
+        raise BadInput(problem, remedy=remedy, file=name, field="model") from error
+
+
 def check_checkpoint(name: str) -> None:
     """Refuse what cannot be a checkpoint, before torch is imported: `transformers` would build a 7B default from it.
 
     An adapter is one, too: transformers puts it, with its projector, onto the base that its own configuration names.
 
     Raises:
-        BadInput: no such folder, or one without config.json or safetensors.
+        BadInput: no such folder, or one whose configuration, index or headers are not whole.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -156,10 +194,7 @@ def check_checkpoint(name: str) -> None:
         return
     if (folder / "adapter_model.safetensors").is_file() and (folder / "adapter_config.json").is_file():
         return
-    for pattern, what in (("config.json", "config.json"), ("*.safetensors", "*.safetensors file")):
-        if not any(folder.glob(pattern)):
-            remedy = "name a folder that save_pretrained wrote"
-            raise BadInput(f"holds no {what}", remedy=remedy, file=name, field="model")
+    check_files(folder, "model")
 
 
 def weights_fingerprint(name: str, revision: str | None = None) -> str:

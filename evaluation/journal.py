@@ -9,6 +9,7 @@ from typing import Any
 from bad_input import BadInput
 from evaluation.scoring import read_answer
 from processing.scienceqa import Problem
+from processing.whole_file import saving, write_whole
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Journal:
     """
 
     def __init__(self, path: Path | None, header: Mapping[str, Any]):
-        self.path = path
+        self.path, self._header = path, header
         self.answers: dict[str, Answer] = {}
         if path is None:
             return
@@ -60,8 +61,8 @@ class Journal:
         if whole:
             self._check(self._parsed(whole[0]), header)
             self.answers = {row["pid"]: _answer(row) for row in map(self._parsed, whole[1:])}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(whole or [json.dumps(header) + "\n"]), encoding="utf-8")
+        if whole != lines:
+            write_whole(path, "".join(whole))
 
     def _parsed(self, line: str) -> dict[str, Any]:
         try:
@@ -76,10 +77,14 @@ class Journal:
             raise BadInput(problem, remedy="name another output folder, or remove this one", file=self.path)
 
     def append(self, answers: Iterable[Answer]) -> None:
-        """Take answers in, and write them to the file where there is one."""
+        """Take answers in, and write them to the file where there is one; a run that gave none leaves none."""
         answers = list(answers)
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            if not self.path.is_file() or not self.path.stat().st_size:
+                with saving(self.path):
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(self.path, json.dumps(self._header) + "\n")
+            with saving(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(vars(answer)) + "\n" for answer in answers)
         self.answers |= {answer.pid: answer for answer in answers}
 

@@ -39,16 +39,17 @@ def answer_problems(
     checkpoint, answers = None, {}
     for kind in images:
         path = run_folder(folder, kind) / "predictions.jsonl" if folder else None
-        journal = Journal(path, {**header, "images": kind})
+        journal, mine = Journal(path, {**header, "images": kind}), problems
         if kind == "blank" and "real" in answers:
             # A question without a picture is the same question twice.
             same = [p.pid for p in problems if not p.has_image and p.pid not in journal.answers]
             journal.append(answers["real"][pid] for pid in same)
-        if any(problem.pid not in journal.answers for problem in problems):
+            mine = [problem for problem in problems if problem.has_image]
+        if any(problem.pid not in journal.answers for problem in mine):
             checkpoint = checkpoint or Checkpoint(
                 name, device=device, revision=revision, chat_template=asked.chat_template
             )
-            _ask(checkpoint, problems, asked, kind, journal)
+            _ask(checkpoint, mine, asked, kind, journal)
         answers[kind] = journal.answers
     return answers
 
@@ -59,18 +60,25 @@ def run_folder(folder: Path, images: str) -> Path:
 
 
 def _ask(checkpoint: Checkpoint, problems: Sequence[Problem], asked: Asked, images: str, journal: Journal) -> None:
-    """Ask what `journal` does not hold yet; shows progress with the accuracy so far."""
+    """Ask the batches that `journal` does not hold whole yet; shows progress with the accuracy so far.
+
+    A batch that was cut off is asked whole: among other questions, padded to another length, the last bits of its
+    likelihoods would be others.
+    """
     from tqdm import tqdm
 
-    left = [problem for problem in problems if problem.pid not in journal.answers]
+    batches = _batches(checkpoint, problems, asked.batch_size)
+    left = [batch for batch in batches if any(problem.pid not in journal.answers for problem in batch)]
+    known = {problem.pid: problem for problem in problems}
     right = sum(_is_right(problem, journal, asked) for problem in problems if problem.pid in journal.answers)
     name = "asking" + (" with blank pictures" if images == "blank" else "")
-    with tqdm(total=len(problems), initial=len(problems) - len(left), desc=name, unit=" questions") as bar:
-        known = {problem.pid: problem for problem in left}
-        for answers in batch_answers(checkpoint, left, asked, images):
-            journal.append(answers)
-            right += sum(_is_right(known[answer.pid], journal, asked) for answer in answers)
-            bar.update(len(answers))
+    done = sum(pid in journal.answers for pid in known)
+    with tqdm(total=len(problems), initial=done, desc=name, unit=" questions") as bar:
+        for batch, inputs in _prepared(checkpoint, left, images):
+            new = [answer for answer in checkpoint.answer(batch, inputs, asked) if answer.pid not in journal.answers]
+            journal.append(new)
+            right += sum(_is_right(known[answer.pid], journal, asked) for answer in new)
+            bar.update(len(new))
             bar.set_postfix_str(f"accuracy {100 * right / bar.n:.1f} %")
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,12 +11,13 @@ from evaluation.journal import Answer, Asked
 from evaluation.scoring import COLUMNS, UNREAD, Answers, belongs, question_hash, score, score_skills
 from evaluation.statistics import PairedDifference, paired_difference
 from processing.scienceqa import Problem, question_text
+from processing.whole_file import saving, write_whole
 
 
 def summarise(problems: Sequence[Problem], answers: Answers, **facts: Any) -> dict[str, Any]:
     """Return the contents of `summary.json`: the nine columns, the counts of answers that were not read, the facts."""
     return {
-        **score(problems, answers.choices),
+        **score(problems, answers.choices, file=facts.get("dataset")),
         "skills": score_skills(problems, answers.choices) or None,
         "unread": answers.unread,
         "recorded": answers.recorded,
@@ -119,13 +119,12 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file that is there whole or not at all."""
-    staging = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    staging.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(staging, path)
+    write_whole(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_results(folder: Path, summary: Mapping[str, Any], predictions: Mapping[str, Any]) -> None:
     """Write predictions.json, then summary.json: a folder with a summary is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "predictions.json", predictions)
     write_json(folder / "summary.json", summary)

@@ -149,13 +149,14 @@ def choose(
     if not getattr(predictions, read):
         raise BadInput("holds no such predictions", remedy="read the other kind", file=file, field=read)
     known = {problem.pid for problem in problems}
-    missing, unknown = known - predictions.pids, predictions.pids - known
+    # Only what is read counts: a problem that the file knows by the other kind alone has no prediction either.
+    missing, unknown = known - getattr(predictions, read).keys(), predictions.pids - known
     if not allow_missing:
         _refuse_ids(missing, "problems have no prediction", file)
         _refuse_ids(unknown, "predictions are for problems that are not in this set", file)
     choices, recorded = {}, 0
     for problem in problems:
-        choice = _recorded(problem, predictions, file)
+        choice = None if problem.pid in missing else _recorded(problem, predictions, file)
         if read == "outputs":
             own = read_answer(predictions.outputs.get(problem.pid, ""), problem.choices)
             recorded += own is None and choice is not None
@@ -180,10 +181,15 @@ def _recorded(problem: Problem, predictions: Predictions, file: str | Path) -> i
     return index
 
 
-def score(problems: Iterable[Problem], choices: Mapping[str, int | None]) -> dict[str, dict[str, Any] | None]:
+def score(
+    problems: Iterable[Problem], choices: Mapping[str, int | None], *, file: str | Path | None = None
+) -> dict[str, dict[str, Any] | None]:
     """Return {column: {"accuracy", "n", "correct", "ci95": [low, high], "chance"}} for the nine columns, in percent.
 
     A column that no problem belongs to, or whose metadata the source lacks, is None. An unread answer is wrong.
+
+    Args:
+        file: where the problems are from, for the error.
 
     Raises:
         BadInput: a problem has no answer to score against.
@@ -191,7 +197,8 @@ def score(problems: Iterable[Problem], choices: Mapping[str, int | None]) -> dic
     problems = list(problems)
     for problem in problems:
         if problem.answer is None:
-            raise BadInput("has no answer", remedy="score a split with answers", record=problem.pid, field="answer")
+            place = {"file": file, "record": problem.pid, "field": "answer"}
+            raise BadInput("has no answer", remedy="score a split with answers", **place)
     return {column: _score_column([p for p in problems if belongs(p, column)], choices) for column in COLUMNS}
 
 

@@ -6,7 +6,8 @@
         subprocess.run([...], env=hub.environment(home))
 
 The unmodified clients create, upload (through LFS and through Xet), commit, list and load here. Not spoken: pull
-requests and discussions, multipart LFS, git itself, gating, the dataset viewer, moving and squashing.
+requests and discussions, multipart LFS, git itself, the dataset viewer, moving and squashing, and copying large files
+from one repository to another (which the clients do by their Xet hashes).
 """
 
 from local_hub.faults import Fault

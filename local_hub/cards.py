@@ -37,3 +37,18 @@ def read_front_matter(readme: str) -> tuple[dict[str, Any], list[str], list[str]
     if not isinstance(metadata.get("model-index", []), list):
         errors.append('"model-index" must be an array')
     return ({} if errors else metadata), errors, []
+
+
+def front_matter_tags(metadata: dict[str, Any], kind: str) -> list[str]:
+    """Return what a Hub lets its repositories be found by: the tags of a card, and those made of its other fields."""
+    plain = ("tags", "library_name", "pipeline_tag", *(["language"] if kind == "models" else []))
+    named = {"license": "license", "datasets": "dataset", "base_model": "base_model", "models": "model"}
+    named |= {key: key for key in ("task_categories", "size_categories", "source_datasets", "annotations_creators")}
+    named |= {"language": "language"} if kind == "datasets" else {}
+    tags = [value for key in plain for value in _strings(metadata.get(key))]
+    tags += [f"{name}:{value}" for key, name in named.items() for value in _strings(metadata.get(key))]
+    return list(dict.fromkeys(tags))
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]

@@ -9,7 +9,7 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from local_hub.errors import HubError
 from local_hub.faults import Fault
@@ -146,7 +146,7 @@ class Exchange(BaseHTTPRequestHandler):
         route, names = hub.find_route(self.command, url.path)
         fault = hub.faults.take(route.name, self.command, url.path)
         body = Body(self.rfile, self.headers, self.command, fault)
-        query = dict(parse_qsl(url.query, keep_blank_values=True))
+        query = {name: ",".join(values) for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         record = {"time": now(), "method": self.command, "route": route.name, "path": url.path}
         record["query"] = {key: "***" if key == "key" else value for key, value in query.items()}
         record["range"] = self.headers.get("Range")

@@ -5,7 +5,8 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlencode
 
-from local_hub.cards import read_front_matter
+from local_hub.access import pass_gate
+from local_hub.cards import front_matter_tags, read_front_matter
 from local_hub.errors import HubError
 from local_hub.exchange import Reply, Request, file_reply
 from local_hub.protocol import KIND, PAGES, REPO, REVISION, entry_not_found, find_commit, find_repo, route
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from local_hub.server import LocalHub
 
 PAGE, EXPANDED_PAGE = 1000, 50  # entries of a listing in one answer
+CHOICES = {"author", "search", "filter", "pipeline_tag", "limit"}  # of a list of repositories
+SHOWN = {"full", "cardData", "config", "expand"}  # all is shown always
 
 
 @route("whoami", "GET", "/api/whoami-v2")
@@ -33,14 +36,23 @@ def agent_harnesses(hub: "LocalHub", request: Request) -> Reply:
 
 @route("list", "GET", KIND)
 def list_repos(hub: "LocalHub", request: Request) -> Reply:
+    """List by author, part of the name, tags and task, in the order of the names.
+
+    Raises:
+        HubError: 400 for any other choice; to leave it unheeded would list what was not asked for.
+    """
+    if unknown := sorted(request.query.keys() - CHOICES - SHOWN):
+        raise HubError(400, f"This Local Hub does not list by {', '.join(unknown)}")
     author, search = request.query.get("author", ""), request.query.get("search", "").lower()
-    found = [
+    wanted = {tag for key in ("filter", "pipeline_tag") for tag in request.query.get(key, "").split(",") if tag}
+    seen = [
         _info(repo, repo.resolve("main"), blobs=False)
         for repo in hub.store.repos(request.names["kind"])
         if repo.id.startswith(f"{author}/" if author else "")
         and search in repo.id.lower()
         and not (repo.settings["private"] and request.visitor == "anonymous")
     ]
+    found = [info for info in seen if wanted <= set(info["tags"])]
     return Reply(found[: int(request.query.get("limit", len(found)))])
 
 
@@ -52,7 +64,6 @@ def info(hub: "LocalHub", request: Request) -> Reply:
 
 def _info(repo: Repo, commit_id: str, blobs: bool) -> dict:
     files, metadata = repo.files(commit_id), _card_of(repo, commit_id)
-    tags = metadata.get("tags") or []
     return {
         "_id": hashlib.sha1(f"{repo.kind}/{repo.id}".encode()).hexdigest()[:24],
         "id": repo.id,
@@ -60,17 +71,18 @@ def _info(repo: Repo, commit_id: str, blobs: bool) -> dict:
         "author": repo.id.split("/")[0],
         "sha": commit_id,
         "private": repo.settings["private"],
-        "gated": False,
+        "gated": repo.settings["gated"],
         "disabled": False,
         "downloads": 0,
         "likes": 0,
         "createdAt": repo.settings["created"],
         "lastModified": repo.commit(commit_id)["date"],
-        "tags": [tag for tag in tags if isinstance(tag, str)],
+        "tags": front_matter_tags(metadata, repo.kind),
         "cardData": metadata or None,
         "model-index": metadata.get("model-index"),
         "pipeline_tag": metadata.get("pipeline_tag"),
         "library_name": metadata.get("library_name"),
+        "sdk": metadata.get("sdk") if repo.kind == "spaces" else None,
         "usedStorage": sum(entry.size for entry in files.values()),
         "siblings": [_sibling(path, entry, blobs) for path, entry in files.items()],
     }
@@ -193,6 +205,7 @@ def _commit(hub: "LocalHub", commit_id: str, commit: dict) -> dict:
 @route("resolve", "GET HEAD", PAGES + rf"/resolve{REVISION}/(?P<path>.+)")
 def resolve(hub: "LocalHub", request: Request) -> Reply:
     repo, commit_id = find_commit(hub, request)
+    pass_gate(repo, request)
     path = request.names["path"]
     entry = repo.files(commit_id).get(path)
     if entry is None:

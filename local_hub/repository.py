@@ -59,8 +59,12 @@ class Repo:
 
     @property
     def settings(self) -> dict:
-        """`private` and `created`."""
-        return json.loads((self.folder / "repo.json").read_bytes())
+        """`private`, `gated` (False, "auto" or "manual") and `created`."""
+        return {"gated": False, **json.loads((self.folder / "repo.json").read_bytes())}
+
+    def change_settings(self, **changes) -> None:
+        """Change some of the settings; call it with the store's lock held."""
+        self.store.write(self.folder / "repo.json", json.dumps({**self.settings, **changes}).encode())
 
     def refs(self, kind: str) -> dict[str, str]:
         """Return {name: commit id} of the `heads` or the `tags`."""

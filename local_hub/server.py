@@ -11,7 +11,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from bad_input import BadInput
-from local_hub import reading, writing, xet  # noqa: F401  the first two fill protocol.ROUTES
+from local_hub import access, reading, writing, xet  # noqa: F401  the first three fill protocol.ROUTES
 from local_hub.exchange import Exchange
 from local_hub.faults import Fault, Faults
 from local_hub.protocol import find_route
@@ -107,6 +107,7 @@ class LocalHub:
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_UPDATE_CHECK": "1",  # the commands would ask PyPI for a newer version
             "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets would call a counter on another host
             "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers would ask the Hub to convert checkpoints
         }

@@ -2,7 +2,7 @@
 
     blobs/ab/abcdef…             the bytes of a file under their sha256; written once, never changed
     repos/models/owner/name/
-        repo.json                {"private": …, "created": …}
+        repo.json                {"private": …, "gated": …, "created": …}
         commits/<id>.json        {"parent", "title", "message", "date", "files": {path: Entry}}
         refs/heads/main          the id of a commit; names are percent-encoded
     incoming/                    what is half received; emptied at start

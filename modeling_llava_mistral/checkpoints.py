@@ -7,9 +7,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, Gene
 from transformers.utils import logging
 
 from bad_input import BadInput
+from checkpoint_files import opening
 
 from .configuration_llava_mistral import TEXT_MODEL_TYPES, LlavaMistralConfig
-from .modeling_llava_mistral import LlavaMistralForConditionalGeneration
+from .modeling_llava_mistral import LlavaMistralForConditionalGeneration, refuse_not_finite
 
 # Vocabularies are padded to a multiple of this, which is what makes the head's matrix product fall into whole tiles on
 # a GPU; 32,000 Mistral tokens and two new ones become 32,064, as in llava-hf's checkpoints.
@@ -36,15 +37,18 @@ def stage0_config(
     Raises:
         BadInput: the vision model is not CLIP, or the text model neither Mistral nor LLaMA.
     """
-    vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
+    with opening(vision, "config.json"):
+        vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
     vision_config = getattr(vision_config, "vision_config", vision_config)
+    vision_config._name_or_path = str(vision)  # CLIP's whole configuration keeps its name from the tower's
     if vision_config.model_type != "clip_vision_model":
         raise BadInput(
             f"{vision} is of type {vision_config.model_type}, not a CLIP vision tower",
             remedy="give a CLIP model, such as openai/clip-vit-large-patch14-336",
             field="vision",
         )
-    text_config = AutoConfig.from_pretrained(llm, revision=revisions[1])
+    with opening(llm, "config.json"):
+        text_config = AutoConfig.from_pretrained(llm, revision=revisions[1])
     if text_config.model_type not in TEXT_MODEL_TYPES:
         raise BadInput(
             f"{llm} is of type {text_config.model_type}",
@@ -100,7 +104,9 @@ def _load_whole(kind, source: str | Path, field: str, **options) -> torch.nn.Mod
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the library's table of what is left over
     try:
-        model, info = kind.from_pretrained(source, output_loading_info=True, **options)
+        with opening(source):
+            model, info = kind.from_pretrained(source, output_loading_info=True, **options)
+            refuse_not_finite(model, source)
     finally:
         logging.set_verbosity(verbosity)
     if missing := sorted(info["missing_keys"]):

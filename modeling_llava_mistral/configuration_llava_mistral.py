@@ -33,6 +33,10 @@ AUTO_MAP = {
 _sees_pictures = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {})  # older versions have none
 _sees_pictures.setdefault("llava_mistral", "LlavaMistralForConditionalGeneration")
 
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+SIZES += ("head_dim", "vocab_size", "max_position_embeddings", "image_size", "patch_size")
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # of weights; the library asks torch for any attribute
+
 LLAVA_NEXT_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # tiles down and across
 
 
@@ -56,7 +60,8 @@ class LlavaMistralConfig(LlavaConfig):
         vision_feature_layer (`int`): hidden state of the tower whose patch features are projected.
 
     Raises:
-        ValueError: a text model other than Mistral or LLaMA, an image size that is not a multiple of the patch size, a
+        ValueError: a text model other than Mistral or LLaMA, a size that is no whole number above 0, heads that do not
+            divide the width, an unknown type of weights, an image size that is not a multiple of the patch size, a
             feature layer the tower does not have, a grid point that is not whole tiles, an image token outside the
             vocabulary, a window below one token, layers of which only some are windowed, a tower other than CLIP, an
             unknown projector, or an unknown picture handling.
@@ -83,12 +88,29 @@ class LlavaMistralConfig(LlavaConfig):
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As [`PreTrainedConfig.get_config_dict`].
+
+        Raises:
+            ValueError: there is no config.json, or it is another model's. The library would go on with the defaults,
+                seven billion weights, or read what is the other's as its own.
+        """
+        config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        found = config.get("model_type") if isinstance(config, dict) else None
+        if found != cls.model_type and not (isinstance(config, dict) and "mm_vision_tower" in config):
+            said = "there is no config.json in it" if config == {} else f"config.json is of model_type {found!r}"
+            raise ValueError(f"{pretrained_model_name_or_path}: {said}; give a checkpoint of {cls.model_type}")
+        return config, rest
+
+    @classmethod
     def from_dict(cls, config_dict, **kwargs):
         if "mm_vision_tower" in config_dict and cls.read_original is not None:
             config_dict = cls.read_original(config_dict, kwargs.get("name_or_path"), kwargs.get("image_token_id"))
         return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):
+        for part, config in (("", self), ("vision_config.", self.vision_config), ("text_config.", self.text_config)):
+            _refuse_sizes(part, config)
         if not SubConfigSpec:
             given = TEXT_DEFAULTS if self.text_config is None else self.text_config
             self.text_config = {"model_type": "mistral", **given} if isinstance(given, dict) else given
@@ -128,6 +150,13 @@ class LlavaMistralConfig(LlavaConfig):
 
     def validate_llava_mistral(self):
         vision, text = self.vision_config, self.text_config
+        for part, config in (("vision_config.", vision), ("text_config.", text)):
+            _refuse_sizes(part, config)
+        if text.num_attention_heads % text.num_key_value_heads:
+            raise ValueError(
+                f"text_config.num_attention_heads {text.num_attention_heads} is not a multiple of num_key_value_heads "
+                f"{text.num_key_value_heads}; each key is shared by as many heads"
+            )
         if self.window is not None and self.window < 1:
             raise ValueError(
                 f"text_config.sliding_window {self.window} is no window; "
@@ -166,6 +195,24 @@ class LlavaMistralConfig(LlavaConfig):
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} {value!r} is unknown; use {', '.join(known)}")
+
+
+def _refuse_sizes(part: str, config) -> None:
+    """Before the library reckons with them, whether `config` is a dictionary, a configuration or None."""
+    told = config if isinstance(config, dict) else vars(config or object)
+    for name in SIZES:
+        size = told.get(name)
+        if size is not None and (type(size) is not int or size < 1):
+            raise ValueError(f"{part}{name} {size!r} is no size; give a whole number above 0")
+    heads, width = told.get("num_attention_heads"), told.get("hidden_size")
+    if heads and width and width % heads and not told.get("head_dim"):
+        raise ValueError(
+            f"{part}num_attention_heads {heads} does not divide hidden_size {width}; choose one that does"
+        )
+    for name in ("dtype", "torch_dtype"):
+        dtype = told.get(name)
+        if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
+            raise ValueError(f"{part}{name} {str(dtype)!r} is no type of weights; give one of {', '.join(DTYPES)}")
 
 
 def _refuse_text_model(model_type: str) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from bad_input import BadInput
+from checkpoint_files import read_config_file
 
 from .configuration_llava_mistral import LlavaMistralConfig
 from .layouts import flat_config, from_plugin_name, layout_of, llava_hf_config, plugin_config, to_plugin_name
 from .modeling_llava_mistral import LlavaMistralForConditionalGeneration
 from .original import VOCABULARY_TABLES, grown_table, original_weights
-from .stored_weights import Stored, read_config_file, read_header, read_tensor, stored_weights, write_weights
+from .stored_weights import Stored, read_stored, read_tensor, stored_weights, write_weights
 
 _TOWER = "model.vision_tower."
 
@@ -91,7 +92,7 @@ def _resized(weights: dict[str, Stored], known: int, rows: int, scratch: Path) -
             table = grown_table(table, rows) if known < rows else table[:rows].clone()
             file = scratch / f"{name}-{rows}.safetensors"
             save_file({name: table}, file)
-            weights = weights | read_header(file)
+            weights = weights | read_stored(file)
     return weights
 
 

@@ -5,6 +5,10 @@ LlavaNext's for one in tiles. Ours are the choice between them and of the projec
 the complete checkpoint, and the complete `auto_map` of a saved folder.
 """
 
+import json
+import os
+import sys
+
 import torch
 from torch import nn
 from transformers import (
@@ -23,6 +27,18 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig
 
 
+def refusal(said: str) -> ValueError:
+    """Return the error of a request that cannot be answered; `transformers serve` says 400 and the reason.
+
+    `processing_llava_mistral.py` tells why, and has its own: each of the two files also travels without the other.
+    """
+    web = sys.modules.get("starlette.exceptions")
+    if web is None:
+        return ValueError(said)
+    kind = type("RefusedRequest", (web.HTTPException, ValueError), {"__str__": lambda self: self.detail})
+    return kind(400, said)
+
+
 class LlavaMistralLinearProjector(nn.Module):
     """LLaVA-1.0's projector: one affine map from the tower's width to the text model's.
 
@@ -38,6 +54,9 @@ class LlavaMistralLinearProjector(nn.Module):
     def forward(self, image_features: torch.Tensor) -> torch.Tensor:
         return self.linear_1(image_features)
 
+
+FLOATS = {"F64", "F32", "F16", "BF16"}  # as safetensors calls the types of weights
+LARGEST_HEADER = 16 << 20  # bytes; the format allows 100 MB, 7B checkpoints have 100 kB
 
 PROJECTORS = {"mlp2x_gelu": LlavaMultiModalProjector, "linear": LlavaMistralLinearProjector}
 
@@ -64,7 +83,9 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
         loading info is told there what is missing and left over, and decides.
 
         Raises:
-            ValueError: names the first weights that are missing, unexpected, mismatched or not finite.
+            ValueError: names the first weights that are missing, unexpected, mismatched or not finite, or, in a local
+                folder, an index that leads out of it or a weight that is stored as integers.
+            OSError: there are no safetensors.
         """
         name = pretrained_model_name_or_path
         if name is None:  # a state dict in memory, of which the caller knows what it holds
@@ -72,9 +93,17 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
         source = name
         if cls.read_original is not None and (original := cls.read_original(name, kwargs)) is not None:
             source, kwargs = None, original  # configuration and weights are at hand
+        else:
+            kwargs.setdefault("use_safetensors", True)  # never a pickle
+            _refuse_files(str(name), kwargs.get("subfolder") or "")
         # The library's own refusal of a wrong shape leaves the weight's name to the log; ours says it.
         kwargs["ignore_mismatched_sizes"] = True
-        model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
+        try:
+            model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise ValueError(f"{name}: holds no whole safetensors file ({error}); download it again") from error
         kinds = ("mismatched_keys",) if output_loading_info else ("missing_keys", "unexpected_keys", "mismatched_keys")
         _refuse_incomplete(model, info, name, kinds)
         return (model, info) if output_loading_info else model
@@ -181,7 +210,7 @@ class LlavaMistralForConditionalGeneration(
         for name in ("input_ids", "inputs_embeds"):
             prompt = kwargs.get(name) if prompt is None else prompt
         if prompt is not None and prompt.shape[1] > context:
-            raise ValueError(
+            raise refusal(
                 f"the prompt has {prompt.shape[1]} tokens and the text model a context of {context}; "
                 "shorten the question, or give fewer or smaller pictures"
             )
@@ -206,6 +235,40 @@ def _count_mismatch(image_token_id: int, input_ids: torch.Tensor | None, image_f
     )
 
 
+def _refuse_files(folder: str, subfolder: str) -> None:
+    """Refuse what the library follows or casts in a local folder without a word."""
+    folder = os.path.join(folder, subfolder)
+    index, names = os.path.join(folder, "model.safetensors.index.json"), ["model.safetensors"]
+    if os.path.isfile(index):
+        try:
+            with open(index, encoding="utf-8") as file:
+                names = sorted(set(json.load(file)["weight_map"].values()))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{index}: has no weight_map; download it again") from error
+    for name in names:
+        path = os.path.join(folder, str(name))
+        if os.path.basename(path) != name:
+            raise ValueError(f"{index}: names {str(name)[:80]!r}, which is outside of its folder; download it again")
+        if os.path.isfile(path):
+            _refuse_types(path)
+
+
+def _refuse_types(path: str) -> None:
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        said = file.read(length) if length <= LARGEST_HEADER else b""
+    try:
+        header = [(name, dict(entry)) for name, entry in json.loads(said, object_pairs_hook=list)]
+        types = {name: entry["dtype"] for name, entry in header if name != "__metadata__"}
+        if len(dict(header)) < len(header):
+            raise ValueError("a name is there twice, and others would read the last")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: is no whole safetensors file ({error}); download it again") from error
+    for name, dtype in types.items():
+        if dtype not in FLOATS and not name.endswith("position_ids"):
+            raise ValueError(f"{path}: weight {name[:80]} is stored as {dtype}, no type of weights; save it anew")
+
+
 def _refuse_incomplete(model: nn.Module, info: dict, name, kinds: tuple[str, ...]) -> None:
     for kind in kinds:
         if keys := sorted(map(str, info.get(kind) or ())):
@@ -213,6 +276,10 @@ def _refuse_incomplete(model: nn.Module, info: dict, name, kinds: tuple[str, ...
                 f"{name}: {len(keys)} weights are {kind.removesuffix('_keys')}, first {', '.join(keys[:3])}; "
                 "the checkpoint is damaged or of another model, download or build it again"
             )
+    refuse_not_finite(model, name)
+
+
+def refuse_not_finite(model: nn.Module, name) -> None:
     for key, weight in model.named_parameters():
         if weight.is_floating_point() and weight.device.type != "meta" and not _is_finite(weight):
             raise ValueError(

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from bad_input import BadInput
+from checkpoint_files import read_config_file
 
 from .configuration_llava_mistral import LlavaMistralConfig
 from .layouts import is_original, nested_config, to_plugin_name, tower_to_plugin_name
-from .stored_weights import Stored, read_config_file, read_tensor, stored_weights
+from .stored_weights import Stored, read_tensor, stored_weights
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 _WORDING = ("*.json", "*.model", "*.safetensors", "*.txt")

@@ -1,8 +1,6 @@
 """Weights as they lie on disk: read by name, copied from file to file byte for byte, never all in memory.
 
-A safetensors file is a length, a JSON header of names, types, shapes and offsets, and the bytes; see
-https://huggingface.co/docs/safetensors. Copying bytes keeps them equal bit for bit and needs no more memory than one
-buffer.
+Copying bytes keeps them equal bit for bit and needs no more memory than one buffer.
 """
 
 import json
@@ -13,10 +11,9 @@ from typing import Any
 import torch
 
 from bad_input import BadInput
+from checkpoint_files import AGAIN, read_header, refuse_types, weight_files
 
 _BUFFER = 16 << 20
-_LARGEST_HEADER = 100_000_000  # bytes; the format's own bound
-_AGAIN = "the file is damaged, download or build it again"
 
 
 @dataclass(frozen=True)
@@ -31,25 +28,6 @@ class Stored:
     size: int
 
 
-def read_config_file(folder: str | Path) -> dict[str, Any]:
-    """Return `config.json` of a folder.
-
-    Raises:
-        BadInput: it is absent or no JSON object.
-    """
-    file = Path(folder) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        remedy = "name the folder of a saved model"
-        raise BadInput("there is no config.json in it", remedy=remedy, file=folder) from error
-    except ValueError as error:
-        raise BadInput(f"is not valid JSON ({error})", remedy="write it again from its source", file=file) from error
-    if not isinstance(config, dict):
-        raise BadInput("is not a JSON object", remedy="write it again from its source", file=file)
-    return config
-
-
 def stored_weights(folder: str | Path, scratch: Path) -> dict[str, Stored]:
     """Return every weight of a checkpoint folder by its name: safetensors, sharded or not, else pickles.
 
@@ -60,9 +38,7 @@ def stored_weights(folder: str | Path, scratch: Path) -> dict[str, Stored]:
     """
     folder = Path(folder)
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        index, single = folder / f"{stem}.{suffix}.index.json", folder / f"{stem}.{suffix}"
-        files = _shards(index) if index.is_file() else [single] if single.is_file() else []
-        if files:
+        if files := weight_files(folder, f"{stem}.{suffix}.index.json", f"{stem}.{suffix}"):
             break
     else:
         remedy = "name a folder with model.safetensors or its shards"
@@ -71,21 +47,8 @@ def stored_weights(folder: str | Path, scratch: Path) -> dict[str, Stored]:
         files = [_unpickled(file, scratch) for file in files]
     weights: dict[str, Stored] = {}
     for file in files:
-        weights.update(read_header(file))
+        weights.update(read_stored(file))
     return weights
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadInput("is no index of shards", remedy=_AGAIN, file=index) from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise BadInput(f"names {str(name)[:80]!r}, which is outside of its folder", remedy=_AGAIN, file=index)
-        if not (index.parent / name).is_file():
-            raise BadInput(f"names {name}, which is absent", remedy="fetch the missing shard", file=index)
-    return [index.parent / name for name in names]
 
 
 def _unpickled(file: Path, scratch: Path) -> Path:
@@ -94,37 +57,34 @@ def _unpickled(file: Path, scratch: Path) -> Path:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged or a harmful pickle
-        problem = f"is no pickle of weights alone ({type(error).__name__})"
-        raise BadInput(problem, remedy="convert the checkpoint to safetensors at its source", file=file) from error
+        raise _no_weights(file, type(error).__name__) from error
+    if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+        raise _no_weights(file, type(weights).__name__)
     copy = scratch / f"{file.parent.name}-{file.stem}.safetensors"
     save_file({name: weight.clone() for name, weight in weights.items()}, copy)
     return copy
 
 
-def read_header(file: Path) -> dict[str, Stored]:
+def _no_weights(file: Path, kind: str) -> BadInput:
+    remedy = "convert the checkpoint to safetensors at its source"
+    return BadInput(f"is no pickle of weights alone ({kind})", remedy=remedy, file=file)
+
+
+def read_stored(file: Path) -> dict[str, Stored]:
     """Return the weights of one safetensors file by name.
 
     Raises:
-        BadInput: the file is no safetensors, or shorter than its header says.
+        BadInput: the file is no whole safetensors file, or holds what is no weight.
     """
-    whole = file.stat().st_size
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if not 2 <= length <= min(_LARGEST_HEADER, whole - 8):
-                raise ValueError("a header of no possible length")
-            header = json.loads(opened.read(length))
-        found = {}
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                if not 0 <= start <= end <= whole - 8 - length:
-                    raise ValueError(f"{name} reaches beyond the end")
-                found[name] = Stored(
-                    file, name, entry["dtype"], tuple(entry["shape"]), 8 + length + start, end - start
-                )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"is no whole safetensors file ({error})", remedy=_AGAIN, file=file) from error
+    header = read_header(file)
+    refuse_types(header, file)
+    with file.open("rb") as opened:
+        body = 8 + int.from_bytes(opened.read(8), "little")
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = entry["data_offsets"]
+            found[name] = Stored(file, name, entry["dtype"], tuple(entry["shape"]), body + start, end - start)
     return found
 
 
@@ -186,7 +146,7 @@ def _write_shard(file: Path, shard: dict[str, Stored], bar) -> None:
                 while left:
                     piece = source.read(min(left, _BUFFER))
                     if not piece:
-                        raise BadInput(f"ends within {stored.name}", remedy=_AGAIN, file=stored.file)
+                        raise BadInput(f"ends within {stored.name}", remedy=AGAIN, file=stored.file)
                     written.write(piece)
                     left -= len(piece)
                     bar.update(len(piece))

@@ -72,7 +72,7 @@ class BadSamples:
         if not self.skips:
             raise BadInput(first.problem + self._others(), remedy=first.remedy, **place)
         if len(self.listed) > self.most * samples:
-            share = f"{len(self.listed):,} of {samples:,} samples are bad ({100 * len(self.listed) / samples:.2g} %)"
+            share = f"{len(self.listed):,} of {samples:,} samples are bad ({100 * len(self.listed) / samples:.3g} %)"
             problem = f"{share}, the first: {first.problem}{self._others()}"
             raise BadInput(problem, remedy="mend the data or raise --max_bad_samples", **place)
 

@@ -18,7 +18,15 @@ from processing.json_records import first_sign
 from processing.llava_json import FORM, conversation_rows, json_rows
 from processing.row_store import stored_rows
 from processing.scienceqa import Problem, answer_text, question_text, read_problems, table_problems
-from processing.sources import StoredPicture, decoded, load_splits, stored_pictures, undecoded
+from processing.sources import (
+    StoredPicture,
+    decoded,
+    find_picture,
+    load_splits,
+    picture_folders,
+    stored_pictures,
+    undecoded,
+)
 from processing.strict_json import read_json
 
 if TYPE_CHECKING:
@@ -66,7 +74,9 @@ def read_rows(
 
 def _read_json(path: Path, image_folder: str | Path | None, bad: BadSamples) -> "Dataset":
     if image_folder is not None and not Path(image_folder).is_dir():
-        raise BadInput("no such folder", remedy="name the folder of the pictures", file=image_folder)
+        problem = "is a file, not a folder" if Path(image_folder).exists() else "no such folder"
+        remedy = "name the folder of the pictures"
+        raise BadInput(problem, remedy=remedy, file=image_folder, field="image_folder")
     folder = Path(image_folder) if image_folder else _default_images(path)
     with path.open("rb") as file:
         made_from = {"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
@@ -102,7 +112,7 @@ def _problem_row(problem: Problem, answer_style: str, source: str | Path) -> dic
         "id": problem.pid,
         "images": [] if image is None else [_cell(image)],
         "prompt": [{"role": "user", "content": question_text(problem)}],
-        "completion": [{"role": "assistant", "content": answer_text(problem, answer_style)}],
+        "completion": [{"role": "assistant", "content": answer_text(problem, answer_style, file=source)}],
         **{name: getattr(problem, name) for name in METADATA},
     }
 
@@ -112,9 +122,6 @@ def _cell(image: Any) -> Any:
 
 
 def _read_table(path: Path, split: str, answer_style: str, columns: Mapping[str, str], bad: BadSamples) -> "Dataset":
-    if path.is_dir() and not any(path.rglob("*.parquet")) and not any(path.rglob("*.arrow")):
-        remedy = "name a folder that holds problems.json, parquet files or a saved data set"
-        raise BadInput("holds no data set", remedy=remedy, file=path)
     splits = load_splits(path)
     if len(splits) > 1:
         splits = load_splits(path, split)
@@ -147,7 +154,29 @@ def _training_rows(table: "Dataset", path: Path) -> "Dataset":
     if missing:
         problem = f"has no column {', '.join(sorted(missing))}"
         raise BadInput(problem, remedy="give id, images, prompt and completion", file=path)
-    return decoded(table)
+    if not _names_files(table):
+        return decoded(table)
+    folders = picture_folders(path)
+
+    def found(row: dict[str, Any], index: int) -> dict[str, Any]:
+        cells = row["images"] or []
+        for cell in cells:
+            if cell["bytes"] is None:
+                cell["path"] = str(find_picture(folders, cell["path"], file=path, record=index))
+        return {"images": cells}
+
+    return decoded(undecoded(table).map(found, with_indices=True, load_from_cache_file=False))
+
+
+def _names_files(table: "Dataset") -> bool:
+    """Whether some picture is a path and not its bytes."""
+    import pyarrow.compute as pc
+
+    for batch in undecoded(table).select_columns("images").with_format("arrow").iter(1000):
+        cells = pc.list_flatten(batch["images"])
+        if len(cells) and not pc.all(pc.is_valid(pc.struct_field(cells, "bytes"))).as_py():
+            return True
+    return False
 
 
 def _problem_rows(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bad_input import BadInput
-from processing.strict_json import check_characters, decoder
+from processing.strict_json import check_parsed, decoder, too_deep
 
 CHUNK = 1 << 20  # bytes read at a time
 LONGEST_RECORD = 64 << 20  # characters
@@ -21,9 +21,12 @@ _AGAIN = "write the file again from its source"
 
 def first_sign(path: str | Path) -> str:
     """Return the first character of a text file that is no space ("[" of a list); "" when there is none."""
+    text = codecs.getincrementaldecoder("utf-8-sig")("replace")
     with Path(path).open("rb") as file:
-        head = codecs.getincrementaldecoder("utf-8-sig")("replace").decode(file.read(4096))
-    return head.lstrip()[:1]
+        while part := file.read(4096):
+            if sign := text.decode(part).lstrip(_SPACE)[:1]:
+                return sign
+    return ""
 
 
 def read_records(path: str | Path) -> Iterator[tuple[Any, int]]:
@@ -95,13 +98,12 @@ class _Text:
                 size *= 2  # so that a long record is parsed a few times, not once for each chunk
                 continue
             except RecursionError as error:
-                problem, remedy = "is nested too deeply", "flatten it to the documented form"
-                raise BadInput(problem, remedy=remedy, file=self.path, record=index) from error
+                raise too_deep(self.path, index) from error
             except ValueError as error:  # a duplicate key, NaN, or an integer of more digits than Python reads
                 remedy = "correct that value in the file"
                 raise BadInput(str(error), remedy=remedy, file=self.path, record=index) from error
             if end < len(self.window) or self.ended:
-                check_characters(value, self.window[self.at : end], self.path, index)
+                check_parsed(value, self.window[self.at : end], self.path, index)
                 self.at = end
                 return value
             self._grow(index, size)  # a number may go on in the next chunk

@@ -138,7 +138,7 @@ def _messages(turns: Any, images: int, record: str | int, path: Path) -> list[di
         role, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
         expected = ("human", "gpt")[index % 2]
         if role != expected:
-            kind = BadInput if index and role in _ROLES else WrongForm
+            kind = BadInput if index and isinstance(role, str) and role in _ROLES else WrongForm
             raise wrong(f"turn {index} is from {str(role)[:20]!r}, not from {expected!r}", kind=kind)
         if not isinstance(text, str) or len(text) > LONGEST_TEXT:
             raise wrong(f"turn {index} is no text of at most {LONGEST_TEXT:,} characters")

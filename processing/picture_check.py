@@ -57,16 +57,16 @@ def wrong_pictures(
         return set()
     from filelock import FileLock
 
-    found = _found_before(pictured(), depth)
+    found, before = _found_before(pictured(), depth), len(bad.listed)
+    met = count + before  # the reader left those out, and a share of the rest would be another limit
     with FileLock(f"{found}.lock"):
         if found.is_file():
             known = json.loads(found.read_text(encoding="utf-8"))
             bad.listed += [one | {"file": str(source)} for one in known["listed"]]
-            bad.close(count)
+            bad.close(met)
             return set(known["wrong"])
-        before = len(bad.listed)
         wrong = _open_all(pictured(), count, depth, bad, source)
-        bad.close(count)
+        bad.close(met)
         write_whole(found, json.dumps({"wrong": wrong, "listed": bad.listed[before:]}))
     return set(wrong)
 

@@ -1,9 +1,27 @@
 """The processor of LLaVA-Mistral: a conversation and its pictures become tensors."""
 
-from transformers import LlavaNextProcessor, LlavaProcessor
+import sys
 
-# Between the first two characters of an image token that a user wrote: it shows nothing, and what is shown stays text.
+from transformers import LlavaNextProcessor, LlavaProcessor
+from transformers.image_utils import is_valid_image
+
+# Between the first two characters of a control token that a user wrote: it shows nothing, and the token stays text.
 WORD_JOINER = "\u2060"
+ROLES = ("system", "user", "assistant")
+_PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")
+
+
+def refusal(said: str) -> ValueError:
+    """Return the error of a request that cannot be answered; a web server that runs here says 400 and the reason.
+
+    `transformers serve` (5.23) answers a ValueError with 500 and no word, as if the fault were its own. What it
+    answers otherwise is starlette's HTTPException, so this error is one, too, wherever starlette is loaded already.
+    """
+    said, web = " ".join(said.split())[:300], sys.modules.get("starlette.exceptions")
+    if web is None:
+        return ValueError(said)
+    kind = type("RefusedRequest", (web.HTTPException, ValueError), {"__str__": lambda self: self.detail})
+    return kind(400, said)
 
 
 class LlavaMistralProcessor(LlavaProcessor):
@@ -13,7 +31,8 @@ class LlavaMistralProcessor(LlavaProcessor):
     in which every `<image>` has become as many image tokens as the picture has features, and `pixel_values`
     `(pictures, 3, height, width)`, or with anyres `(pictures, tiles, 3, height, width)` and `image_sizes`
     `(pictures, 2)`.
-    `apply_chat_template` words a conversation and does the same; an `<image>` in a user's own words stays text.
+    `apply_chat_template` words a conversation and does the same; an `<image>` or `</s>` in a user's own words stays
+    text. No address is fetched: a picture is a PIL picture, an array, a path or base64.
 
     Args:
         image_processor: `CLIPImageProcessor` (centre crop), `LlavaImageProcessor` with `do_pad` (LLaVA-1.5's square by
@@ -106,22 +125,57 @@ class LlavaMistralProcessor(LlavaProcessor):
         return family._get_num_multimodal_tokens(self, image_sizes, **kwargs)
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
-        """As [`ProcessorMixin.apply_chat_template`], but an image token in somebody's own words stays text.
+        """As [`ProcessorMixin.apply_chat_template`], but a control token in somebody's own words stays text.
 
-        A word joiner (U+2060) parts it, so that no picture is looked for where someone asks about HTML.
+        A word joiner (U+2060) parts it, so that no picture is looked for where someone asks about HTML, and nobody
+        ends the turn of another.
+
+        Raises:
+            ValueError: it is no conversation of system, user and assistant (with a `chat_template` of the caller's,
+                of whatever roles that knows), or a picture is none, or an address: a server would fetch or open, in
+                its own name, what a stranger points at. The message is named by its place.
         """
-        parted = self.image_token[:1] + WORD_JOINER + self.image_token[1:]
+        try:
+            words = self._literal(conversation, own_template=chat_template is None)
+            return super().apply_chat_template(words, chat_template, **kwargs)
+        except Exception as error:  # Pillow, Jinja and the library have no error in common
+            raise refusal(str(error) or type(error).__name__) from error
 
-        def literal(node):
-            if isinstance(node, str):
-                return node.replace(self.image_token, parted)
-            if isinstance(node, list | tuple):
-                return [literal(item) for item in node]
-            if isinstance(node, dict):
-                return {key: literal(item) if key in ("content", "text") else item for key, item in node.items()}
-            return node
+    def _literal(self, conversation, own_template: bool):
+        """Return the conversation, or batch of them, with every control token in its texts parted."""
+        batched = isinstance(conversation, list | tuple) and conversation and isinstance(conversation[0], list | tuple)
+        for chat in conversation if batched else [conversation]:
+            _check_chat(chat, own_template)
+        tokens = {token for token in self.tokenizer.all_special_tokens if len(token) > 1}
+        added = self.tokenizer.added_tokens_decoder.values()
+        tokens |= {str(token) for token in added if token.special and len(str(token)) > 1}
 
-        return super().apply_chat_template(literal(conversation), chat_template, **kwargs)
+        def parted(text):
+            for token in tokens:
+                text = text.replace(token, token[:1] + WORD_JOINER + token[1:])
+            return text
+
+        def literal(content):
+            if isinstance(content, str):
+                return parted(content)
+            parts, said = [], ""
+            for part in content:
+                if isinstance(part.get("text"), str):
+                    text = parted(part["text"])
+                    if any(token in said + text for token in tokens):  # a template puts the parts side by side
+                        text = WORD_JOINER + text
+                    part, said = {**part, "text": text}, said + text
+                parts.append(part)
+            return parts
+
+        def worded(chat):
+            return [{**message, "content": literal(message["content"])} for message in chat]
+
+        return [worded(chat) for chat in conversation] if batched else worded(conversation)
+
+    def prepare_inputs_layout(self, images=None, **kwargs):
+        _check_pictures(images)
+        return super().prepare_inputs_layout(images=images, **kwargs)
 
     def _validated(self, images, text) -> None:
         """Refuse a batch whose samples do not have the pictures their prompts speak of, and name the first of them."""
@@ -138,6 +192,66 @@ class LlavaMistralProcessor(LlavaProcessor):
     def validate_inputs(self, images=None, text=None, **kwargs):
         self._validated(images, text)
         super().validate_inputs(images=images, text=text, **kwargs)
+
+
+def _check_chat(chat, own_template: bool) -> None:
+    """Refuse what no template could word, with the place and the remedy; templates fail with an error of Jinja's."""
+
+    def wrong(index, field, problem, remedy):
+        return ValueError(f"message {index}: field {field}: {problem}; {remedy}")
+
+    if not isinstance(chat, list | tuple) or not chat:
+        raise ValueError(
+            "the conversation is no list of messages, or an empty one; give [{'role': 'user', 'content': …}, …]"
+        )
+    for index, message in enumerate(chat):
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or (own_template and role not in ROLES):
+            raise wrong(index, "role", f"{str(role)[:40]!r} is unknown", f"use {', '.join(ROLES)}")
+        if own_template and role == "system" and index:
+            raise wrong(index, "role", "the system message must come first", "move it or drop it")
+        content = message.get("content")
+        if isinstance(content, str):
+            continue
+        if not isinstance(content, list | tuple) or not all(isinstance(part, dict) for part in content):
+            raise wrong(index, "content", "is neither a text nor a list of parts", "give one of them")
+        for part in content:
+            kind = part.get("type")
+            if kind == "text" and not isinstance(part.get("text"), str):
+                raise wrong(index, "text", f"is {type(part.get('text')).__name__}, not text", "give a text")
+            if not isinstance(kind, str) or (own_template and kind not in ("text", "image", "image_url")):
+                raise wrong(index, "type", f"{str(kind)[:40]!r} is unknown", "use text or image")
+            if own_template and kind != "text" and role != "user":
+                raise wrong(index, "content", f"a picture cannot come from {role}", "put it into a user's message")
+            given = {key: part[key] for key in _PICTURE_KEYS if key in part} if kind in ("image", "image_url") else {}
+            try:
+                for key in ("url", "image_url"):  # what a server's clients give; a caller's own file is a `path`
+                    _check_bytes(given.get(key))
+                _check_pictures([*given.values()])
+            except ValueError as error:
+                raise ValueError(f"message {index}: field image: {error}") from None
+
+
+def _check_bytes(address) -> None:
+    name = address.get("url") if isinstance(address, dict) else address
+    if isinstance(name, str) and not name.startswith("data:"):
+        raise ValueError(f"the picture {name[:80]!r} is an address; send its bytes as data:image/png;base64,…")
+
+
+def _check_pictures(pictures) -> None:
+    """Refuse pictures that are none, and addresses: whoever asks would choose what this machine connects to."""
+    if isinstance(pictures, list | tuple):
+        for picture in pictures:
+            if picture is None:
+                raise ValueError("the picture is None; give a picture, or leave it and its token out")
+            _check_pictures(picture)
+        return
+    name = pictures.get("url") if isinstance(pictures, dict) else pictures  # OpenAI's image_url
+    if isinstance(name, str):
+        if "://" in name[:20]:
+            raise ValueError(f"the picture {name[:80]!r} is an address; fetch it yourself and give the picture")
+    elif pictures is not None and not is_valid_image(pictures):
+        raise ValueError(f"{type(pictures).__name__} is no picture; give a PIL picture, an array, a path or base64")
 
 
 LlavaMistralProcessor.register_for_auto_class()

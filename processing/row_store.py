@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
 from processing.bad_samples import BadSamples
-from processing.whole_file import write_whole
+from processing.whole_file import saving, write_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -41,7 +41,8 @@ def stored_rows(
     from filelock import FileLock
 
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "llava_mistral"
-    folder.mkdir(parents=True, exist_ok=True)
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     name = _digest(made_from | {"readers": _readers(), "features": str(features), "mode": bad.on_bad_sample})
     arrow, told = folder / f"{name}.arrow", folder / f"{name}.json"
     with FileLock(folder / f"{name}.lock"):
@@ -66,7 +67,7 @@ def _write(partial: Path, arrow: Path, told: Path, features: "Features", rows: I
 
     before = len(bad.listed)
     try:
-        with ArrowWriter(features=features, path=str(partial), writer_batch_size=_BATCH) as writer:
+        with saving(arrow), ArrowWriter(features=features, path=str(partial), writer_batch_size=_BATCH) as writer:
             samples = _write_rows(writer, rows)
             count, _ = writer.finalize()
         os.replace(partial, arrow)

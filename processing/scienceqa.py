@@ -72,14 +72,18 @@ def question_text(problem: Problem, instruction: str = INSTRUCTION) -> str:
     return f"{body}\n{instruction}" if instruction else body
 
 
-def answer_text(problem: Problem, style: str = "letter") -> str:
+def answer_text(problem: Problem, style: str = "letter", *, file: str | Path | None = None) -> str:
     """Return the right answer: "B" (`style="letter"`) or lecture, solution and "The answer is B." (`"explained"`).
+
+    Args:
+        file: where the problem is from, for the error.
 
     Raises:
         BadInput: the problem has no answer, or `style` is neither of the two.
     """
     if problem.answer is None:
-        raise BadInput("has no answer", remedy="use a split with answers", record=problem.pid, field="answer")
+        place = {"file": file, "record": problem.pid, "field": "answer"}
+        raise BadInput("has no answer", remedy="use a split with answers", **place)
     letter = LETTERS[problem.answer]
     if style == "letter":
         return letter
@@ -121,6 +125,8 @@ def read_problems(
 
 def _read_file(path: Path, split: str | None, pid_splits: str | Path | None) -> list[Problem]:
     data = read_json(path)
+    if isinstance(data, list) and path.name == "problems.json":
+        raise BadInput("is a list", remedy="give an object of problems by their numeric id", file=path)
     if isinstance(data, list):
         problems = [Problem(**fields) for fields in read_cqm(path, data)]
         return _of_split(problems, split, pid_splits, path)
@@ -136,12 +142,15 @@ def _read_file(path: Path, split: str | None, pid_splits: str | Path | None) -> 
 def _problem(pid: str, record: Any, file: Path) -> Problem:
     """Check one record of problems.json and return it without its image."""
     if not re.fullmatch(r"[0-9]{1,18}", pid):
-        raise BadInput(f"key {pid[:40]!r} is not a number", remedy="key the problems by their numeric id", file=file)
+        remedy = "key the problems by their numeric id, or put LLaVA's records into a list"
+        raise BadInput(f"key {pid[:40]!r} is not a number", remedy=remedy, file=file)
     if not isinstance(record, dict):
         raise BadInput("is not an object", remedy="give the problem's fields by name", file=file, record=pid)
     split = _text(record, "split", file, pid)
     if split is not None and split not in SPLITS:
-        raise BadInput(f"{split!r} is unknown", remedy="use train, val or test", file=file, record=pid, field="split")
+        raise BadInput(
+            f"{_quoted(split)} is unknown", remedy="use train, val or test", file=file, record=pid, field="split"
+        )
     image = _text(record, "image", file, pid)
     return Problem(pid=pid, has_image=bool(image), split=split, **_checked(record, file, pid))
 
@@ -160,17 +169,22 @@ def _checked(record: Mapping[str, Any], file: Path, pid: str) -> dict[str, Any]:
     if not 2 <= len(choices) <= len(LETTERS):
         raise wrong("choices", f"has {len(choices)} choices", "give two to 26 choices")
     if answer is not None and (isinstance(answer, bool) or not isinstance(answer, int)):
-        raise wrong("answer", f"{answer!r} is not an integer", f"give an index from 0 to {len(choices) - 1}")
+        raise wrong("answer", f"{_quoted(answer)} is not an integer", f"give an index from 0 to {len(choices) - 1}")
     if answer is not None and not 0 <= answer < len(choices):
-        problem = f"answer {answer} is out of range for {len(choices)} choices"
+        problem = f"answer {_quoted(answer)} is out of range for {len(choices)} choices"
         raise wrong("answer", problem, f"give an index from 0 to {len(choices) - 1}")
     needed = record.get("image_needed")
     if needed is not None and not isinstance(needed, bool):
-        raise wrong("image_needed", f"{needed!r} is not a boolean", "give true, false or null")
+        raise wrong("image_needed", f"{_quoted(needed)} is not a boolean", "give true, false or null")
     texts = {field: _text(record, field, file, pid) for field in _TEXT_FIELDS}
     hint = (_text(record, "hint", file, pid) or "") if "hint" in record else None
     fields = {"question": question, "choices": tuple(choices), "answer": answer, "hint": hint, "image_needed": needed}
     return fields | texts
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _text(record: Mapping[str, Any], field: str, file: Path, pid: str) -> str | None:
@@ -196,7 +210,7 @@ def _of_split(problems: list[Problem], split: str | None, pid_splits: str | Path
         problems = [_at_home(problem, homes.get(problem.pid), file) for problem in problems]
         chosen = set(splits[split]) if split else None
         return [problem for problem in problems if chosen is None or problem.pid in chosen]
-    if split is not None and all(problem.split is None for problem in problems):
+    if problems and split is not None and all(problem.split is None for problem in problems):
         raise BadInput("no problem names its split", remedy="give pid_splits.json too", file=file, field="split")
     return [problem for problem in problems if split in (None, problem.split)]
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from pictures import PictureFolder, bytes_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# `datasets` would unpack them into its cache, whatever their size.
+_ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -21,12 +24,12 @@ class StoredPicture:
 
     rows: "Dataset"  # of one column, `image`, undecoded
     index: int
-    folder: Path | None = None  # what a path is relative to
+    folder: Path  # what a path is relative to
 
     def cell(self) -> dict[str, Any]:
         """Return {"bytes", "path"}, as a `datasets` column of pictures takes it."""
         cell = self.rows[self.index]["image"]
-        if cell["bytes"] is not None or self.folder is None:
+        if cell["bytes"] is not None:
             return cell
         return {"bytes": None, "path": str(self.folder / cell["path"])}
 
@@ -47,16 +50,41 @@ def stored_pictures(rows: "Dataset", path: Path) -> "Iterator[StoredPicture | No
         yield from [None] * len(rows)
         return
     pictures = rows.select_columns("image")
-    folder = PictureFolder(path) if path.is_dir() else None
+    folders = picture_folders(path)
     for start in range(0, len(rows), 1000):
         cells = pictures.with_format("arrow")[start : start + 1000]["image"]
         kept = pc.is_valid(pc.struct_field(cells, "bytes")).to_pylist()
         names = pc.struct_field(cells, "path").to_pylist()
         for place, (has_bytes, name) in enumerate(zip(kept, names, strict=True)):
-            if folder is not None and not has_bytes and name is not None:
-                folder.find(name, file=path, record=start + place)
+            if not has_bytes and name is not None:
+                find_picture(folders, name, file=path, record=start + place)
             there = has_bytes or name is not None
-            yield StoredPicture(pictures, start + place, folder and folder.root) if there else None
+            yield StoredPicture(pictures, start + place, folders[0].root) if there else None
+
+
+def picture_folders(path: Path) -> list[PictureFolder]:
+    """Return where the pictures may lie that rows of `path` name instead of holding: its own folder.
+
+    Rows from the Hub may name what `datasets` fetched with them, and nothing else of this machine.
+    """
+    if path.is_dir():
+        return [PictureFolder(path)]
+    import datasets
+    from huggingface_hub import constants
+
+    return [PictureFolder(cache) for cache in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)]
+
+
+def find_picture(folders: list[PictureFolder], name: str, **place: Any) -> Path:
+    """Return the picture's path in the first of the folders that has it.
+
+    Raises:
+        BadInput: none has it, or it lies elsewhere.
+    """
+    for folder in folders[1:]:
+        with suppress(BadInput):
+            return folder.find(name, **place)
+    return folders[0].find(name, **place)
 
 
 def load_splits(path: str | Path, split: str | None = None) -> "dict[str, Any]":
@@ -71,6 +99,7 @@ def load_splits(path: str | Path, split: str | None = None) -> "dict[str, Any]":
     _check_loadable(path)
     import datasets
 
+    datasets.config.USE_PARQUET_EXPORT = False  # it would take the token to another host, datasets-server.…
     saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         found = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
@@ -92,8 +121,12 @@ def load_splits(path: str | Path, split: str | None = None) -> "dict[str, Any]":
 def _check_loadable(path: Path) -> None:
     """Refuse what can be no data set before `datasets` is imported, which takes seconds."""
     if path.is_dir():
-        if not any(path.iterdir()):
-            raise BadInput("is an empty folder", remedy="name a folder that holds a data set", file=path)
+        for packed in sorted(file for file in path.rglob("*") if file.suffix.lower() in _ARCHIVES):
+            remedy = "unpack it yourself, look at it, and name what was in it"
+            raise BadInput(f"holds the archive {packed.relative_to(path)}", remedy=remedy, file=path)
+        if not any(path.rglob("*.parquet")) and not any(path.rglob("*.arrow")):
+            remedy = "name a folder that holds problems.json, parquet files or a saved data set"
+            raise BadInput("holds no data set", remedy=remedy, file=path)
     elif path.parent.is_dir() and str(path.parent) != "." or not _HUB_ID.fullmatch(str(path)):
         raise BadInput("no such file, folder or Hub id (owner/name)", remedy="check the path", file=path)
 

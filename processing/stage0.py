@@ -4,6 +4,8 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoImageProcessor
 
+from checkpoint_files import opening
+
 from .picture_processors import picture_processor
 from .processing_llava_mistral import LlavaMistralProcessor
 from .text_tokenizer import open_tokenizer
@@ -26,12 +28,14 @@ def build_processor(
     Args:
         image_aspect_ratio: `"pad"` (LLaVA-1.5), `"square"` (centre crop) or `"anyres"` (LLaVA-1.6).
     """
-    tokenizer = open_tokenizer(llm, revision=revisions[1])
+    with opening(llm):
+        tokenizer = open_tokenizer(llm, revision=revisions[1])
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
-    image_processor = AutoImageProcessor.from_pretrained(vision, revision=revisions[0])
-    vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
+    with opening(vision):
+        image_processor = AutoImageProcessor.from_pretrained(vision, revision=revisions[0])
+        vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
     tile = getattr(vision_config, "vision_config", vision_config).image_size
     image_processor = picture_processor(image_processor, image_aspect_ratio, None, tile)
     return LlavaMistralProcessor(

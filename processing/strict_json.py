@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bad_input import BadInput
 
+_ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")
+DEEPEST = 100  # lists and objects in each other; Python gives up at some 1,000, where depends on who reads
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -23,14 +26,17 @@ def read_json(path: str | Path) -> Any:
     if not path.is_file():
         raise BadInput("no such file", remedy="check the path", file=path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if data.startswith(_ARCHIVES):
+            raise BadInput("is an archive", remedy="unpack it and name what was in it", file=path) from error
         problem = f"is not UTF-8 text (byte {error.start})"
         raise BadInput(problem, remedy="convert the file to UTF-8", file=path) from error
     if not text.strip():
         raise BadInput("is empty", remedy="write the file again from its source", file=path)
     data = _parse(text, path)
-    check_characters(data, text, path)
+    check_parsed(data, text, path)
     return data
 
 
@@ -39,12 +45,18 @@ def decoder() -> json.JSONDecoder:
     return json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
 
-def check_characters(data: Any, text: str, path: Path, record: int | None = None) -> None:
-    """Refuse half a character, which JSON can escape and no file, hash or tokenizer can take.
+def check_parsed(data: Any, text: str, path: Path, record: int | None = None) -> None:
+    """Refuse half a character, which JSON can escape and no file, hash or tokenizer can take; and nesting.
 
     Raises:
-        BadInput: `data`, which was read from `text`, holds one.
+        BadInput: `data`, which was read from `text`, holds one, or is nested too deeply.
     """
+    if text.count("[") + text.count("{") > DEEPEST:
+        parts = [data]
+        for _ in range(DEEPEST + 1):
+            parts = [part for whole in parts if isinstance(whole, dict | list) for part in _inside(whole)]
+        if parts:
+            raise too_deep(path, record)
     if not _SURROGATE.search(text):
         return
     try:
@@ -55,11 +67,19 @@ def check_characters(data: Any, text: str, path: Path, record: int | None = None
         raise BadInput(problem, remedy="correct that text", file=path, record=record) from error
 
 
+def _inside(whole: dict | list) -> Iterable[Any]:
+    return whole.values() if isinstance(whole, dict) else whole
+
+
+def too_deep(path: Path, record: int | None = None) -> BadInput:
+    return BadInput("is nested too deeply", remedy="flatten it to the documented form", file=path, record=record)
+
+
 def _parse(text: str, path: Path) -> Any:
     try:
         return decoder().decode(text)
     except RecursionError as error:
-        raise BadInput("is nested too deeply", remedy="flatten it to the documented form", file=path) from error
+        raise too_deep(path) from error
     except json.JSONDecodeError as error:
         problem = f"is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         raise BadInput(problem, remedy="write the file again from its source", file=path) from error

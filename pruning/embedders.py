@@ -1,11 +1,14 @@
 """What turns a sample into a vector: a CLIP-like model, or a LLaVA-like checkpoint."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from bad_input import BadInput
+from checkpoint_files import check_files, opening
+from processing.foreign_code import NAMED, loading, split_revision
 
 REMEDY = "name a CLIP-like model or a LLaVA checkpoint"
 
@@ -27,10 +30,15 @@ def load_embedder(name: str, device: str) -> Embedder:
     """
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
+    name, revision = split_revision(name)
+    whose = loading(name, revision, field="embedder", remedy=NAMED)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=True)
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
-        model, found = AutoModel.from_pretrained(name, trust_remote_code=True, output_loading_info=True)
+        if Path(name).is_dir():
+            check_files(name)
+        with opening(name):
+            config = AutoConfig.from_pretrained(name, **whose)
+            processor = AutoProcessor.from_pretrained(name, **whose)
+            model, found = AutoModel.from_pretrained(name, output_loading_info=True, **whose)
     except (OSError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise BadInput(f"does not load ({said})", remedy=REMEDY, file=name, field="embedder") from error

@@ -5,6 +5,7 @@ What a vector is, the model decides (`embedders.py`). Several processes share th
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from bad_input import BadInput
 from pictures import open_picture
 from processing.scienceqa import question_text
 from processing.sources import undecoded
-from processing.whole_file import write_whole
+from processing.whole_file import saving, write_whole
 from pruning.embedders import Embedder, load_embedder
 from pruning.processes import Processes, pick_device
 
@@ -74,13 +75,27 @@ def _embed_share(
     """Write the vectors of `share` to `partial`, from where an interrupted run of the same work left off."""
     progress = Path(f"{partial}.json")
     done = _done(progress, partial, made_from)
-    new = {"mode": "w+", "dtype": np.float32, "shape": (len(share), embedder.width)}
-    vectors = np.lib.format.open_memmap(partial, **({"mode": "r+"} if done else new))
+    shape = (len(share), embedder.width)
+    vectors = np.lib.format.open_memmap(partial, "r+") if done else _new_file(partial, shape)
     for start in range(done, len(share), batch * WRITE_EVERY):
         stop = min(start + batch * WRITE_EVERY, len(share))
         _fill(vectors[start:stop], samples, embedder, batch, share[start:stop])
         vectors.flush()
         write_whole(progress, json.dumps(made_from | {"done": stop}))
+
+
+def _new_file(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """A .npy file that has all its room: a full disk would else end the process by a signal, without a word."""
+    with saving(path):
+        try:
+            vectors = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            if hasattr(os, "posix_fallocate"):  # macOS lacks it
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+    return vectors
 
 
 def _put_together(partials: Sequence[Path], path: Path) -> None:

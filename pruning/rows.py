@@ -37,6 +37,8 @@ def open_embeddings(path: str | Path, count: int | None = None) -> np.ndarray:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise BadInput("is not a .npy file", remedy="write it with numpy.save", file=path) from error
+    if not isinstance(matrix, np.ndarray):
+        raise BadInput("is an archive of arrays", remedy="save the one matrix with numpy.save", file=path)
     if matrix.ndim != 2 or 0 in matrix.shape or matrix.dtype not in (np.float16, np.float32):
         problem = f"holds {matrix.dtype} of shape {matrix.shape}"
         raise BadInput(problem, remedy="save a float16 or float32 matrix of shape (samples, dimensions)", file=path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
 from processing.bad_samples import BadSamples
+from processing.json_records import first_sign
 from processing.picture_check import checked, wrong_pictures
 from processing.scienceqa import INSTRUCTION, LETTERS, Problem, read_problems
 from processing.sources import undecoded
@@ -86,10 +87,9 @@ def _pictured(problems: list[Problem]) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _is_scienceqa(path: Path) -> bool:
-    """Whether `path` holds problems (with choices and metadata), not conversations; looks at its first bytes only."""
+    """Whether `path` holds problems (with choices and metadata), not conversations; a file's first sign tells."""
     if path.is_file():
-        with path.open("rb") as file:
-            return b'"conversations"' not in file.read(1 << 16)
+        return first_sign(path) != "["
     if (path / "problems.json").is_file():
         return True
     from processing.sources import load_splits

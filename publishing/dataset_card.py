@@ -1,5 +1,6 @@
 """The card of a pruned dataset: its README.md, from the manifests of its configs."""
 
+import shlex
 from typing import Any
 
 from publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
@@ -97,10 +98,8 @@ def _what_dataset(names: list[str], sources: list[str]) -> str:
 def _config_facts(repo_id: str, info: dict, config: dict) -> dict:
     manifest, name = config["manifest"], info["config_name"]
     given = manifest.get("input") if isinstance(manifest.get("input"), dict) else {}
-    size, method = manifest.get("size"), manifest.get("method")
+    method = manifest.get("method")
     counts = manifest.get("counts") if isinstance(manifest.get("counts"), dict) else {}
-    rerun = f"python prune_dataset.py --dataset {_source(manifest)} --method {method} --size {size}"
-    rerun += f" --seed {manifest['seed']}" if manifest.get("seed") is not None else ""
     splits = info["splits"]
     return {
         "name": name,
@@ -114,10 +113,29 @@ def _config_facts(repo_id: str, info: dict, config: dict) -> dict:
         "source": _source(manifest),
         "counts": [(reason, say(count)) for reason, count in sorted(counts.items(), key=lambda i: (-i[1], i[0]))],
         "recipe": as_yaml(manifest.get("recipe")),
-        "rerun": f"{rerun} --output pruned" if size and method else None,
+        "rerun": _rerun(manifest),
         "input_sha256": say(given.get("sha256")),
         "versions": say([f"{k} {v}" for k, v in (manifest.get("versions") or {}).items()]),
     }
+
+
+def _rerun(manifest: dict) -> str | None:
+    """The command that chooses the same rows again, with everything the recipe says; None where it is not known."""
+    recipe = manifest.get("recipe") if isinstance(manifest.get("recipe"), dict) else {}
+    asked = {"dataset": recipe.get("dataset") or _source(manifest)}
+    asked |= {key: manifest.get(key) for key in ("method", "size", "seed")}
+    if not asked["method"] or not (asked["size"] or asked["method"] == "full"):
+        return None
+    asked |= {key: value for key, value in recipe.items() if key not in asked}
+    given = {key: value for key, value in asked.items() if value is not None and value is not False}
+    words = [f"--{key}" if value is True else f"--{key} {shlex.quote(str(value))}" for key, value in given.items()]
+    lines, line = [], "python prune_dataset.py"
+    for word in [*words, "--output pruned"]:
+        if len(line) + len(word) > 100:
+            lines.append(line)
+            line = "   "
+        line += f" {word}"
+    return " \\\n".join([*lines, line])
 
 
 def _source(manifest: dict) -> str:

@@ -1,5 +1,6 @@
 """A pruned dataset on its way to the Hub: one config beside those that others publish there."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class DatasetPublication:
         there = list_remote(self._api, self.repo_id, self.repo_type, head)
         if CARD not in there:
             return {}
-        others, licence = _card_configs(self._read(CARD, head).decode())
+        others, licence = _card_configs(self._read(CARD, head), f"{self.repo_id}/{CARD}")
         if licence not in (None, self.licence):
             raise BadInput(
                 f"{self.repo_id} is under {licence}, these rows under {self.licence}",
@@ -117,6 +118,8 @@ def prepare_dataset(
     licence = licences.dataset_licence(manifest, license, folder)
     sources = parquet.split_files(folder)
     _check_files(manifest, [path for paths in sources.values() for path in paths], folder)
+    if split and not re.fullmatch(r"\w+(\.\w+)*", split):  # as `datasets` has it; it becomes part of a path
+        raise BadInput(f"{split!r} is no name for a split", remedy="use letters, digits and dots", field="split")
     if split and len(sources) == 1:
         sources = {split: next(iter(sources.values()))}
     elif split:
@@ -192,15 +195,24 @@ def _info(config: str, shards: dict[str, list]) -> dict:
     }
 
 
-def _card_configs(card: str) -> tuple[dict[str, dict], str | None]:
-    """The configs on a card, as `dataset_card` takes them, and the card's licence."""
-    from huggingface_hub import DatasetCard
+def _card_configs(card: bytes, name: str) -> tuple[dict[str, dict], str | None]:
+    """The configs on a card, as `dataset_card` takes them, and the card's licence.
 
-    data = DatasetCard(card, ignore_metadata_errors=True).data.to_dict()
-    infos = data.get("dataset_info") or []
-    infos = [infos] if isinstance(infos, dict) else infos
-    files = {config.get("config_name"): config.get("data_files") for config in data.get("configs") or []}
-    names = [info.get("config_name", "default") for info in infos]
+    Raises:
+        BadInput: somebody has broken its front matter; without it their configs would be dropped.
+    """
+    from huggingface_hub import DatasetCard
+    from yaml import YAMLError
+
+    try:
+        data = DatasetCard(card.decode(), ignore_metadata_errors=True).data.to_dict()
+        infos = data.get("dataset_info") or []
+        infos = [infos] if isinstance(infos, dict) else infos
+        files = {config.get("config_name"): config.get("data_files") for config in data.get("configs") or []}
+        names = [info.get("config_name", "default") for info in infos]
+    except (ValueError, TypeError, AttributeError, YAMLError) as error:
+        problem = f"the card there does not validate ({' '.join(str(error).split())[:200]})"
+        raise BadInput(problem, remedy="correct its front matter on the Hub", file=name) from None
     entries = {
         name: {"manifest": {}, "revision": "main", "info": info, "data_files": files.get(name)}
         for name, info in zip(names, infos, strict=True)

@@ -40,7 +40,7 @@ def dataset_licence(manifest: dict, stated: str | None, folder: Path) -> str:
     source = _known_source(manifest) or manifest.get(
         "license"
     )  # what the manifest was told cannot loosen the source's
-    if not (source or stated):
+    if (stated or source or "unknown").strip().lower() == "unknown":
         raise BadInput(
             "nothing says under which licence these rows may be passed on",
             remedy="state it with --license, e.g. --license cc-by-4.0",

@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from bad_input import BadInput
 from publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
+from publishing.results import checked_summary, eval_results, result_table
 from publishing.scanning import plain_name
+from publishing.sources import known_source
 from publishing.staging import parameter_count, read_json
-
-COLUMNS = ("ALL", "NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12")
 
 
 def model_card(
@@ -46,10 +45,13 @@ def model_card(
     config = read_json(folder / ("adapter_config.json" if adapter else "config.json"))
     named = config.get("base_model_name_or_path")  # an adapter fits one base only: the one its own config names
     bases = [base_model] if base_model else _as_list((adapter and named) or runs[0].get("base_model") or named)
+    if not (adapter or any(map(is_hub_id, bases))):  # a stage-0 folder: what it was composed of is in the config
+        parts = [_get(config, f"{part}_config", "_name_or_path") for part in ("vision", "text")]
+        bases = [part for part in parts if is_hub_id(part)] or bases
     hub_bases = [base for base in bases if is_hub_id(base)]
     data_names = [dataset or _get(run, "data", "path"), *(_get(one, "data", "path") for one in runs[-2::-1])]
     hub_data = list(dict.fromkeys(name for name in data_names if is_hub_id(name)))
-    summaries = [_checked_summary(summary) for summary in summaries or []]
+    summaries = [checked_summary(summary) for summary in summaries or []]
     name = repo_id.split("/")[-1]
     data = card_data(
         ModelCardData,
@@ -62,7 +64,7 @@ def model_card(
         datasets=hub_data or None,
         tags=_tags(config, run, adapter),
         model_name=name,
-        eval_results=[row for summary in summaries for row in _eval_results(summary)] or None,
+        eval_results=[row for summary in summaries for row in eval_results(summary)] or None,
     )
     text = pour(
         "model_card.md",
@@ -74,8 +76,9 @@ def model_card(
         revision=revision,
         pipeline_snippet=pipeline_snippet(repo_id, revision, bool(config.get("auto_map"))),
         classes_snippet=classes_snippet(repo_id, revision, bool(config.get("auto_map"))),
-        adapter_snippet=adapter_snippet(repo_id, revision, config.get("base_model_name_or_path") or UNKNOWN),
-        results=[_result(summary) for summary in summaries],
+        adapter_snippet=adapter_snippet(repo_id, revision, named or UNKNOWN, config.get("revision")),
+        base_pinned=bool(config.get("revision")),
+        results=[result_table(summary) for summary in summaries],
         chart=chart,
         loss="loss.png" if (folder / "loss.png").is_file() else None,
         stages=[_stage_name(one) for one in runs],
@@ -84,7 +87,7 @@ def model_card(
         earlier=[(_stage_name(one), as_yaml(one["recipe"])) for one in runs[:-1] if one.get("recipe")],
         rerun=_rerun(run, dataset, base_model),
         license=licence,
-        parts=_parts(bases, data_names, [_get(one, "data", "license") for one in runs[::-1]]),
+        parts=_parts(bases, data_names, [_terms(one) for one in runs[::-1]]),
     )
     return validated(ModelCard, text)
 
@@ -112,11 +115,12 @@ def classes_snippet(repo_id: str, revision: str, has_code: bool) -> str:
     )
 
 
-def adapter_snippet(repo_id: str, revision: str, base: str) -> str:
-    """An adapter onto its base."""
+def adapter_snippet(repo_id: str, revision: str, base: str, base_revision: str | None) -> str:
+    """An adapter onto its base, both at the commits that were compared when it was published."""
+    pinned = f', revision="{base_revision}"' if base_revision else ""
     return (
         "from peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
-        f'base = AutoModelForImageTextToText.from_pretrained("{base}", trust_remote_code=True)\n'
+        f'base = AutoModelForImageTextToText.from_pretrained("{base}"{pinned}, trust_remote_code=True)\n'
         f'model = PeftModel.from_pretrained(base, "{repo_id}", revision="{revision}")'
     )
 
@@ -124,8 +128,9 @@ def adapter_snippet(repo_id: str, revision: str, base: str) -> str:
 def _what_model(config: dict, folder: Path, adapter: bool) -> str:
     count = f"{parameter_count(folder):,}"
     if adapter:
-        base = config.get("base_model_name_or_path") or UNKNOWN
-        return f"An adapter of {count} parameters ({config.get('peft_type', UNKNOWN)}) for `{base}`."
+        base, commit = config.get("base_model_name_or_path") or UNKNOWN, config.get("revision")
+        at = f" at commit `{commit}`" if commit else ""
+        return f"An adapter of {count} parameters ({config.get('peft_type', UNKNOWN)}) for `{base}`{at}."
     text, vision = (config.get(key) or {} for key in ("text_config", "vision_config"))
     return (
         f"A vision-language model (`{config.get('model_type', UNKNOWN)}`) of {count} parameters: a "
@@ -212,64 +217,14 @@ def _parts(bases: list[str], data_names: list[str | None], licences: list[str | 
     return parts if bases else [("model", UNKNOWN, UNKNOWN), *parts]
 
 
+def _terms(run: dict) -> str | None:
+    """The licence of a run's data: the one its manifest gave, or that of a source its name speaks of."""
+    source = known_source(_get(run, "data", "source"), plain_name(str(_get(run, "data", "path") or "")))
+    return (source and source.licence) or _get(run, "data", "license")
+
+
 def _linked(name: str, root: str) -> str:
     return f"[{name}]({root}{name})" if is_hub_id(name) else f"`{plain_name(str(name))}`"
-
-
-def _checked_summary(summary: dict) -> dict:
-    overall = summary.get("ALL")
-    if not (isinstance(overall, dict) and isinstance(overall.get("accuracy"), int | float) and "n" in overall):
-        raise BadInput(
-            "the evaluation summary has no ALL.accuracy and ALL.n",
-            remedy="give a summary.json written by evaluate_scienceqa.py",
-            field="results",
-        )
-    return summary
-
-
-def _result(summary: dict) -> dict:
-    columns = [column for column in COLUMNS if column in summary]
-    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    cells = [summary[column] for column in columns]
-    lines.append("| accuracy | " + " | ".join("–" if c is None else f"{c['accuracy']:.2f}" for c in cells) + " |")
-    lines.append("| interval | " + " | ".join("–" if c is None else _interval(c) for c in cells) + " |")
-    lines.append("| questions | " + " | ".join("–" if c is None else f"{c['n']:,}" for c in cells) + " |")
-    variant = ", blank pictures" if summary.get("images") == "blank" else ""
-    dataset, split = plain_name(str(summary.get("dataset") or UNKNOWN)), summary.get("split") or UNKNOWN
-    return {
-        "title": f"**{dataset}, {split} split{variant}**",
-        "table": "\n".join(lines),
-        "interval": "95 % confidence intervals" if any(c and c.get("ci95") for c in cells) else "no intervals known",
-        "unread": summary["unread"] if isinstance(summary.get("unread"), int) else None,
-        "scoring": summary.get("scoring") if isinstance(summary.get("scoring"), str) else None,
-        "question_hash": summary.get("question_hash"),
-    }
-
-
-def _interval(cell: dict) -> str:
-    return UNKNOWN if not cell.get("ci95") else f"{cell['ci95'][0]:.1f}–{cell['ci95'][1]:.1f}"
-
-
-def _eval_results(summary: dict) -> list:
-    from huggingface_hub import EvalResult
-
-    if summary.get("images") == "blank":  # the control without pictures is no result to be ranked by
-        return []
-    dataset = str(summary.get("dataset") or UNKNOWN)
-    return [
-        EvalResult(
-            task_type="image-text-to-text",
-            task_name="multiple-choice questions about pictures",
-            dataset_type=dataset if is_hub_id(dataset) else plain_name(dataset).lower(),
-            dataset_name=plain_name(dataset),
-            dataset_split=summary.get("split"),
-            metric_type="accuracy",
-            metric_name=f"accuracy, {column}",
-            metric_value=round(float(summary[column]["accuracy"]), 2),
-        )
-        for column in COLUMNS
-        if summary.get(column)
-    ]
 
 
 def _as_list(value) -> list:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from bad_input import BadInput
+from pictures import open_picture
 from publishing import licences, staging, verification
-from publishing.cards import UNKNOWN
+from publishing.cards import UNKNOWN, is_hub_id
+from publishing.connection import call
 from publishing.model_card import adapter_snippet, model_card, pipeline_snippet
 from publishing.scanning import refuse_findings, scan_folder
 from publishing.staging import files_under
@@ -58,13 +60,7 @@ class ModelPublication:
             ) from error
 
     def publish(self, api, private: bool) -> Publication:
-        """Commit it, and name the commit by its content.
-
-        Raises:
-            BadInput: it is an adapter whose base is not on the Hub, so that nobody could use it.
-        """
-        if self.adapter:
-            _check_base(api, *self._base())
+        """Commit it, and name the commit by its content."""
         done = publish(
             api,
             self.repo_id,
@@ -96,21 +92,34 @@ class ModelPublication:
     def snippet(self, published: Publication) -> str:
         """Six lines a stranger pastes, pinned to the commit."""
         if self.adapter:
-            return adapter_snippet(published.repo_id, published.commit, self._base()[0])
+            return adapter_snippet(published.repo_id, published.commit, *self._base())
         has_code = bool(staging.read_json(self.folder / "config.json").get("auto_map"))
         return pipeline_snippet(published.repo_id, published.commit, has_code)
 
     def _base(self) -> tuple[str, str | None]:
-        """Hub id and revision of an adapter's base."""
+        """Hub id and commit of an adapter's base."""
         config = staging.read_json(self.folder / "adapter_config.json")
         return config["base_model_name_or_path"], config.get("revision")
 
 
-def _check_base(api, base: str, revision: str | None) -> None:
+def _pin_base(api, config_file: Path) -> None:
+    """Note in an adapter's configuration the commit that its base is at: PEFT loads the base at this `revision`.
+
+    Raises:
+        BadInput: the base is not on the Hub, so that nobody could use the adapter.
+    """
+    config = staging.read_json(config_file)
+    base, revision = config["base_model_name_or_path"], config.get("revision")
+    commit = call(lambda: _commit_of_base(api, base, revision), base)
+    if commit != revision:
+        staging.write_json(config_file, {**config, "revision": commit})
+
+
+def _commit_of_base(api, base: str, revision: str | None) -> str:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        api.model_info(base, revision=revision)
+        return api.model_info(base, revision=revision).sha
     except (RepositoryNotFoundError, RevisionNotFoundError):
         at = f" at {revision}" if revision else ""
         raise BadInput(
@@ -141,6 +150,7 @@ def prepare_model(
     base_model: str | None = None,
     dataset: str | None = None,
     ask: tuple[str, str] | None = None,
+    api=None,
 ) -> ModelPublication:
     """Stage a checkpoint, scan it, and write its card.
 
@@ -149,6 +159,7 @@ def prepare_model(
         results: evaluation summaries for the results tables.
         dataset: the Hub id of the training data, where run.json names a local folder.
         ask: a picture's path and a question, put to the published model when it is verified.
+        api: the Hub's client, asked for the commit of an adapter's base; None contacts nothing and pins no base.
 
     Raises:
         BadInput: the folder is no checkpoint, or holds what must not leave.
@@ -157,9 +168,16 @@ def prepare_model(
         raise BadInput(
             "an adapter alone answers no question", remedy="leave --ask out or publish the merged model", field="ask"
         )
+    if ask:
+        open_picture(Path(ask[0]), field="ask")
+    for field, name in (("base_model", base_model), ("dataset", dataset)):
+        if name and not is_hub_id(name):
+            raise BadInput(f"{name!r} is no Hub id", remedy="give OWNER/NAME, or leave it out", field=field)
     staged = workspace / "files"
     staged.mkdir()
     left_out = staging.stage_model(folder, staged, base_model)
+    if api and (staged / "adapter_config.json").is_file():
+        _pin_base(api, staged / "adapter_config.json")
     run = staging.read_json(staged / "run.json") if (staged / "run.json").is_file() else {}
     if chart:
         staging.write_picture(chart, staged / "assets" / "chart.png")

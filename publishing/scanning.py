@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 from bad_input import BadInput
+from checkpoint_files import read_header
 
 # The shapes of tokens as their issuers document them; the lengths keep ordinary words (`sk-learn`, `hf_model`) out.
 SECRETS = {
@@ -87,7 +88,7 @@ def scan_file(path: Path, name: str, known: tuple[re.Pattern, ...] = ()) -> Iter
         known: further patterns of local paths: this machine's home, temporary and working folders.
     """
     if path.suffix == ".safetensors":
-        yield from _scan_value(read_safetensors_header(path), name, "header", known)
+        yield from _scan_value(read_header(path), name, "header", known)
     elif path.suffix == ".parquet":
         yield from _scan_parquet(path, name, known)
     else:
@@ -109,26 +110,6 @@ def scan_bytes(data: bytes, name: str, place: str = "", depth: int = 0, known: t
             yield finding
         if not found:
             yield from _scan_lines(data, name, place, known)
-
-
-def read_safetensors_header(path: Path) -> dict:
-    """The header of a safetensors file: tensor name -> {dtype, shape, data_offsets}, plus `__metadata__`.
-
-    Raises:
-        BadInput: the file is not a whole safetensors file (truncated, a pointer, another format).
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length)) if 2 <= length <= min(size - 8, 100 * 2**20) else {}
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-            whole = size == 8 + length + max(ends, default=0)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            whole = False
-    if not whole:
-        raise BadInput("is no whole safetensors file", remedy="save or copy the checkpoint again", file=path)
-    return header
 
 
 def is_local_path(text: str) -> bool:

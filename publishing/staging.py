@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from bad_input import BadInput
+from checkpoint_files import read_header, refuse_types
 from publishing.parquet import clean_png
-from publishing.scanning import is_local_path, plain_name, read_safetensors_header
+from publishing.scanning import is_local_path, plain_name
 
 # What a stranger needs to load, to run and to judge a checkpoint. Everything else stays at home: optimizer and RNG
 # state, `training_args.bin` (a pickle that holds the token), logs, caches, `.env`, `.git`.
@@ -25,6 +26,8 @@ PROVENANCE_KEYS = {
     "_name_or_path", "name_or_path", "_commit_hash", "tokenizer_file", "vocab_file", "merges_file", "local_files_only",
     "special_tokens_map_file", "pretrained_vision_tower", "cache_dir",
 }  # fmt: skip
+# The code that travels in a folder, which its receiver runs: by name, as it was reviewed and tested here.
+OUR_CODE = {path.name: path for path in Path(__file__).parents[1].glob("*/*_llava_mistral.py")}
 MAX_FILE_BYTES = 50 * 10**9  # the Hub's limit for one file (https://huggingface.co/docs/hub/storage-limits)
 
 
@@ -43,6 +46,7 @@ def stage_model(folder: Path, staging: Path, base_model: str | None = None) -> l
         BadInput: the folder is no checkpoint, or one that cannot be published (missing shard, foreign code).
     """
     check_checkpoint(folder)
+    _check_tokenizer(folder)
     code = _code_files(folder)
     left_out = []
     for name, path in files_under(folder).items():
@@ -73,9 +77,10 @@ def write_picture(picture: Path, target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.write_bytes(clean_png(picture.read_bytes()))
-    except (OSError, ValueError, SyntaxError):
+        clean = clean_png(picture.read_bytes())
+    except BadInput:
         raise BadInput("is no picture", remedy="give a PNG, or remove it", file=picture) from None
+    target.write_bytes(clean)
 
 
 def is_replaced(path: str) -> bool:
@@ -94,13 +99,16 @@ def check_checkpoint(folder: Path) -> None:
             remedy="give a folder written by save_pretrained, such as an output of train_sft.py",
             file=folder,
         )
-    if not adapter and not read_json(folder / "config.json").get("model_type"):
+    config = {} if adapter else read_json(folder / "config.json")
+    if not adapter and not config.get("model_type"):
         raise BadInput(
             "names no model", remedy="save the checkpoint again", file=folder / "config.json", field="model_type"
         )
     for path in weight_files(folder):
         check_size(path)
-        read_safetensors_header(path)
+        header = read_header(path)
+        if not config.get("quantization_config"):
+            refuse_types(header, path)
     if adapter:
         _check_whole_modules(folder)
 
@@ -111,9 +119,7 @@ def _check_whole_modules(folder: Path) -> None:
     PEFT would only warn, and the base's own module would answer in its place (haotian-liu/LLaVA issues 784, 1592).
     """
     config = read_json(folder / "adapter_config.json")
-    held = {
-        part for path in weight_files(folder) for name in read_safetensors_header(path) for part in name.split(".")
-    }
+    held = {part for path in weight_files(folder) for name in read_header(path) for part in name.split(".")}
     for module in config.get("modules_to_save") or []:
         if module.rsplit(".", 1)[-1] not in held:
             raise BadInput(
@@ -159,7 +165,7 @@ def parameter_count(folder: Path) -> int:
     """How many numbers the weight files hold, from their headers (buffers saved with the weights included)."""
     total = 0
     for path in weight_files(folder):
-        for name, tensor in read_safetensors_header(path).items():
+        for name, tensor in read_header(path).items():
             if name != "__metadata__":
                 size = 1
                 for side in tensor["shape"]:
@@ -229,6 +235,13 @@ def _code_files(folder: Path) -> set[str]:
         for reference in entries.values():
             for one in reference if isinstance(reference, list) else [reference]:
                 modules |= {_module_file(one, path)} if one else set()
+    for module in sorted(OUR_CODE.keys() & {path.name for path in folder.iterdir()}):
+        if (folder / module).read_bytes() != OUR_CODE[module].read_bytes():
+            raise BadInput(
+                "is not this project's own code",
+                remedy="load the checkpoint and save it again, which puts the code beside it",
+                file=folder / module,
+            )
     if missing := sorted(m for m in modules if not (folder / m).is_file()):
         raise BadInput(
             f"auto_map names {missing[0]}, which is not in the folder",
@@ -237,6 +250,20 @@ def _code_files(folder: Path) -> set[str]:
             field="auto_map",
         )
     return modules
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse a tokenizer that looks for its files by a path that climbs; an absolute one is scrubbed, as elsewhere."""
+    path = folder / "tokenizer_config.json"
+    for key, value in (read_json(path) if path.is_file() else {}).items():
+        names = value if isinstance(value, list) else [value]
+        if re.search("_files?$", key) and any(".." in re.split(r"[/\\]", name) for name in map(str, names)):
+            raise BadInput(
+                f"names a file outside of its folder ({value!r})",
+                remedy="save the checkpoint again so that all of it lies in its folder",
+                file=path,
+                field=key,
+            )
 
 
 def _module_file(reference: str, path: Path) -> str:
@@ -262,6 +289,8 @@ def _scrubbed_config(path: Path, base_model: str | None) -> dict | None:
     scrubbed = _without_provenance(config)
     if path.name == "adapter_config.json":
         base = scrubbed["base_model_name_or_path"] = base_model or config.get("base_model_name_or_path")
+        if base != config.get("base_model_name_or_path"):
+            scrubbed.pop("revision", None)  # it was one of the other name
         if not base or is_local_path(base):
             raise BadInput(
                 "the adapter's base is unknown or a folder on this machine",

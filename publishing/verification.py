@@ -5,6 +5,7 @@ path, no cache, no variables of ours but the Hub's address and token. The script
 this project.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -358,8 +359,9 @@ def _canonical(value):
 
 
 def _dataset(task: dict) -> dict:
-    from datasets import load_dataset
+    from datasets import config, load_dataset
 
+    config.USE_PARQUET_EXPORT = False  # it would take the token to another host, datasets-server.…
     _download(task["repo_id"], task["commit"], task["files"], "dataset")
     report = {"files": len(task["files"]), "rows": {}, "columns": []}
     for split, sources in task["splits"].items():
@@ -388,7 +390,22 @@ def _space(task: dict) -> dict:
     return {"files": len(task["files"])}
 
 
+def _lack_of_room(error: BaseException | None) -> str | None:
+    """`datasets` hides a full disk behind three errors of its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
+            said = f"{tempfile.gettempdir()} has no room to receive it and compare: {os.strerror(error.errno)}"
+            return f"{said}; make room there, or set TMPDIR, and run the same command again"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 if __name__ == "__main__":
     given = json.load(sys.stdin)
     tasks = {"rehearse": _rehearse, "model": _model, "adapter": _adapter, "dataset": _dataset, "space": _space}
-    print(json.dumps(tasks[given["do"]](given)))
+    try:
+        print(json.dumps(tasks[given["do"]](given)))
+    except Exception as error:
+        if not (told := _lack_of_room(error)):
+            raise
+        sys.exit(told)

@@ -1,40 +1,38 @@
 """Every test's world: no network, an empty Hugging Face cache, and tiny components that are made once."""
 
 import os
-import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests import offline
+
 # Before anything imports huggingface_hub, which reads these once. Child processes inherit them.
 _HOME = tempfile.TemporaryDirectory(prefix="hf-home-")
 os.environ.update(HF_HOME=_HOME.name, HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface.co would be told of each run in a module with a Hub
 for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(_name, None)
+
+offline.guard()  # before anything keeps a copy of sys.executable
 
 pytest_plugins = ["tests.reliability"]
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+@pytest.fixture(autouse=True)
+def nobody_else_is_asked():
+    """A foreign host that was looked up or connected to, here or in a process that was started, fails the test."""
+    yield
+    assert not (lines := offline.asked()), f"not offline:\n{lines}"
+
+
 @pytest.fixture(autouse=True, scope="session")
-def loopback_only():
-    """A connection to anywhere but this machine fails the test that makes it."""
-
-    def guarded(connect):
-        def check(self, address):
-            if self.family in (socket.AF_INET, socket.AF_INET6) and not address[0].startswith(
-                ("127.", "::1", "localhost")
-            ):
-                raise AssertionError(f"a test connected to {address}")
-            return connect(self, address)
-
-        return check
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("connect", "connect_ex"):
-            patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
-        yield
+def nobody_else_was_asked():
+    """What was asked while fixtures were made or taken down fails the last test."""
+    yield
+    assert not (lines := offline.asked()), f"not offline:\n{lines}"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -97,6 +95,14 @@ def rows_file(tmp_path_factory) -> Path:
     from tests.tiny_components import save_rows
 
     return save_rows(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory) -> Path:
+    """A ScienceQA folder of three questions, two with a picture; their split is `train`."""
+    from tests.small_problems import save_problems
+
+    return save_problems(tmp_path_factory.mktemp("questions") / "data", 3)
 
 
 @pytest.fixture(scope="session")

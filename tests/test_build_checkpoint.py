@@ -6,6 +6,7 @@ import time
 import pytest
 
 from build_checkpoint import main
+from tests.malformed import copy, raw, settings, text, weight
 from tests.running import run_apart, run_here
 
 GENERATED = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "chat_template.jinja"}
@@ -74,7 +75,7 @@ def test_an_earlier_output_is_replaced_and_nothing_stays_beside_it(vision_folder
     [
         ("--vision", "./absent", "no such folder, and not a Hub id; give a folder or owner/name"),
         ("--llm", "absent", "no such folder, and not a Hub id"),
-        ("--llm", "{empty}", "there is no config.json in it; give a saved transformers model"),
+        ("--llm", "{empty}", "there is no config.json in it; name a folder that save_pretrained wrote"),
         ("--output", "{occupied}", "the output folder holds something else (no config.json in it); name an empty"),
         ("--output", "{file}", "the output is a file, not a folder; name a new folder"),
     ],
@@ -102,6 +103,30 @@ def test_a_text_model_of_another_kind_is_refused_and_nothing_is_written(vision_f
     tiny_tokenizer().save_pretrained(tmp_path / "gpt2")
     done = build(vision_folder, tmp_path / "gpt2", tmp_path / "out", code=2)
     assert "field llm" in done.error and "give a mistral or llama model" in done.error
+    assert not (tmp_path / "out").exists()
+
+
+NAN = weight(lambda held: held.fill_(float("nan")), "model.norm.weight")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (raw(lambda whole: whole[:-9]), "model.safetensors: is no whole safetensors file"),
+        (text("config.json", "{"), "config.json: is not valid JSON"),
+        (settings(num_hidden_layers="2"), "num_hidden_layers"),
+        (weight(lambda held: None, "model.norm.weight"), "1 weights are missing, first model.norm.weight"),
+        (NAN, "model.norm.weight holds NaN or infinity"),
+        (text("tokenizer.json", "{"), "mistral"),
+    ],
+    ids=["cut", "no JSON", "text for a number", "a tensor dropped", "NaN", "no tokenizer"],
+)
+def test_a_damaged_part_is_refused_by_name_and_nothing_is_written(
+    vision_folder, mistral_folder, tmp_path, spoil, said
+):
+    part = copy(mistral_folder, tmp_path / "mistral", spoil)
+    done = build(vision_folder, part, tmp_path / "out", code=2)
+    assert str(part) in done.error and said in done.error
     assert not (tmp_path / "out").exists()
 
 

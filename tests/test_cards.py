@@ -191,3 +191,53 @@ def test_cards_import_no_torch():
 
 def test_the_rerun_command_names_the_stage_of_the_run(staged):
     assert f"--stage {RUN['stage']} --config recipe.yaml" in card(staged)
+
+
+def test_the_terms_of_the_data_and_the_parts_of_a_stage_0_folder_reach_the_card(staged, tmp_path):
+    for path in staged.iterdir():
+        if path.name not in ("run.json", "config.json"):
+            (tmp_path / path.name).symlink_to(path)
+    config = json.loads((staged / "config.json").read_text())
+    config["vision_config"]["_name_or_path"] = "openai/clip-vit-large-patch14-336"
+    config["text_config"]["_name_or_path"] = "mistralai/Mistral-7B-Instruct-v0.2"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    first = {**RUN, "base_model": ["outputs/stage-0"], "data": {"path": "a/b", "license": "cc-by-4.0"}}
+    told = {"path": "outputs/pruned", "source": "ScienceQA", "license": "mit"}
+    last = {**RUN, "before": first, "base_model": ["outputs/stage-1"], "data": told}
+    (tmp_path / "run.json").write_text(json.dumps(last))
+    text = card(tmp_path)
+    front = text.split("---")[1]
+    assert "base_model:\n- openai/clip-vit-large-patch14-336\n- mistralai/Mistral-7B-Instruct-v0.2\n" in front
+    assert "| data | `pruned` | `cc-by-nc-sa-4.0` |\n| data | [a/b]" in text  # a manifest cannot loosen ScienceQA's
+    assert "| `cc-by-4.0` |" in text
+
+
+def test_a_stage_0_folder_knows_what_it_was_composed_of(stage0, vision_folder, mistral_folder):
+    config = json.loads((stage0 / "config.json").read_text())
+    named = [config[part]["_name_or_path"] for part in ("vision_config", "text_config")]
+    assert named == [str(vision_folder), str(mistral_folder)]
+
+
+def test_a_run_records_the_terms_of_the_pruned_set_it_learned_from(tmp_path):
+    from training.run_record import terms_of
+
+    folder = save_dataset(tmp_path / "made", source="ScienceQA")
+    assert terms_of(str(folder)) == {"source": "ScienceQA", "license": "cc-by-4.0"}
+    assert terms_of("owner/rows") == terms_of(str(tmp_path)) == {}
+
+
+def test_the_command_that_prunes_again_is_the_verbs_own(monkeypatch):
+    import shlex
+
+    from prune_dataset import RECIPE, parse_arguments
+
+    recipe = dict.fromkeys(RECIPE) | {"dataset": "owner/rows", "method": "random", "size": 5, "seed": 3}
+    recipe |= {"stratified": True, "llava_json": False, "columns": "question=q u,answer=a", "necessity": 0.25}
+    text = dataset_card("owner/name", {"random": entry({**recipe, "recipe": recipe}, 5)}, "mit")
+    command = text.split("To run it again:\n\n```bash\n")[1].split("\n```")[0]
+    assert all(len(line) < 120 for line in command.splitlines())
+    monkeypatch.setattr(sys, "argv", shlex.split(command.replace("\\\n", " "))[1:])
+    args = parse_arguments()
+    assert {key: getattr(args, key) for key, value in recipe.items() if value} == {
+        k: v for k, v in recipe.items() if v
+    }

@@ -30,13 +30,6 @@ def test_help_comes_quickly(verb):
     assert verb != "train_sft.py" or {"--learning_rate", "--dataset"} <= set(done.stdout.split())
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train_sft.py"])  # whose parser is TRL's
-def test_a_flag_that_does_not_exist_is_one_line_and_exit_code_2(verb, tmp_path):
-    done = run_apart(HOME / verb, "--no_such_flag", code=2, cwd=tmp_path)
-    assert done.error.startswith(f"{verb}") and "--help` for the arguments" in done.error
-    assert not list(tmp_path.iterdir())
-
-
 def raises(error):
     def main():
         raise error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.malformed import settings, stored_as
 from tests.running import run_apart, run_here
 from tests.tiny_components import tiny_tokenizer
 
@@ -181,25 +182,6 @@ def test_shards_hold_what_one_file_holds(stage0, tmp_path, to):
     assert_same_weights(convert(parts, tmp_path / "back", "plugin"), stage0)
 
 
-def test_a_pickle_of_weights_is_read_and_one_of_code_is_not(stage0, tmp_path):
-    import torch
-    from safetensors.torch import load_file
-
-    folder = tmp_path / "pickled"
-    shutil.copytree(stage0, folder)
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    assert_same_weights(convert(folder, tmp_path / "out", "plugin"), stage0)
-
-    class Harm:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "harmed",)
-
-    torch.save({"weight": Harm()}, folder / "pytorch_model.bin")
-    assert "is no pickle of weights alone" in refused(folder, tmp_path / "never", "plugin")
-    assert not (tmp_path / "harmed").exists()
-
-
 def spoil_index(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../elsewhere.safetensors"}}')
@@ -227,6 +209,13 @@ def shorten(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
+def pickled_list(folder: Path) -> None:
+    import torch
+
+    (folder / "model.safetensors").unlink()
+    torch.save([torch.ones(2)], folder / "pytorch_model.bin")
+
+
 def other_model(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
 
@@ -239,6 +228,9 @@ def other_model(folder: Path) -> None:
         (drop, "1 weights are missing, first model.multi_modal_projector.linear_1.bias"),
         (shorten, "weight lm_head.weight is ["),
         (other_model, "'gpt2' is no LLaVA"),
+        (stored_as("int8"), "linear_2.weight is stored as I8"),
+        (settings(text_config__hidden_size=0), "text_config.hidden_size 0 is no size"),
+        (pickled_list, "is no pickle of weights alone (list)"),
     ],
 )
 def test_a_damaged_source_is_refused_and_nothing_is_written(stage0, tmp_path, spoil, said):

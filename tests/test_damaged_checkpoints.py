@@ -6,28 +6,54 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_components import save_rows
-from tests.trainee import again, seldom, tree
+from tests.trainee import again, tree
 from training.checkpointing import MANIFEST
 
+SHOWN = {
+    ("model.safetensors", "one bit"): "D5",
+    ("optimizer.pt", "missing"): "D16",
+    ("scheduler.pt", "missing"): "D17",
+    ("rng_state.pth", "missing"): "D18",
+    ("trainer_state.json", "empty"): "D19",
+}
 STORED = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors", MANIFEST)
 SILENT = (("optimizer.pt", "missing"), ("rng_state.pth", "missing"), ("model.safetensors", "one bit"))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [seldom((name, how), (name, how) in SILENT) for name in STORED for how in ("missing", "one bit")],
-    ids=" ".join,
-)
-def test_a_damaged_checkpoint_is_skipped_and_the_run_ends_bit_identical(interrupted, whole, tmp_path, case):
-    """Always: what stock transformers goes on from without a word, to another model."""
-    name, damage = case
+def accepted(*cases: str):
+    def mark(test):
+        for case in cases:
+            test = pytest.mark.case(case, "accepted")(test)
+        return test
+
+    return mark
+
+
+def damages():
+    """Every file, missing and flipped; always, what stock transformers goes on from without a word."""
+    for case in [*((name, how) for name in STORED for how in ("missing", "one bit")), ("trainer_state.json", "empty")]:
+        marks = [] if case in SILENT else [pytest.mark.slow]
+        marks += [pytest.mark.case(SHOWN[case], "refused")] if case in SHOWN else []
+        yield pytest.param(*case, id=" ".join(case), marks=marks)
+
+
+@pytest.mark.parametrize(("name", "damage"), damages())
+def test_a_damaged_checkpoint_is_skipped_and_the_run_ends_bit_identical(interrupted, whole, tmp_path, name, damage):
     run = again(interrupted, tmp_path)
     file = run.output / "checkpoint-9" / name
     content = bytearray(file.read_bytes())
     content[len(content) // 3] ^= 1
-    file.write_bytes(content) if damage == "one bit" else file.unlink()
+    file.unlink() if damage == "missing" else file.write_bytes(content if damage == "one bit" else b"")
     out = run.run().stdout
     assert "checkpoint-9: skipped, " in out and name in out and "checkpoint-6: going on from here" in out
+    assert run.result() == whole["finetune"][1]
+
+
+@accepted(*SHOWN.values(), "D20", "D21")
+def test_an_undamaged_checkpoint_of_the_same_run_is_gone_on_from(interrupted, whole, tmp_path):
+    run = again(interrupted, tmp_path)
+    out = run.run().stdout
+    assert "checkpoint-9: going on from here" in out and "skipped" not in out
     assert run.result() == whole["finetune"][1]
 
 
@@ -39,7 +65,13 @@ def test_without_a_whole_checkpoint_the_run_starts_again_and_says_so(interrupted
     assert run.result() == whole["finetune"][1]
 
 
-@pytest.mark.parametrize("change", ["learning rate", "picture"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("learning rate", marks=pytest.mark.case("D20", "refused")),
+        pytest.param("picture", marks=pytest.mark.case("D21", "refused")),
+    ],
+)
 def test_another_recipe_or_other_data_is_refused_untouched_unless_forced(interrupted, tmp_path, change):
     if change == "learning rate":
         run, said = again(interrupted, tmp_path, learning_rate="2e-2"), "learning_rate was 0.01 and is 0.02 now"
@@ -54,6 +86,7 @@ def test_another_recipe_or_other_data_is_refused_untouched_unless_forced(interru
     assert "going on from here, though" in run.run(more=("--force_resume",)).stdout
 
 
+@accepted("D21")
 @pytest.mark.slow
 def test_the_same_data_elsewhere_is_the_same_data(interrupted, whole, tmp_path):
     rows = Path(shutil.copytree(Path(interrupted.given["dataset"]).parent, tmp_path / "rows")) / "rows.json"
@@ -62,6 +95,7 @@ def test_the_same_data_elsewhere_is_the_same_data(interrupted, whole, tmp_path):
     assert run.result()["model.safetensors"] == whole["finetune"][1]["model.safetensors"]
 
 
+@pytest.mark.case("D21", "refused")
 def test_rows_of_another_length_are_other_data(interrupted, tmp_path):
     run = again(interrupted, tmp_path, dataset=save_rows(tmp_path / "fewer", 6))
     assert "field dataset: the data was " in run.run(code=2).stderr

@@ -145,7 +145,7 @@ BAD = {
     "not valid JSON": ["--dataset", "data", "--predictions", "bad.json"],
     "neither results nor outputs": ["--dataset", "data", "--predictions", "data/problems.json"],
     "no such checkpoint folder": ["--dataset", "data", "--model", "./absent"],
-    "holds no config.json": ["--dataset", "data", "--model", "data"],
+    "there is no config.json in it": ["--dataset", "data", "--model", "data"],
     "no problem of split 'val'": ["--dataset", "data", "--predictions", "p.json", "--split", "val"],
     "24 problems have no prediction": ["--dataset", "data", "--predictions", "p.json", "--split", "test"],
     "holds something else": ["--dataset", "data", "--predictions", "p.json", "--output", "data"],

@@ -12,7 +12,7 @@ STAGES = ("pretrain", "finetune")
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
 
 
-def kill_at_random(trainee, whole, stage: str, count: int) -> None:
+def kill_at_random(trainee, whole, stage: str, count: int) -> int:
     """Runs are killed at uniform random moments until `count` were; one that had ended before is compared as well.
 
     The moments are those of the shortest run so far: the first one may have met a busy machine.
@@ -30,6 +30,7 @@ def kill_at_random(trainee, whole, stage: str, count: int) -> None:
         assert run.result() == expected, f"run {runs}"
         shutil.rmtree(run.output)
     print(f"{stage}: {kills} of {runs} runs killed, {runs} ended bit-identical")
+    return kills
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -38,9 +39,10 @@ def test_a_run_killed_at_any_moment_ends_bit_identical(trainee, whole, stage):
 
 
 @pytest.mark.slow
+@pytest.mark.case("K1", "survived")
 @pytest.mark.parametrize("stage", STAGES)
-def test_fifty_runs_killed_at_any_moment_end_bit_identical(trainee, whole, stage):
-    kill_at_random(trainee, whole, stage, 50)
+def test_fifty_runs_killed_at_any_moment_end_bit_identical(trainee, whole, stage, record_property):
+    record_property("tried", kill_at_random(trainee, whole, stage, 50))
 
 
 # Moments of saving, each the beginning of what Python does next to a file of the output folder.
@@ -64,6 +66,7 @@ MOMENTS = {
 OFTEN = ("before the manifest", "during rotation", "while it moves")
 
 
+@pytest.mark.case("K2", "survived")
 @pytest.mark.parametrize("moment", [seldom(name, name in OFTEN) for name in MOMENTS])
 def test_a_kill_in_each_phase_of_saving_loses_nothing(trainee, whole, moment):
     run = trainee("finetune")
@@ -90,6 +93,7 @@ def test_a_kill_before_each_change_of_a_file_loses_nothing(trainee, whole, stage
     print(f"{stage}: {len(moments)} moments, each ended bit-identical")
 
 
+@pytest.mark.case("K3", "survived")
 def test_two_kills_in_a_row_lose_nothing(trainee, whole):
     """The second while the first checkpoint after going on is written."""
     run = trainee("finetune")
@@ -100,13 +104,15 @@ def test_two_kills_in_a_row_lose_nothing(trainee, whole):
 
 
 @pytest.mark.slow
-def test_kills_in_a_row_lose_nothing(trainee, whole):
+@pytest.mark.case("K3", "survived")
+def test_kills_in_a_row_lose_nothing(trainee, whole, record_property):
     for seed in range(10):
         run, moments = trainee("finetune"), random.Random(seed)
         for _ in range(3):
             run.killed(after=moments.uniform(0, whole["finetune"][0]))
         run.run()
         assert run.result() == whole["finetune"][1], seed
+    record_property("tried", 10)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +155,7 @@ def test_every_log_line_is_the_uninterrupted_run_s(trainee):
     assert logs[0] == logs[1] and len(logs[0]) == 6 and "num_tokens" in logs[0][0]
 
 
+@pytest.mark.case("K4", "survived")
 def test_stage2_starts_from_a_finished_stage1_only(trainee, whole, stage0, rows_file, tmp_path):
     first = trainee("pretrain")
     assert first.killed(at=r"os\.rename \.finished/processor_config\.json").code == -9

@@ -216,9 +216,11 @@ def test_one_upload_may_serve_several_commits_beside_one_that_was_broken_off(hub
 USE_DATASETS = """
 import json
 import numpy as np
+import datasets
 from datasets import Dataset, Features, Image, Value, load_dataset
 from PIL import Image as Picture
 
+datasets.config.USE_PARQUET_EXPORT = False  # asks datasets-server.127.0.0.1
 noise = np.random.default_rng(0)
 pixels = [noise.integers(0, 256, (24, 24, 3), dtype=np.uint8) for _ in range(12)]
 columns = {"image": [Picture.fromarray(array) for array in pixels], "id": [str(number) for number in range(12)]}
@@ -316,6 +318,7 @@ def test_large_files_are_taken_whole_or_not_at_all(hub):
     assert not any(hub.store.incoming.iterdir())
 
 
+@pytest.mark.case("S23", "refused")
 @pytest.mark.parametrize(
     "path", ["../up", "a/../../b", "/etc/passwd", "a//b", ".git/config", "a/.git/x", "a\0b", "", "."]
 )
@@ -443,6 +446,8 @@ REQUESTS = {
     "tree": ("GET", "/api/models/me/model/tree/main", None),
     "paths-info": ("POST", "/api/models/me/model/paths-info/main", b"paths=README.md"),
     "refs": ("GET", "/api/models/me/model/refs", None),
+    "settings": ("PUT", "/api/models/me/model/settings", {"gated": "auto"}),
+    "auth-check": ("GET", "/api/models/me/model/auth-check", None),
     "commits": ("GET", "/api/models/me/model/commits/main", None),
     "resolve": ("HEAD", "/me/model/resolve/main/.gitattributes", None),
     "create": ("POST", "/api/repos/create", {"organization": "me", "name": "second"}),
@@ -737,6 +742,7 @@ def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path):
             assert code == 2 and said.count("\n") == 1 and "; " in said, (arguments, said)
 
 
+@pytest.mark.case("H8", "survived")
 def test_nothing_acknowledged_is_lost_and_nothing_half_done_is_seen_after_kill_9(tmp_path):
     acknowledged, stop, number = [], random.Random(0), 0
     for round_ in range(6):
@@ -769,6 +775,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_done_is_seen_after_kill_9
         store.close()
 
 
+@pytest.mark.case("H8", "survived")
 def test_a_push_outlives_a_server_that_is_killed_and_started_again(folder, tmp_path):
     rules, log = tmp_path / "rules.json", tmp_path / "log"
     rules.write_text('[{"route": "put", "delay": 30, "times": 0, "skip": 1}]')
@@ -812,8 +819,105 @@ def test_the_child_environment_knows_this_hub_only(hub, monkeypatch, tmp_path):
         "HF_TOKEN": TOKEN,
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",
         "DISABLE_SAFETENSORS_CONVERSION": "1",
     }
     assert "https_proxy" not in environment and environment["PATH"] == os.environ["PATH"]
     assert hub.environment(tmp_path, xet=False)["HF_HUB_DISABLE_XET"] == "1"
+
+
+# ------------------------------------------------------------------------------------------ who may see it, and lists
+
+CHANGE_WHO_SEES = """
+import json
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+api, stranger, said = HfApi(), HfApi(token=False), []
+api.create_repo("me/model", private=True)
+api.upload_file(repo_id="me/model", path_in_repo="a.txt", path_or_fileobj=b"text")
+
+def see():
+    for look in (lambda: stranger.model_info("me/model").gated, lambda: stranger.auth_check("me/model"),
+                 lambda: open(hf_hub_download("me/model", "a.txt", token=False)).read()):
+        try:
+            said.append(look())
+        except (GatedRepoError, RepositoryNotFoundError) as error:
+            said.append(type(error).__name__)
+
+see()
+api.update_repo_settings("me/model", private=False, gated="auto"), see()
+api.update_repo_settings("me/model", gated=False), see()
+api.auth_check("me/model", write=True)
+print(json.dumps(said))
+"""
+
+
+def test_private_repositories_are_absent_and_gated_ones_locked_for_strangers_until_opened(hub, tmp_path):
+    said = run_client(hub.environment(tmp_path / "home"), CHANGE_WHO_SEES)
+    assert said == [*["RepositoryNotFoundError"] * 3, "auto", *["GatedRepoError"] * 2, False, None, "text"]
+    for asked in ({"visibility": "protected"}, {"gated": "never"}, {"private": "no"}):
+        assert ask(hub, "PUT", "/api/models/me/model/settings", asked).status == 400
+    assert ask(hub, "GET", "/api/models/me/model", token=None).json()["private"] is False
+
+
+LIST_BY_TAG = """
+import json
+from huggingface_hub import HfApi, ModelCard
+api = HfApi()
+for name, licence in (("one", "mit"), ("two", "apache-2.0")):
+    api.create_repo(f"me/{name}")
+    card = f"---\\nlicense: {licence}\\nlibrary_name: peft\\ndatasets:\\n- me/rows\\n---\\n"
+    ModelCard(card).push_to_hub(f"me/{name}")
+said = [[found.id for found in api.list_models(**by)] for by in (
+    {"filter": ["peft", "license:mit"]}, {"trained_dataset": "me/rows"}, {"search": "tw"}, {"pipeline_tag": "x"})]
+try:
+    api.list_models(gated=True).__next__()
+except Exception as error:
+    said.append(error.response.status_code)
+print(json.dumps(said))
+"""
+
+
+def test_repositories_are_found_by_tags_and_never_listed_by_what_was_not_asked(hub, tmp_path):
+    said = run_client(hub.environment(tmp_path / "home"), LIST_BY_TAG)
+    assert said == [["me/one"], ["me/one", "me/two"], ["me/two"], [], 400]
+
+
+COPY = """
+import json
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, HfApi
+api = HfApi()
+api.create_repo("me/model")
+added = [CommitOperationAdd("a.bin", b"\\0" * 1000), CommitOperationAdd("a.txt", b"text")]
+api.create_commit("me/model", added, commit_message="add")
+copies = [CommitOperationCopy("a.bin", "b/a.bin"), CommitOperationCopy("a.txt", "b/a.txt")]
+api.create_commit("me/model", copies, commit_message="copy")
+api.delete_folder("b", repo_id="me/model", revision=(api.create_branch("me/model", branch="dev"), "dev")[1])
+print(json.dumps([sorted(api.list_repo_files("me/model", revision=r)) for r in ("main", "dev")]))
+"""
+
+
+@BOTH_WAYS
+def test_files_are_copied_within_a_repository_and_folders_deleted(hub, tmp_path, xet):
+    main, dev = run_client(hub.environment(tmp_path / "home", xet=xet), COPY)
+    assert dev == [".gitattributes", "a.bin", "a.txt"] and main == sorted([*dev, "b/a.bin", "b/a.txt"])
+    assert ask(hub, "GET", "/me/model/resolve/main/b/a.bin").body == bytes(1000)
+
+
+def test_the_command_prints_what_a_client_must_export_to_write_here(tmp_path):
+    server = subprocess.Popen(
+        [sys.executable, "-m", "local_hub", "--root", tmp_path / "root"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        server.stdout.readline()
+        said = server.stdout.readline().split()
+        assert said[0] == "export"
+        given = dict(word.split("=", 1) for word in said[1:])
+        run_client(
+            {**os.environ, "HF_HOME": str(tmp_path), **given},
+            "from huggingface_hub import create_repo\ncreate_repo('me/model'); print('{}')",
+        )
+    finally:
+        end(server)

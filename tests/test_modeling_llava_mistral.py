@@ -326,29 +326,11 @@ def damage(folder: Path, kind: str) -> str:
         del weights[name]
     elif kind == "mismatched":
         weights[name] = weights[name][:-1].clone()
-    elif kind == "unexpected":
+    else:
         name = "model.image_newline"
         weights[name] = weights["lm_head.weight"][0].clone()
-    else:
-        weights[name][3, 5] = float(kind)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return name
-
-
-@pytest.mark.parametrize("kind", ["missing", "unexpected", "mismatched", "nan", "inf"])
-@pytest.mark.parametrize("auto", ["AutoModelForImageTextToText", "AutoModel"])
-def test_a_damaged_checkpoint_is_refused_and_the_weight_named(stage0, tmp_path, auto, kind):
-    import transformers
-
-    folder = tmp_path / "checkpoint"
-    shutil.copytree(stage0, folder)
-    name = damage(folder, kind)
-    said = {"nan": "holds NaN or infinity", "inf": "holds NaN or infinity"}.get(kind, kind)
-    with pytest.raises((ValueError, RuntimeError)) as refused:
-        getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
-    message = str(refused.value)
-    assert said in message.lower() or said in message, message
-    assert name in message or name.removeprefix("model.") in message, message
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -22,6 +22,7 @@ def turns(text: str, *images) -> list[dict]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
+@pytest.mark.case("G4", "accepted")
 def test_every_image_token_becomes_one_token_per_patch(processor):
     out = processor(
         images=[PICTURE] * 3, text=["<image> one", "<image><image> two"], padding=True, return_tensors="pt"
@@ -38,6 +39,7 @@ def test_padding_is_on_the_left_and_masked(processor):
     assert (out.input_ids[0][out.attention_mask[0] == 0] == processor.tokenizer.pad_token_id).all()
 
 
+@pytest.mark.case("G4", "refused")
 @pytest.mark.parametrize(
     ("text", "images", "said"),
     [

@@ -114,3 +114,43 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused_before_anything_is_wri
 def name_base(folder, base: str) -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+
+
+def test_the_base_is_pinned_to_the_commit_it_was_at(hub, trained, tmp_path):
+    from huggingface_hub import HfApi
+
+    from publishing.model_publication import prepare_model
+
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    folder = shutil.copytree(trained[1], tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "revision": "of-the-local-base"}))
+    commit = api.model_info("owner/base").sha
+    (tmp_path / "work").mkdir()
+    made = prepare_model(folder, "owner/lora", tmp_path / "work", base_model="owner/base", api=api)
+    files = made.files(None)
+    assert json.loads(files["adapter_config.json"].read_text())["revision"] == commit
+    card = files["README.md"].decode()
+    assert f'from_pretrained("owner/base", revision="{commit}", ' in card
+    assert f"for `owner/base` at commit `{commit}`" in card
+
+    (tmp_path / "dry").mkdir()
+    dry = prepare_model(folder, "owner/lora", tmp_path / "dry", base_model="owner/base").files(None)
+    assert "looked up and pinned when this is published" in dry["README.md"].decode()
+
+
+@pytest.mark.slow
+def test_a_base_that_moves_on_does_not_move_under_the_pasted_snippet(hub, trained, tmp_path):
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    commit = api.model_info("owner/base").sha
+    options = ["owner/moved", "--base_model", "owner/base"]
+    said = push(hub, tmp_path / "home", "model", trained[1], *options)
+    assert "unchanged at" in push(hub, tmp_path / "home", "model", trained[1], *options, "--no_verify")
+    api.upload_file(repo_id="owner/base", path_in_repo="NOTICE", path_or_fileobj=b"newer")
+    seen = len(hub.requests)
+    snippet = said[said.rindex("from peft import PeftModel") :]
+    subprocess.run([sys.executable, "-c", snippet], env=hub.environment(tmp_path / "stranger"), check=True)
+    read = [r["path"] for r in hub.requests[seen:] if r["path"].startswith("/owner/base/resolve/")]
+    assert read and all(f"/resolve/{commit}/" in path for path in read)

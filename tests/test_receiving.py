@@ -28,6 +28,7 @@ def receive(published) -> None:
     assert (folder / "README.md").read_bytes() == CARD
 
 
+@pytest.mark.case("H1", "survived")
 @pytest.mark.parametrize(("method", "status"), [(m, s) for m in ("HEAD", "GET") for s in STATUSES])
 def test_a_passing_status_on_the_way_back_is_survived(hub, published, method, status):
     hub.add_fault(
@@ -37,13 +38,16 @@ def test_a_passing_status_on_the_way_back_is_survived(hub, published, method, st
     assert any(request["fault"] for request in hub.requests)
 
 
+@pytest.mark.case("H1", "survived")
+@pytest.mark.parametrize("rule", [{"status": 503}, {"status": 429, "headers": {"ratelimit": '"api";r=0;t=1'}}])
 @pytest.mark.parametrize("route", ["tree", "resolve"])
-def test_a_passing_status_on_a_listing_is_survived(hub, published, route):
-    hub.add_fault(route=route, status=429, headers={"ratelimit": '"api";r=0;t=1'})
+def test_a_passing_status_on_a_listing_is_survived(hub, published, route, rule):
+    hub.add_fault(route=route, **rule)
     receive(published)
     assert any(request["fault"] for request in hub.requests)
 
 
+@pytest.mark.case("H6", "survived")
 @pytest.mark.parametrize("place", [0, 0.01, 0.5, 0.99, -1])
 def test_a_download_that_is_cut_is_completed(hub, published, place):
     hub.add_fault(route="resolve", path="*.safetensors", method="GET", cut=len(WEIGHTS) - 1 if place == -1 else place)
@@ -51,6 +55,7 @@ def test_a_download_that_is_cut_is_completed(hub, published, place):
     assert any(request["fault"] for request in hub.requests)
 
 
+@pytest.mark.case("H6", "survived")
 @pytest.mark.parametrize("place", [0, 0.5, len(WEIGHTS) - 1])
 def test_a_flipped_bit_anywhere_is_refused(hub, published, place):
     hub.add_fault(route="resolve", path="*.safetensors", method="GET", flip=place, times=0)
@@ -69,6 +74,7 @@ def test_for_ever_ends_within_a_minute_at_the_real_patience(hub, published, meth
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.case("H5", "survived")
 @pytest.mark.parametrize("route", ["tree", pytest.param("resolve", marks=pytest.mark.slow)])
 def test_a_stall_on_the_way_back_is_given_up_and_asked_again(hub, published, monkeypatch, route):
     monkeypatch.setattr(verification, "TIMEOUT", 0.5)

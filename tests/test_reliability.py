@@ -1,12 +1,34 @@
 """The promise under abuse is whole: every case of the catalogue has its tests, and the page is what the run wrote."""
 
+import json
 from collections import Counter
 
-from tests.reliability import CATALOGUE, groups
+import pytest
+
+from tests.reliability import CATALOGUE, MARKED, expected, groups, page
+from tests.running import HOME
+
+
+def test_every_case_is_shown_by_a_test(request):
+    asked = {item.rpartition("tests/")[2].partition("::")[0] for item in request.config.stash[MARKED]}
+    if asked != {path.name for path in (HOME / "tests").glob("test_*.py")}:
+        pytest.skip("only some of the test files were asked for")
+    shown = {mark for marks in request.config.stash[MARKED].values() for mark in marks}
+    assert not sorted(expected() - shown)
 
 
 def test_the_catalogue_has_the_cases_it_promises():
     assert sum(len(group["cases"]) for group in CATALOGUE["malformed"].values()) == 118
     assert len(CATALOGUE["security"]["S"]["cases"]) == 24
-    names = Counter(case for group in groups().values() for case in group["cases"])
-    assert max(names.values()) == 1
+    assert not [
+        case
+        for case, count in Counter(case for group in groups().values() for case in group["cases"]).items()
+        if count > 1
+    ]
+
+
+def test_the_page_is_poured_out_of_its_record():
+    record = json.loads((HOME / "docs" / "reliability.json").read_text())
+    assert (HOME / "docs" / "reliability.md").read_text() == page(record)
+    assert {row["case"] for row in record["cases"]} >= {case for case, _ in expected()}
+    assert all(row["passed"] == row["tests"] for row in record["cases"])

@@ -228,3 +228,14 @@ def test_scoring_imports_no_torch():
     modules = "evaluation.scoring, evaluation.statistics, evaluation.results, evaluation.comparison"
     code = f"import {modules}, sys; sys.exit(bool({{'torch', 'transformers', 'datasets'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+@pytest.mark.parametrize(("read", "given"), [("results", ({}, {"1": "A"})), ("outputs", ({"1": 0}, {}))])
+def test_a_problem_that_only_the_other_kind_answers_has_no_prediction(read, given):
+    """It would otherwise be counted among the answers that could not be read, and nobody be told."""
+    results, outputs = ({"2": 0} | given[0], {"2": "A"} | given[1])
+    problems = [problem("1"), problem("2")]
+    with pytest.raises(BadInput, match=r"1 problems have no prediction \(first: 1\)"):
+        choose(problems, Predictions(results, outputs), file="f", read=read)
+    answers = choose(problems, Predictions(results, outputs), file="f", read=read, allow_missing=True)
+    assert (answers.choices, answers.missing, answers.unread) == ({"1": None, "2": 0}, 1, 0)

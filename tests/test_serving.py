@@ -1,81 +1,25 @@
 """`transformers serve` knows the model from its folder alone and answers an OpenAI client about a picture."""
 
-import base64
-import io
+import asyncio
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from transformers.utils.import_utils import is_serve_available
+
+from tests.served import Offline, Served, data_url, served
+from tests.test_soak import BAD, Asked, ask_all, status
 
 QUESTION = "Which digit is written?"
 ANSWER_TOKENS = 12
-START_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
-def server(stage0, tmp_path_factory) -> Iterator[str]:
-    """The address of a server of the checkpoint on a free port of this machine, which has never seen our package."""
-    if not is_serve_available():
-        pytest.skip("`transformers serve` needs packages that are not here: pip install '.[serving]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def server(stage0, tmp_path_factory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("server")
-    options = ["--trust-remote-code", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(stage0), *options]
-    environment = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        _wait_until_it_answers(process, f"http://127.0.0.1:{port}/health", folder / "log")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_it_answers(process: subprocess.Popen, address: str, log: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
-        assert process.poll() is None, f"the server ended with {process.returncode}:\n{log.read_text()[-3000:]}"
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    raise AssertionError(f"the server did not answer within {START_SECONDS} seconds:\n{log.read_text()[-3000:]}")
-
-
-def data_url(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def offline_answer(folder: Path, picture: Image.Image) -> str:
-    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-    from processing import LlavaMistralProcessor
-
-    processor = LlavaMistralProcessor.from_pretrained(folder)
-    model = LlavaMistralForConditionalGeneration.from_pretrained(folder).eval()
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
-    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-    inputs = processor.apply_chat_template([{"role": "user", "content": content}], **options)
-    output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
-    return processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    with served(str(stage0), folder, {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}) as server:
+        yield server
 
 
 def streamed_answer(client, folder: Path, picture: Image.Image) -> list[str]:
@@ -98,10 +42,22 @@ def test_a_streamed_answer_about_a_picture_is_the_one_that_generate_gives(server
     """An OpenAI client of `transformers serve`, which finds class and modality of the model by its remote code."""
     from openai import OpenAI
 
-    client = OpenAI(base_url=server, api_key="none", max_retries=0, timeout=60)
+    client = OpenAI(base_url=server.address, api_key="none", max_retries=0, timeout=60)
     pictures = [Image.new("RGB", (40, 24), colour) for colour in ((200, 10, 10), (10, 10, 200))]
     pieces = [streamed_answer(client, stage0, picture) for picture in pictures]
     answers = ["".join(answer) for answer in pieces]
-    assert answers == [offline_answer(stage0, picture) for picture in pictures]
+    offline = Offline(stage0, ANSWER_TOKENS)
+    assert answers == [offline.answer(QUESTION, picture) for picture in pictures]
     assert answers[0] != answers[1], "the picture reaches the model"
     assert all(len(answer) > 1 for answer in pieces), "an answer comes in pieces"
+
+
+def test_a_bad_question_is_a_400_and_the_next_one_is_answered(server, stage0):
+    picture = Image.new("RGB", (40, 24), (200, 10, 10))
+    part = {"type": "image_url", "image_url": {"url": data_url(picture)}}
+    question = [{"role": "user", "content": [part, {"type": "text", "text": QUESTION}]}]
+    answer = Offline(stage0, 6).answer(QUESTION, picture)
+    asked = [one for messages in BAD.values() for one in (Asked(messages, None), Asked(question, answer))]
+    answers, _ = asyncio.run(ask_all(server, asked))
+    assert answers == [400 if one.answer is None else answer for one in asked]
+    assert status(server, {"messages": question}) == 200

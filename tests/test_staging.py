@@ -13,6 +13,7 @@ from publishing import licences, staging
 from publishing.dataset_publication import prepare_dataset
 from publishing.parquet import clean_png
 from publishing.scanning import scan_folder
+from tests.malformed import stored_as
 
 FORBIDDEN = [
     "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "events.out.1",
@@ -51,6 +52,7 @@ def replace(path, change):
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
+@pytest.mark.case("S17", "refused")
 def test_only_what_is_on_the_list_leaves(copy, tmp_path, name):
     path = copy / name
     path.parent.mkdir(exist_ok=True, parents=True)
@@ -61,13 +63,15 @@ def test_only_what_is_on_the_list_leaves(copy, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["modeling_llava_mistral.py", "LICENSE", "generation_config.json"])
+@pytest.mark.case("S17", "accepted")
 def test_their_legal_neighbours_do(copy, tmp_path, name):
     (copy / name).unlink(missing_ok=True)
-    (copy / name).write_text("{}")
+    (copy / name).write_bytes(staging.OUR_CODE[name].read_bytes() if name in staging.OUR_CODE else b"{}")
     target, _ = stage(copy, tmp_path)
     assert (target / name).is_file()
 
 
+@pytest.mark.case("S20", "accepted")
 def test_notes_of_where_things_lay_are_scrubbed_and_hub_ids_stay(copy, tmp_path):
     def note(config):
         config["_name_or_path"] = "/home/somebody/stage-1"
@@ -135,6 +139,7 @@ def config(**fields):
             "model-00001-of-00002.safetensors is missing",
         ),
         (write("model.safetensors.index.json", "{}"), "no weight_map"),
+        (stored_as("int8"), "linear_2.weight is stored as I8"),
     ],
 )
 def test_what_is_no_whole_checkpoint_is_refused_by_name(copy, tmp_path, damage, said):
@@ -219,6 +224,7 @@ def test_a_manifest_cannot_loosen_a_known_sources_licence(tmp_path):
     assert licences.dataset_licence({"source": "ScienceQA", "license": "mit"}, None, tmp_path) == "cc-by-nc-sa-4.0"
 
 
+@pytest.mark.case("S21", "accepted")
 def test_scienceqa_carries_its_licence_unasked(tmp_path):
     assert licences.dataset_licence({"input": {"name": "scienceqa"}}, None, tmp_path) == "cc-by-nc-sa-4.0"
 
@@ -233,6 +239,8 @@ def with_gps() -> bytes:
     return png(3, format="JPEG", exif=exif, comment=b"secret comment")
 
 
+@pytest.mark.case("S22", "refused")
+@pytest.mark.case("S22", "accepted")
 def test_a_published_picture_is_its_pixels_and_nothing_else():
     from PIL import Image, ImageOps
 

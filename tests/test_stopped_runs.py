@@ -1,7 +1,6 @@
-"""A run that is told to stop, meets a second trainer, a full disk, or is one of several processes."""
+"""A run that is told to stop, meets a second trainer, or is one of several processes."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from training.output_lock import output_lock
 CODES = {"SIGTERM": 143, "SIGINT": 130}
 
 
+@pytest.mark.case("K5", "survived")
 @pytest.mark.parametrize("name", ["SIGTERM", seldom("SIGINT", False)])
 @pytest.mark.parametrize("workers", [seldom(0, False), 1])
 def test_a_signal_to_the_group_saves_the_step_and_the_run_goes_on(trainee, whole, name, workers):
@@ -36,6 +36,7 @@ def test_a_signal_to_the_group_saves_the_step_and_the_run_goes_on(trainee, whole
     assert run.result()["model.safetensors"] == whole["finetune"][1]["model.safetensors"]
 
 
+@pytest.mark.case("K5", "survived")
 def test_a_second_interrupt_stops_at_once(trainee, whole):
     run = trainee("finetune")
     stopped = run.run(code=130, at=r"os\.rename \.partial/checkpoint-3 |open \.partial/checkpoint-4/", send="SIGINT")
@@ -45,12 +46,14 @@ def test_a_second_interrupt_stops_at_once(trainee, whole):
     assert run.result() == whole["finetune"][1]
 
 
+@pytest.mark.case("K5", "survived")
 def test_a_signal_at_the_last_step_lets_the_run_finish(trainee, whole):
     run = trainee("finetune")
     run.run(at=r"open \.partial/checkpoint-12/MANIFEST\.json w", send="SIGTERM")
     assert run.result() == whole["finetune"][1]
 
 
+@pytest.mark.case("P4", "survived")
 def test_a_second_trainer_on_a_folder_is_refused_at_once_and_touches_nothing(interrupted, tmp_path):
     run = again(interrupted, tmp_path)
     with output_lock(run.output):
@@ -58,44 +61,6 @@ def test_a_second_trainer_on_a_folder_is_refused_at_once_and_touches_nothing(int
         refused = run.run(code=2)
         assert "another process trains into this folder" in refused.stderr and tree(run.output) == before
         assert len(refused.stderr.strip().splitlines()) == 1
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of a few checkpoints' size; the number of bytes that are left is given to the function."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only an administrator can mount a small disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-@pytest.mark.parametrize("room", [seldom("weights", False), "optimizer", seldom("finish", False)])
-def test_a_full_disk_is_one_line_and_loses_nothing(warm, trainee, whole, small_disk, room):
-    run = trainee("finetune", save_total_limit=5)
-    run.given["output_dir"], run.output = small_disk / "out", small_disk / "out"
-    assert run.killed(at=r"os\.rename \.partial/checkpoint-12 ").code == -9
-    sizes = {path.name: path.stat().st_size for path in (run.output / "checkpoint-9").iterdir()}
-    room_left = {
-        "weights": sizes["model.safetensors"] // 2,
-        "optimizer": sizes["model.safetensors"] + sizes["optimizer.pt"] // 2,
-        "finish": sum(sizes.values()) + sizes["model.safetensors"] // 2,
-    }[room]
-    shutil.rmtree(run.output / ".partial")
-    free = os.statvfs(small_disk)
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(free.f_bavail * free.f_frsize - room_left))
-    stopped = run.run(code=1)
-    last = stopped.stderr.strip().splitlines()[-1]
-    assert "cannot save: No space left on device; free the resource and run the same command again" in last
-    assert "Traceback" not in stopped.stderr
-    newest = 12 if room == "finish" else 9
-    assert (run.output / f"checkpoint-{newest}" / MANIFEST).is_file() and not (run.output / ".partial").exists()
-    filler.unlink()
-    run.run()
-    assert run.result() == whole["finetune"][1]
 
 
 def launch(run, port: int) -> subprocess.Popen:

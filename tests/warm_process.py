@@ -7,6 +7,7 @@ As a program it reads one JSON request a line and answers each with one JSON lin
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -45,14 +46,15 @@ class WarmProcess:
         self.process.stdin.close()
         self.process.wait(timeout=60)
 
-    def run(self, command, watch: Path, *, after: float | None = None, at: str | None = None, nth=1, send="SIGKILL"):
+    def run(self, command, watch, *, after=None, at=None, nth=1, send="SIGKILL", descriptors=None) -> Ended:
         """Run `command`; send it `send` after `after` seconds, or from its `nth` event on that matches `at`.
 
         An event is what Python is about to do to a file below `watch`, "os.rename .partial/checkpoint-2 checkpoint-2".
-        Signals other than SIGKILL go to the whole group, as a terminal and a scheduler send them.
+        Signals other than SIGKILL go to the whole group, as a terminal and a scheduler send them. `descriptors`: how
+        many files it may open at once.
         """
         request = {"command": list(map(str, command)), "watch": str(watch), "after": after}
-        request |= {"at": at, "nth": nth, "signal": int(getattr(signal, send))}
+        request |= {"at": at, "nth": nth, "signal": int(getattr(signal, send)), "descriptors": descriptors}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return Ended(**json.loads(self.process.stdout.readline()))
@@ -101,6 +103,9 @@ def _become(request: dict, said: Path) -> int:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)
     watch_folder(request, os.open(said / "events", os.O_WRONLY | os.O_CREAT))
+    if request["descriptors"] is not None:
+        limit = 1 + max(map(int, os.listdir("/proc/self/fd"))) + request["descriptors"]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     return become(request["command"])
 
 

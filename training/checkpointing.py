@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from processing.whole_file import saving
+
 PARTIAL = ".partial"  # what is being written or removed; worthless to the next run
 MANIFEST = "MANIFEST.json"
 DAMAGED = "damaged-"
@@ -180,23 +182,9 @@ def partial_folder(output: Path) -> Iterator[Path]:
     """
     folder = output / PARTIAL
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-    except Exception as error:
-        reason = error if isinstance(error, OSError) and error.errno else _of_the_disk(folder)
+        with saving(output):
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
+    except Exception:
         shutil.rmtree(folder, ignore_errors=True)
-        if reason is None:
-            raise
-        raise OSError(reason.errno, f"cannot save: {os.strerror(reason.errno)}", str(output)) from error
-
-
-def _of_the_disk(folder: Path) -> OSError | None:
-    """What the disk says to a mebibyte: torch reports a full one as `unexpected pos 64 vs 0`."""
-    try:
-        with (folder / "probe").open("wb") as file:
-            file.write(bytes(1 << 20))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return error
-    return None
+        raise

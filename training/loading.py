@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from checkpoint_files import check_image_token, opening
+from processing.foreign_code import loading
 from training.batch_pictures import Pictures
 from training.collator import AnswerCollator
 from training.frozen_weights import is_safe, shrink_frozen
@@ -25,9 +27,14 @@ def load_processor(stage: Any, template: Path | None) -> tuple[Any, str]:
         template: chat template of this stage; None: the checkpoint's own.
 
     Raises:
-        BadInput: stage 2 with a template that drops the question.
+        BadInput: stage 2 with a template that drops the question, or a checkpoint that does not open.
     """
-    processor = AutoProcessor.from_pretrained(stage.model_name_or_path, **_source(stage))
+    name = stage.model_name_or_path
+    with opening(name, "config.json"):
+        config = AutoConfig.from_pretrained(name, **_source(stage))
+    with opening(name):
+        processor = AutoProcessor.from_pretrained(name, **_source(stage))
+    check_image_token(config, processor, name)
     own_template = processor.chat_template
     processor.chat_template = template.read_text(encoding="utf-8") if template else own_template
     file = str(template or stage.model_name_or_path)
@@ -46,7 +53,9 @@ def load_model(stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, in
         the model, and `{"trainable": …, "frozen": …}`.
     """
     name = stage.model_name_or_path
-    model = AutoModelForImageTextToText.from_pretrained(name, dtype="float32", **_source(stage), **load_options(stage))
+    with opening(name):
+        options = {"dtype": "float32", **_source(stage), **load_options(stage)}
+        model = AutoModelForImageTextToText.from_pretrained(name, **options)
     if stage.stage == "finetune" and config.process_index == 0:
         warn_of_untrained_projector(model, name)
     return prepare_model(model, stage, config)
@@ -73,4 +82,4 @@ def make_collator(stage: Any, config: Any, rows: Any, model: "torch.nn.Module", 
 
 
 def _source(stage: Any) -> dict[str, Any]:
-    return {"revision": stage.model_revision, "trust_remote_code": True}
+    return loading(stage.model_name_or_path, stage.model_revision, field="model_revision")

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bad_input import BadInput
+from checkpoint_files import opening
+from processing.foreign_code import loading
 from training.flops import Work, attended_pairs, head_width, layer_weights, model_flops
 from training.gpus import GPUS, MFU, SOURCE, Change, Gpu, fits, fitting_changes, present_gpu
 from training.memory import Memory, memory_of
@@ -159,15 +161,17 @@ def configuration(values: dict) -> Any:
     """The checkpoint's."""
     from transformers import AutoConfig
 
-    load = {"revision": values.get("model_revision"), "trust_remote_code": True}
-    return AutoConfig.from_pretrained(values["model_name_or_path"], **load)
+    name = values["model_name_or_path"]
+    load = loading(name, values.get("model_revision"), field="model_revision")
+    with opening(name, "config.json"):
+        return AutoConfig.from_pretrained(name, **load)
 
 
 def worded_processor(values: dict) -> Any:
     """The checkpoint's, with the stage's chat template."""
     from transformers import AutoProcessor
 
-    load = {"revision": values.get("model_revision"), "trust_remote_code": True}
+    load = loading(values["model_name_or_path"], values.get("model_revision"), field="model_revision")
     processor = AutoProcessor.from_pretrained(values["model_name_or_path"], **load)
     plain = Path(__file__).parents[1] / "processing" / "chat_templates" / "plain.jinja"
     template = values.get("chat_template") or (plain if values["stage"] == "pretrain" else None)

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bad_input import BadInput
+from bad_input import BadInput, check_folders_above
+from checkpoint_files import check_files
 from training.checkpointing import DAMAGED, PARTIAL
 from training.output_lock import LOCK
 from training.reports import check_reports
@@ -98,8 +99,10 @@ NUMBERS = {
     "learning_rate": lambda value: 0 < value < math.inf,
     "num_train_epochs": lambda value: 0 < value < math.inf,
     "per_device_train_batch_size": lambda value: value >= 1,
+    "per_device_eval_batch_size": lambda value: value >= 1,
     "gradient_accumulation_steps": lambda value: value >= 1,
     "weight_decay": lambda value: 0 <= value < math.inf,
+    "max_grad_norm": lambda value: 0 <= value < math.inf,
     "row_tokens": lambda value: value >= 1,
     "lora_r": lambda value: value >= 1,
     "lora_alpha": lambda value: 0 < value < math.inf,
@@ -111,6 +114,13 @@ NUMBERS = {
     "plan_gpus": lambda value: value >= 1 and value == int(value),
 }
 CHOICES = {"on_bad_sample": ("error", "skip"), "check_pictures": ("full", "header", "none")}
+# Of SFTConfig: what this verb decides or leaves to another, so that a value would be ignored, or worse, obeyed.
+NOT_HERE = {
+    "resume_from_checkpoint": "leave it out: the same command goes on from its own last whole checkpoint",
+    "max_length": "leave it out: cutting a row would cut its picture; drop the rows that are too long",
+    "push_to_hub": "leave it out, and publish the finished folder with push_to_hub.py",
+    "hub_token": "leave it out: it would be written beside the weights; push_to_hub.py takes HF_TOKEN",
+}
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
 # Of StageArguments: may differ between a checkpoint and the run that goes on with it. The data itself is compared.
 WITHOUT_EFFECT = (
@@ -177,14 +187,15 @@ def given_values(arguments: list[str]) -> tuple[dict, str | None]:
     Only for checking: TrlParser parses the same arguments again, with types.
     """
     pairs, known = {}, known_keys() | {"config"}
-    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, following in zip(arguments, [*arguments, ""][1:], strict=True):
         if not flag.startswith("--"):
             continue
         name, _, value = flag.removeprefix("--").replace("-", "_").partition("=")
-        name = name.removeprefix("no_") if name not in known else name  # the parser's own way to say false
+        denied = name not in known and name.removeprefix("no_") in known  # the parser's own way to say false
+        name = name.removeprefix("no_") if denied else name
         if name not in known:
             raise BadInput("there is no such flag", remedy=f"did you mean --{_nearest(name, known)}?", field=name)
-        value = flag.partition("=")[2] or following
+        value = "False" if denied else flag.partition("=")[2] or following
         pairs[name] = "" if value.startswith("--") else value  # a switch may stand without a value
     recipe = pairs.pop("config", None)
     values = read_recipe(recipe) if recipe else {}
@@ -209,13 +220,19 @@ def check_recipe(values: dict, file: str | None) -> None:
     for key, choices in CHOICES.items():
         if key in values and values[key] not in choices:
             raise BadInput(f"{values[key]!r} is unknown", remedy=f"use {', '.join(choices)}", file=file, field=key)
+    for key, remedy in NOT_HERE.items():
+        if str(values.get(key)).lower() not in ("none", "null", "false"):
+            raise BadInput("has no place here", remedy=remedy, file=file, field=key)
     _check_lora(values, file)
     check_reports(values, file)
     _check_packing(values, file)
     if values.get("plan_gpu") not in (None, *PLANNED_GPUS):
         known = f"use one of {', '.join(PLANNED_GPUS)}"
         raise BadInput(f"{values['plan_gpu']!r} is not known", remedy=known, file=file, field="plan_gpu")
-    _check_folder(values["model_name_or_path"], "config.json", "model_name_or_path", file)
+    base, key = values["model_name_or_path"], "model_name_or_path"
+    _check_folder(base, "config.json", key, file)
+    if Path(base).is_dir():
+        check_files(base, key, weights=not is_true(values.get("plan", False)))
     _check_exists(values["dataset"], "dataset", file)
     _check_exists(values.get("eval_dataset") or values["dataset"], "eval_dataset", file)
     if values.get("image_folder"):
@@ -230,6 +247,7 @@ def check_recipe(values: dict, file: str | None) -> None:
     output = Path(values["output_dir"])
     if output.exists() and not output.is_dir():
         raise BadInput("the output is a file", remedy="name a new folder", file=output, field="output_dir")
+    check_folders_above(output, "output_dir")
     if _record(output):
         raise BadInput(
             "the folder holds a finished run",
@@ -345,6 +363,8 @@ def _check_folder(value: str, marker: str, key: str, file: str | None) -> None:
             field=key,
         )
     folder = Path(value)
+    if folder.is_file():
+        raise BadInput("is a file, not a folder", remedy="give a checkpoint folder", file=value, field=key)
     left = any((folder / name).exists() for name in (FINISHED, RECORD, PARTIAL))
     if left or (any(folder.glob("checkpoint-*")) and not (folder / marker).is_file()):
         remedy = "give the command that trains it again, until it says that it is finished"

@@ -105,6 +105,17 @@ def complete_run(output: Path) -> None:
         sync_entry(output)
 
 
+def terms_of(dataset: str) -> dict[str, str]:
+    """Source and licence of a pruned set, as its manifest states them: so the terms of the data reach the card."""
+    path = Path(dataset) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError):  # no pruned set, or one on the Hub; a damaged manifest is pruning's to refuse
+        return {}
+    told = manifest if isinstance(manifest, dict) else {}
+    return {key: told[key] for key in ("source", "license") if isinstance(told.get(key), str)}
+
+
 def begin_run(trainer, stage, config, rows, bad, template: str | None, parameters: dict) -> dict:
     """What is known before the first step; written to `run.partial.json`, which a run that died leaves behind.
 
@@ -127,6 +138,7 @@ def begin_run(trainer, stage, config, rows, bad, template: str | None, parameter
             "rows": len(rows),
             "skipped": len(bad.listed),
             "sha256": trainer.identity.data,
+            **terms_of(stage.dataset),
         },
         "parameters": parameters,
         "micro_batches": {

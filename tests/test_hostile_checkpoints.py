@@ -1,0 +1,179 @@
+"""Checkpoints that would run code or read files of others' choosing are refused by every verb that loads one."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import app
+import convert_checkpoint
+import evaluate_scienceqa
+import prune_dataset
+import push_to_hub
+import train_sft
+from tests.hub_here import TOKEN, hub_here
+from tests.running import run_here
+from tests.small_problems import save_problems
+from tests.test_security import Trap, refused, training
+
+shows = pytest.mark.case
+
+
+@pytest.fixture
+def copy(stage0, tmp_path) -> Path:
+    return Path(shutil.copytree(stage0, tmp_path / "checkpoint"))
+
+
+@pytest.fixture
+def problems(tmp_path) -> Path:
+    return save_problems(tmp_path / "problems", 6)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub that asks no verb but `push_to_hub.py` for anything: what it logs then was a write."""
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it remembers the Hub of the test before
+    with hub_here(tmp_path, monkeypatch) as hub:
+        yield hub
+
+
+def loads(verb: str, name, problems: Path, rows: Path, output: Path, *more) -> tuple:
+    """A verb's `main`, and the arguments with which it loads the checkpoint `name`."""
+    asking = ("--dataset", problems, "--split", "train", "--output", output)
+    choosing = ("--dataset", problems, "--size", 3, "--output", output)
+    return {
+        "evaluate": (evaluate_scienceqa.main, "--model", name, *asking, *more),
+        "train": (train_sft.main, *training(name, rows, output), *more),
+        "plan": (train_sft.main, *training(name, rows, output, plan="True"), *more),
+        "embedder": (prune_dataset.main, "--method", "farthest", "--embedder", name, *choosing, *more),
+        "scorer": (prune_dataset.main, "--method", "principles", "--scorer", name, *choosing, *more),
+        "convert": (convert_checkpoint.main, name, output, "--to", "llava-hf", *more),
+        "push": (push_to_hub.main, "model", name, "me/model", *more),
+        "app": (open_chat, name, *more),
+    }[verb]
+
+
+def open_chat() -> None:
+    """What `app.py` does before it needs Gradio."""
+    app.open_chat(app.find(sys.argv[1], None))
+
+
+def change(file: Path, **entries) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+
+
+def pickled(folder: Path) -> None:
+    import torch
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"w": Trap(folder.parent / "ran")}, folder / "pytorch_model.bin")
+
+
+def foreign_code(folder: Path) -> None:
+    change(folder / "config.json", auto_map={"AutoConfig": "else/where--modeling_x.X"})
+
+
+def foreign_processor(folder: Path) -> None:
+    change(folder / "processor_config.json", auto_map={"AutoProcessor": ["else/where--processing_x.X", None]})
+
+
+def other_code(folder: Path) -> None:
+    with (folder / "modeling_llava_mistral.py").open("a") as file:
+        file.write(f"\nopen({str(folder.parent / 'ran')!r}, 'w')\n")
+
+
+def climbing_tokenizer(folder: Path) -> None:
+    shutil.move(folder / "tokenizer.json", folder.parent / "tokenizer.1.json")
+    change(folder / "tokenizer_config.json", tokenizer_file="../tokenizer.1.json")
+
+
+def climbing_index(folder: Path) -> None:
+    shutil.move(folder / "model.safetensors", folder.parent / "model.safetensors")
+    names = dict.fromkeys(_weights(folder.parent / "model.safetensors"), "../model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+def _weights(file: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return list(opened.keys())
+
+
+HOSTILE = {
+    "S10": (pickled, ("evaluate", "train", "embedder", "scorer", "convert", "push", "app"), ""),
+    "S13": (foreign_code, ("evaluate", "train", "plan", "embedder", "scorer", "push", "app"), "another repository"),
+    "S13 processor": (foreign_processor, ("evaluate", "train", "embedder", "push", "app"), "another repository"),
+    "S14": (other_code, ("push",), "is not this project's own code; load the checkpoint and save it again"),
+    "S15": (climbing_tokenizer, ("evaluate", "train", "embedder", "push"), "names a file outside of its folder"),
+    "S16": (climbing_index, ("evaluate", "train", "embedder", "convert", "push", "app"), ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "verb"),
+    [
+        pytest.param(case, verb, marks=shows(case[:3], "refused"))
+        for case, (_, verbs, _) in HOSTILE.items()
+        for verb in verbs
+    ],
+)
+def test_a_hostile_checkpoint_is_refused(copy, problems, rows_file, hub, tmp_path, case, verb):
+    damage, _, said = HOSTILE[case]
+    damage(copy)
+    main, *arguments = loads(verb, copy, problems, rows_file, tmp_path / "out")
+    line = refused(main, *arguments, output=tmp_path / "out")
+    assert said in line and str(copy) in line, line
+    assert not (tmp_path / "ran").exists() and not hub.requests
+
+
+@shows("S10", "accepted")
+@shows("S13", "accepted")
+@shows("S14", "accepted")
+@shows("S15", "accepted")
+@shows("S16", "accepted")
+def test_its_legal_neighbours_are_loaded(copy, problems, tmp_path):
+    """Safetensors in several files that an index names, code of its own beside them, a tokenizer of plain names."""
+    sharded = tmp_path / "sharded"
+    run_here(convert_checkpoint.main, copy, sharded, "--to", "plugin", "--max_shard_size", "50KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 1 and (sharded / "model.safetensors.index.json").is_file()
+    change(sharded / "tokenizer_config.json", tokenizer_file="tokenizer.json", vocab_file=None)
+    main, *arguments = loads("evaluate", sharded, problems, None, tmp_path / "out")
+    assert "pictures" in run_here(main, *arguments).stdout
+
+
+@pytest.fixture
+def on_the_hub(hub, stage0) -> str:
+    """The commit of the checkpoint as `me/model`."""
+    from huggingface_hub import HfApi
+
+    HfApi(token=TOKEN).create_repo("me/model")
+    return HfApi(token=TOKEN).upload_folder(repo_id="me/model", folder_path=stage0).oid
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "train", "plan", "embedder", "scorer"])
+@pytest.mark.parametrize("revision", [None, "main"])
+@shows("S12", "refused")
+def test_code_on_the_hub_is_not_run_at_a_revision_that_moves(
+    on_the_hub, problems, rows_file, tmp_path, verb, revision, hub
+):
+    flag = {"evaluate": "--revision", "train": "--model_revision", "plan": "--model_revision"}.get(verb)
+    name, more = "me/model", ()
+    if revision:
+        name, more = (name, (flag, revision)) if flag else (f"me/model@{revision}", ())
+    main, *arguments = loads(verb, name, problems, rows_file, tmp_path / "out", *more)
+    line = refused(main, *arguments, output=tmp_path / "out")
+    assert f"me/model brings code of its own, which may be another at {revision or 'main'} tomorrow" in line
+    assert "its commit of 40 hexadecimal digits" in line and (flag or "OWNER/NAME@COMMIT") in line
+    assert not [request for request in hub.requests if request["path"].endswith(".py")]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "scorer"])
+@shows("S12", "accepted")
+def test_code_on_the_hub_is_run_at_a_commit(on_the_hub, problems, tmp_path, verb):
+    name, more = (f"me/model@{on_the_hub}", ()) if verb == "scorer" else ("me/model", ("--revision", on_the_hub))
+    main, *arguments = loads(verb, name, problems, None, tmp_path / "out", *more)
+    run_here(main, *arguments)
+    assert any((tmp_path / "out").iterdir())

@@ -1,0 +1,227 @@
+"""Ten kinds of wrong command lines: one line, exit code 2, nothing written, and nothing heavy imported to find out."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.hub_here import hub_here
+from tests.running import HOME, run_apart, run_here
+
+QUICK = 25  # times what an empty interpreter takes; importing torch alone takes a hundred
+HEAVY = {"torch", "transformers", "trl", "datasets", "gradio", "pyarrow", "matplotlib"}
+WATCHED = f"""if True:
+    import runpy, sys
+    sys.argv, sys.path[0] = sys.argv[1:], {str(HOME)!r}
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        print(*sorted({HEAVY} & sys.modules.keys()))
+    """
+LONG = "o/" + "a" * 97
+
+BUILD = "build_checkpoint.py --vision {base} --llm {base} --output {new}"
+CONVERT = "convert_checkpoint.py {base} {new} --to plugin"
+TRAIN = "train_sft.py --stage pretrain --model_name_or_path {base} --dataset {data} --output_dir {new}"
+PRUNE = "prune_dataset.py --dataset {data} --method full --output {new}"
+SCORE = "evaluate_scienceqa.py --problems {data} --predictions {predictions} --output {new}"
+ASK = "evaluate_scienceqa.py --problems {data} --model {base} --output {new}"
+COMPARE = "compare_backbones.py a={base} b={empty} --output {new}"
+STUDY = f"reproduce_study.py --config {HOME}/recipes/miniature/study.yaml --output {{new}}"
+PUSH, SPACE = "push_to_hub.py model {base} o/n", "push_to_hub.py space o/m o/n"
+CHAT = "app.py {base}"
+VERBS = [BUILD, CONVERT, TRAIN, PRUNE, SCORE, COMPARE, STUDY, PUSH, CHAT]
+
+CASES = {
+    "F1": [(f"{verb} --no_such_flag x", "no_such_flag") for verb in VERBS],
+    "F2": [
+        ("build_checkpoint.py --vision {base} --output {new}", "the following arguments are required: --llm"),
+        ("convert_checkpoint.py {base} {new}", "the following arguments are required: --to"),
+        ("train_sft.py", "field stage: is not given; add it to the recipe or pass --stage"),
+        ("train_sft.py --stage pretrain --dataset {data}", "field model_name_or_path: is not given; add it"),
+        ("prune_dataset.py --dataset {data} --method full", "--output is missing"),
+        ("evaluate_scienceqa.py --problems {data}", "one of the arguments --predictions --model is required"),
+        ("compare_backbones.py a={base} b={empty}", "the following arguments are required: --output"),
+        ("reproduce_study.py", "the following arguments are required: --config"),
+        ("push_to_hub.py model {base}", "the following arguments are required: REPO_ID"),
+        ("app.py", "field MODEL: no model is named; give a checkpoint folder or a Hub id"),
+    ],
+    "F3": [
+        # A study's output may hold what its steps begin with.
+        *((verb.replace("{new}", "{full}"), "holds something else") for verb in (*VERBS[:-3], ASK)),
+        (f"{PUSH} --dry_run --preview {{full}}", "holds something else"),
+    ],
+    "F4": [
+        *((verb.replace("{new}", "{file}"), "is a file") for verb in (*VERBS[:-2], ASK)),
+        *((verb.replace("{new}", "{file}/deep/new"), "{file} is a file") for verb in (*VERBS[:-2], ASK)),
+        *((verb.replace("{base}", "{file}"), "{file}") for verb in (BUILD, CONVERT, TRAIN, ASK, COMPARE, PUSH, CHAT)),
+        (f"{TRAIN} --image_folder {{file}}", "{file}: field image_folder: is a file, not a folder"),
+        (f"{PUSH} --dry_run --preview {{file}}", "is a file"),
+    ],
+    "F5": [
+        *((f"{TRAIN} --learning_rate {rate}", f"field learning_rate: '{rate}' is out of range; give a positive number")
+          for rate in ("nan", "-1e-5", "inf", "-inf", "0", "1e-5x")),
+        (f"{TRAIN} --max_grad_norm nan", "field max_grad_norm: 'nan' is out of range"),
+        (f"{PRUNE} --necessity nan", "--necessity nan is not between 0 and 1"),
+        (f"{PRUNE} --max_bad_samples nan", "field max_bad_samples: nan is no share; give 0 to 1"),
+        (f"{PUSH} --timeout inf", "field timeout: inf s is no time to wait"),
+    ],
+    "F6": [
+        (f"{TRAIN} --per_device_train_batch_size 0", "field per_device_train_batch_size: '0' is out of range"),
+        (f"{TRAIN} --per_device_eval_batch_size 0", "field per_device_eval_batch_size: '0' is out of range"),
+        (f"{ASK} --batch_size 0", "--batch_size 0 is not positive; give 1 or more"),
+        (f"{COMPARE} --batch_sizes 4 0", "--batch_sizes 0 is not positive; give 1 or more"),
+        (f"{CHAT} --max_new_tokens 0", "field max_new_tokens: 0 tokens are no answer; give 1 or more"),
+    ],
+    "F7": [
+        *((f"push_to_hub.py model {{base}} {name}", f"'{name}' is no repository name")
+          for name in ("a--b", "..", "../x", "x/y/z", LONG, "o/n.git")),
+        ("push_to_hub.py model {base} name", "'name' names no owner; use OWNER/NAME"),
+        ("push_to_hub.py space x/y/z o/n", "'x/y/z' is no repository name"),
+        ("app.py x/y/z", "field MODEL: 'x/y/z' is neither a folder nor a Hub id"),
+    ],
+    "F8": [
+        (verb, "there is no token to publish with; set HF_TOKEN or run `hf auth login`")
+        for verb in (PUSH, "push_to_hub.py dataset {base} o/n", SPACE)
+    ],
+    "F9": [
+        (f"{TRAIN} --resume_from_checkpoint {place}", "field resume_from_checkpoint: has no place here; leave it out")
+        for place in ("{full}", "{file}", "True")
+    ],
+    "F10": [
+        (f"{TRAIN} --use_peft", "field use_peft: stage 1 trains the projector in full and has no use for LoRA"),
+        (f"{TRAIN} --lora_r 8", "field lora_r: has no effect without LoRA; add --use_peft or leave it out"),
+        (f"{TRAIN} --load_in_4bit", "field load_in_4bit: weights of 4 bits cannot be trained"),
+        (f"{TRAIN} --packing True", "field packing: TRL's own way has none for pictures"),
+        (f"{TRAIN} --max_length 64", "field max_length: has no place here; leave it out: cutting a row would cut"),
+        (f"{TRAIN} --push_to_hub", "field push_to_hub: has no place here; leave it out, and publish"),
+        (f"{ASK} --predictions {{predictions}}", "argument --predictions: not allowed with argument --model"),
+        (f"{PRUNE} --stratified", "--stratified has no say in --method full, only in --method random"),
+    ],
+}  # fmt: skip
+LINES = [
+    pytest.param(line, said, marks=pytest.mark.case(case, "refused"), id=f"{case} {line.split('.py')[0]} {number}")
+    for case, lines in CASES.items()
+    for number, (line, said) in enumerate(lines)
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, Path]:
+    from tests.test_malformed_llava_json import LIST
+
+    folder = tmp_path_factory.mktemp("lines")
+    places = {name: folder / name for name in ("base", "empty", "full", "file", "data", "predictions", "new")}
+    for name in ("base", "empty", "full"):
+        places[name].mkdir()
+    (places["base"] / "config.json").write_text("{}")
+    (places["full"] / "mine.txt").write_text("mine")
+    places["file"].write_text("mine")
+    places["data"].write_bytes(LIST)
+    places["predictions"].write_text('{"results": {"1": 0}}')
+    return places
+
+
+def seconds(*command: object) -> tuple[float, subprocess.CompletedProcess]:
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    return time.monotonic() - started, done
+
+
+@pytest.mark.parametrize(("line", "said"), LINES)
+def test_a_wrong_command_line_is_refused_at_once(places, tmp_path, monkeypatch, line, said):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # nobody connects: what is wrong is known without the Hub
+    monkeypatch.chdir(tmp_path)
+    folder = places["base"].parent
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    verb, *words = line.format(**places).split()
+    for _ in range(3):  # a busy machine may hold one of them up, not three
+        plain, _ = seconds("-c", "import argparse")
+        took, done = seconds("-c", WATCHED, HOME / verb, *words)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done
+        assert done.stderr.startswith(verb) and said.format(**places) in done.stderr and "; " in done.stderr
+        assert done.stdout.split() == [], "imported"
+        if took < QUICK * plain:
+            break
+    else:
+        raise AssertionError(f"{took:.2f} s, where an empty interpreter takes {plain:.2f} s")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before and not list(tmp_path.iterdir())
+
+
+def test_every_verb_is_given_a_flag_that_does_not_exist():
+    from tests.test_command_line import VERBS as ALL
+
+    assert sorted(line.split()[0] for line, _ in CASES["F1"]) == ALL
+
+
+# The legal neighbours: the same command lines, right.
+
+
+@pytest.mark.case("F1", "accepted")
+@pytest.mark.case("F2", "accepted")
+def test_known_flags_and_all_that_are_required_are_taken(tmp_path):
+    from tests.test_malformed_problems import PROBLEM
+
+    (tmp_path / "problems.json").write_text(json.dumps({"1": PROBLEM}))
+    (tmp_path / "predictions.json").write_text('{"results": {"1": 1}}')
+    given = ("--problems", tmp_path / "problems.json", "--predictions", tmp_path / "predictions.json")
+    done = run_apart(HOME / "evaluate_scienceqa.py", *given, "--read", "results", "--verbose")
+    assert "accuracy %   100.00" in done.stdout
+
+
+@pytest.mark.case("F3", "accepted")
+@pytest.mark.case("F4", "accepted")
+def test_an_output_of_its_own_and_a_new_folder_far_below_are_taken(places, tmp_path, monkeypatch, rows_file):
+    from prune_dataset import main
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for out in (tmp_path / "link" / "deep" / "out",) * 2:
+        run_here(main, *("--dataset", rows_file, "--method", "full", "--output", out))
+        assert (out / "manifest.json").is_file()
+
+
+@pytest.mark.case("F5", "accepted")
+@pytest.mark.case("F6", "accepted")
+@pytest.mark.case("F10", "accepted")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--stage", "pretrain", "--learning_rate", "1e-5", "--per_device_train_batch_size", "1"),
+        ("--stage", "finetune", "--learning_rate", "1e-30", "--use_peft", "--lora_r", "8", "--push_to_hub", "False"),
+    ],
+)
+def test_flags_that_fit_the_stage_are_taken(stage0, rows_file, tmp_path, flags):
+    from train_sft import main
+
+    given = ("--model_name_or_path", stage0, "--dataset", rows_file, "--output_dir", tmp_path / "out", "--use_cpu")
+    assert "steps" in run_here(main, *given, "--plan", *flags).stdout
+
+
+@pytest.mark.case("F7", "accepted")
+@pytest.mark.case("F8", "accepted")
+@pytest.mark.parametrize("name", ["o/n", LONG[:-1], "an-owner/a_name-v1.5"])
+def test_with_a_token_and_a_name_that_the_hub_takes_it_is_published(tmp_path, monkeypatch, name):
+    from push_to_hub import main
+    from tests.tiny_publications import save_dataset
+
+    dataset = save_dataset(tmp_path / "dataset")
+    with hub_here(tmp_path, monkeypatch) as hub:
+        assert f"{name} published as" in run_here(main, "dataset", dataset, name, "--no_verify").stdout
+        assert any(request["route"] == "commit" and request["status"] == 200 for request in hub.requests)
+
+
+@pytest.mark.case("F9", "accepted")
+def test_the_same_command_goes_on_from_a_checkpoint_of_its_own(stage0, rows_file, tmp_path, monkeypatch):
+    from tests.test_train_sft import interrupt, train
+
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.TrainerCallback.on_save", interrupt)
+        train("pretrain", stage0, rows_file, tmp_path / "out", code=130, **saving)
+    done = train("pretrain", stage0, rows_file, tmp_path / "out", **saving)
+    assert f"{tmp_path / 'out' / 'checkpoint-2'}: going on from here" in done.stdout
