@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bad_input import BadInput
-from checkpoint_files import check_files, check_image_token, opening
+from checkpoint_files import check_files, check_image_token, opening, read_config_file
 from evaluation.journal import Answer, Asked
 from pictures import open_picture
 from processing.foreign_code import loading
@@ -195,6 +195,9 @@ def check_checkpoint(name: str) -> None:
     if (folder / "adapter_model.safetensors").is_file() and (folder / "adapter_config.json").is_file():
         return
     check_files(folder, "model")
+    if "mm_vision_tower" in read_config_file(folder, "model"):
+        remedy = f"convert it: python convert_checkpoint.py {name} OUTPUT --to plugin"
+        raise BadInput("is in the original LLaVA code's layout", remedy=remedy, file=name, field="model")
 
 
 def weights_fingerprint(name: str, revision: str | None = None) -> str:

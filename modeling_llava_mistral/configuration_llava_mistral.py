@@ -1,7 +1,6 @@
 """The configuration of LLaVA-Mistral: a CLIP vision tower, a projector, and a Mistral (or LLaMA) text model."""
 
 from dataclasses import is_dataclass
-from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, LlavaConfig, __version__
@@ -20,6 +19,7 @@ except ImportError:  # as 5.18 has it: a configuration makes the parts that were
 
 TEXT_DEFAULTS = {"vocab_size": 32064, "rms_norm_eps": 1e-5}
 TEXT_MODEL_TYPES = ("mistral", "llama")
+CHOICES = {"projector_type": ("mlp2x_gelu", "linear"), "image_aspect_ratio": ("pad", "square", "anyres")}
 
 AUTO_MAP = {
     "AutoConfig": "configuration_llava_mistral.LlavaMistralConfig",
@@ -63,7 +63,8 @@ class LlavaMistralConfig(LlavaConfig):
         ValueError: a text model other than Mistral or LLaMA, a size that is no whole number above 0, heads that do not
             divide the width, an unknown type of weights, an image size that is not a multiple of the patch size, a
             feature layer the tower does not have, a grid point that is not whole tiles, an image token outside the
-            vocabulary, a window below one token, or layers of which only some are windowed.
+            vocabulary, a window below one token, layers of which only some are windowed, a tower other than CLIP, an
+            unknown projector, or an unknown picture handling.
     """
 
     model_type = "llava_mistral"
@@ -77,8 +78,8 @@ class LlavaMistralConfig(LlavaConfig):
     # (`original.py`, which does not travel); code in a published folder never meets such a file.
     read_original = None
 
-    projector_type: Literal["mlp2x_gelu", "linear"] = "mlp2x_gelu"
-    image_aspect_ratio: Literal["pad", "square", "anyres"] = "pad"
+    projector_type: str = "mlp2x_gelu"
+    image_aspect_ratio: str = "pad"
     image_grid_pinpoints: list | None = None
 
     @classmethod
@@ -129,6 +130,7 @@ class LlavaMistralConfig(LlavaConfig):
         if self.image_aspect_ratio == "anyres" and self.image_grid_pinpoints is None:
             self.image_grid_pinpoints = [[side * rows, side * columns] for rows, columns in LLAVA_NEXT_GRIDS]
         self.auto_map = dict(AUTO_MAP)
+        self.validate_llava_mistral()  # the library's own round would turn a ValueError into what is none
 
     @property
     def window(self) -> int | None:
@@ -185,6 +187,14 @@ class LlavaMistralConfig(LlavaConfig):
                 f"image_token_id {self.image_token_index} is outside the vocabulary of {text.vocab_size}; "
                 "resize the embeddings or choose an id inside it"
             )
+        if vision.model_type != "clip_vision_model":
+            raise ValueError(
+                f"vision_config.model_type {vision.model_type!r} is not supported; LLaVA-Mistral sees with "
+                "clip_vision_model"
+            )
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} {value!r} is unknown; use {', '.join(known)}")
 
 
 def _refuse_sizes(part: str, config) -> None:

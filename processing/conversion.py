@@ -33,6 +33,10 @@ def convert_processor(source: Path, folder: Path, layout: str, to: str) -> str:
         processor = _read(source, layout)
     except (BadInput, OSError, ValueError):
         return _convert_pictures(source, folder, layout, to)
+    for settings in (processor.tokenizer.init_kwargs, vars(processor.image_processor)):
+        settings.pop(
+            "auto_map", None
+        )  # the plugin's code is in no other layout; in the plugin's, saving says so again
     parts = {
         "image_processor": processor.image_processor,
         "tokenizer": processor.tokenizer,

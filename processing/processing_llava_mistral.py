@@ -96,6 +96,8 @@ class LlavaMistralProcessor(LlavaProcessor):
                 return original
         if tokenizer is not None:
             kwargs["tokenizer"] = tokenizer
+        if kwargs.get("trust_remote_code") is None:
+            kwargs["trust_remote_code"] = False  # AutoTokenizer would ask whether to run the code of the model
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @property
@@ -107,6 +109,8 @@ class LlavaMistralProcessor(LlavaProcessor):
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """One image token per feature of picture `image_idx`, from the size of its pixels."""
+        if self.patch_size is None:
+            raise ValueError("patch_size is not set, and features cannot be counted; give that of the vision tower")
         if self.image_aspect_ratio == "anyres":
             return LlavaNextProcessor.replace_image_token(self, image_inputs, image_idx, **kwargs)
         height, width = image_inputs["pixel_values"][image_idx].shape[-2:]

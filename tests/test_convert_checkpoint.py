@@ -310,3 +310,9 @@ def generated_checkpoint(stage0: Path, folder: Path, config, shard: int) -> Path
         place |= dict.fromkeys(names, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
     return folder
+
+
+@pytest.mark.parametrize("to", ["llava-hf", "original"])
+def test_another_layout_names_none_of_the_plugins_code(stage0, tmp_path, to):
+    folder = convert(stage0, tmp_path / "out", to)
+    assert [file for file in folder.rglob("*.json") if "llava_mistral." in file.read_text(encoding="utf-8")] == []

@@ -182,3 +182,10 @@ def test_help_comes_at_once():
     done = subprocess.run([sys.executable, ROOT / "evaluate_scienceqa.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--allow_missing" in done.stdout
     assert time.perf_counter() - start < 2 + os.getloadavg()[0]
+
+
+def test_an_original_checkpoint_is_sent_to_the_converter(monkeypatch, shared, dataset):
+    """It opens with the plugin alone, and what is measured is loaded as a stranger would load it."""
+    folder = shared / "original_llava" / "llava15_pad"
+    with pytest.raises(BadInput, match=f"convert it: python convert_checkpoint.py {folder} OUTPUT --to plugin"):
+        run(monkeypatch, "--model", folder, "--dataset", dataset)

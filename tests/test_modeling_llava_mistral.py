@@ -200,8 +200,9 @@ def test_a_prompt_longer_than_the_context_is_refused(model, name):
         ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer -5 does not exist"),
         ({"image_token_id": 448}, "image_token_id 448 is outside the vocabulary of 448"),
         ({"image_token_id": -1}, "image_token_id -1 is outside"),
-        ({"projector_type": "qformer"}, "projector_type"),
-        ({"image_aspect_ratio": "round"}, "image_aspect_ratio"),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "'siglip_vision_model' is not supported"),
+        ({"projector_type": "qformer"}, "projector_type 'qformer' is unknown; use mlp2x_gelu, linear"),
+        ({"image_aspect_ratio": "round"}, "image_aspect_ratio 'round' is unknown; use pad, square, anyres"),
         (
             {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[32, 50]]},
             r"\[32, 50\] is not a height and a width",
@@ -213,9 +214,7 @@ def test_a_prompt_longer_than_the_context_is_refused(model, name):
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused(changes, said):
-    from huggingface_hub.errors import StrictDataclassError
-
-    with pytest.raises((ValueError, StrictDataclassError), match=said):
+    with pytest.raises(ValueError, match=said):  # not what the library wraps it in, which is no ValueError
         config(**changes)
 
 

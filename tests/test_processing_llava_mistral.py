@@ -161,3 +161,19 @@ def test_the_plugin_opens_a_processor_without_remote_code(stage0):
 
     assert type(AutoProcessor.from_pretrained(stage0)) is LlavaMistralProcessor
     assert type(pipeline("image-text-to-text", model=str(stage0)).processor) is LlavaMistralProcessor
+
+
+def test_opening_the_processor_asks_nobody_whether_to_run_code(stage0):
+    """AutoTokenizer would ask on the terminal, because the model's configuration has code of its own."""
+    from tests.running import run_apart
+
+    opens = f"from processing import LlavaMistralProcessor as it; it.from_pretrained({str(stage0)!r})"
+    assert run_apart("-c", opens).stdout == ""
+
+
+def test_a_processor_that_does_not_know_the_patches_says_so(processor):
+    from processing import LlavaMistralProcessor
+
+    unset = LlavaMistralProcessor(image_processor=processor.image_processor, tokenizer=processor.tokenizer)
+    with pytest.raises(ValueError, match="patch_size is not set"):
+        unset(images=PICTURE, text="<image> one")
