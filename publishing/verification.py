@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -384,8 +385,11 @@ def _dataset(task: dict) -> dict:
 
 def _space(task: dict) -> dict:
     folder = _download(task["repo_id"], task["commit"], task["files"], "space")
-    # Without site-packages: a project installed here would stand in for a file that was not sent along.
-    started = subprocess.run([sys.executable, "-S", folder / "app.py", "--help"], capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as plain:  # Python looks for modules where a link of the cache leads to
+        shutil.copytree(folder, plain, dirs_exist_ok=True)
+        # Without site-packages: a project installed here would stand in for a file that was not sent along.
+        command = [sys.executable, "-S", Path(plain) / "app.py", "--help"]
+        started = subprocess.run(command, capture_output=True, text=True)
     if started.returncode:
         sys.exit(f"the published app.py does not start: {(started.stderr.strip().splitlines() or ['no message'])[-1]}")
     return {"files": len(task["files"])}

@@ -21,6 +21,14 @@ AUTO_MAP = {
 }
 
 
+def hollow(folder: Path) -> Path:
+    """A checkpoint that is looked at and never opened: a configuration that names a model, and no weight."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llava_mistral"}')
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    return folder
+
+
 def copy(folder: Path, target: Path, change: Change) -> Path:
     """A copy of `folder` with the change."""
     shutil.copytree(folder, target)

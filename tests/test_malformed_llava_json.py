@@ -12,6 +12,7 @@ from PIL import Image
 from bad_input import BadInput
 from processing.conversations import read_rows
 from prune_dataset import main as prune_dataset
+from tests.malformed import hollow
 from tests.running import Done, run_here
 from train_sft import main as train_sft
 
@@ -48,8 +49,7 @@ class World:
         self.folder, self.data, self.out = folder, folder / "data.json", folder / "out"
         (folder / "images").mkdir()
         Image.new("RGB", (4, 4), "red").save(folder / "images" / "red.png")
-        (folder / "base").mkdir()
-        (folder / "base" / "config.json").write_text("{}")
+        hollow(folder / "base")
 
     def write(self, content: bytes) -> None:
         self.data.write_bytes(content)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from evaluate_scienceqa import main as evaluate_scienceqa
 from prune_dataset import main as prune_dataset
+from tests.malformed import hollow
 from tests.running import Done, run_here
 from tests.test_malformed_llava_json import cases
 from train_sft import main as train_sft
@@ -34,9 +35,8 @@ class World:
 
     def __init__(self, folder: Path):
         self.folder, self.data, self.out = folder, folder / "data", folder / "out"
-        for name in ("data", "base"):
-            (folder / name).mkdir()
-        (folder / "base" / "config.json").write_text("{}")
+        self.data.mkdir()
+        hollow(folder / "base")
         self.problems, self.splits = self.data / "problems.json", self.data / "pid_splits.json"
 
     def write(self, problems, splits=None) -> None:

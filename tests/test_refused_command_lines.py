@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub_here import hub_here
+from tests.malformed import hollow
 from tests.running import HOME, run_apart, run_here
 
 QUICK = 25  # times what an empty interpreter takes; importing torch alone takes a hundred
@@ -115,9 +116,9 @@ def places(tmp_path_factory) -> dict[str, Path]:
 
     folder = tmp_path_factory.mktemp("lines")
     places = {name: folder / name for name in ("base", "empty", "full", "file", "data", "predictions", "new")}
-    for name in ("base", "empty", "full"):
+    hollow(places["base"])
+    for name in ("empty", "full"):
         places[name].mkdir()
-    (places["base"] / "config.json").write_text("{}")
     (places["full"] / "mine.txt").write_text("mine")
     places["file"].write_text("mine")
     places["data"].write_bytes(LIST)

@@ -39,7 +39,7 @@ def test_a_space_is_published_pinned_to_the_commit_that_main_was(hub, tmp_path):
     first, newest = publish_model(hub, tmp_path / "home", save_tiny_llava(tmp_path / "checkpoint"))
     before = len(written(hub))
     said = push(hub, tmp_path / "home", "space", "me/model", "me/chat")
-    assert "verified: 6 files equal by sha256, app.py starts" in said
+    assert "verified: 7 files equal by sha256, app.py starts" in said
     assert f"python app.py me/model --revision {newest}" in said
     received = download(hub, tmp_path / "stranger", "me/chat", "space")
     assert json.loads((received / "app.json").read_text()) == {"model": "me/model", "revision": newest}
