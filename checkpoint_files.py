@@ -29,7 +29,6 @@ _BITS = {name: 8 * size for name, size in WEIGHTS.items()} | {
 # The format allows 100 MB, of which Python would make 2 GB; 7B checkpoints have 100 kB.
 _LARGEST_HEADER = 16 << 20
 _NUMBERS = 1 << 63  # of one tensor; a lie of a million factors is not multiplied out
-_CONFIGS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 
 def check_files(folder: str | Path, field: str | None = None, *, weights: bool = True) -> None:
@@ -40,16 +39,13 @@ def check_files(folder: str | Path, field: str | None = None, *, weights: bool =
         weights: False looks at all but them, for a plan.
 
     Raises:
-        BadInput: config.json is absent, no JSON, or names no model; code is another repository's; there are no
-            safetensors, or a file is absent, damaged, outside of the folder, or holds what is no weight.
+        BadInput: config.json is absent, no JSON, or names no model; there are no safetensors, or a file is absent,
+            damaged, outside of the folder, or holds what is no weight.
     """
     folder = Path(folder)
     config = read_config_file(folder, field)
     if not isinstance(config.get("model_type"), str):
         raise BadInput("names no model", remedy=AGAIN, file=folder / "config.json", field="model_type")
-    for name in _CONFIGS:
-        if (folder / name).is_file():
-            _refuse_foreign_code(folder / name)
     files = weight_files(folder) if weights else []
     if weights and not files:
         remedy = "name a folder that save_pretrained wrote, or convert it with convert_checkpoint.py"
@@ -80,16 +76,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput("is not a JSON object", remedy="write it again from its source", file=file)
     return value
-
-
-def _refuse_foreign_code(file: Path) -> None:
-    named = _read_json(file).get("auto_map") or {}
-    for reference in named.values() if isinstance(named, dict) else [named]:
-        if "--" in str(reference):
-            problem = f"takes its code from another repository ({str(reference)[:80]})"
-            raise BadInput(
-                problem, remedy="save it again so that its code lies beside it", file=file, field="auto_map"
-            )
 
 
 def weight_files(folder: Path, index: str = INDEX, single: str = "model.safetensors") -> list[Path]:

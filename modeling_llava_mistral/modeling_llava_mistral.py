@@ -249,8 +249,17 @@ def _refuse_files(folder: str, subfolder: str) -> None:
         path = os.path.join(folder, str(name))
         if os.path.basename(path) != name:
             raise ValueError(f"{index}: names {str(name)[:80]!r}, which is outside of its folder; download it again")
-        if os.path.isfile(path):
+        if os.path.isfile(path) and not _is_quantized(folder):
             _refuse_types(path)
+
+
+def _is_quantized(folder: str) -> bool:
+    """Whether integers are what a folder's configuration says its weights are, with scales beside them."""
+    try:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            return bool(json.load(file).get("quantization_config"))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False  # which the library will say
 
 
 def _refuse_types(path: str) -> None:

@@ -57,7 +57,7 @@ def _brings_code(name: str, revision: str | None, field: str, remedy: str) -> bo
                 raise BadInput(problem, remedy=_AGAIN, file=f"{name}/{config}", field="auto_map")
             brings_code = True
         if config == "tokenizer_config.json":
-            check_files(told, f"{name}/{config}")
+            _check_tokenizer(told, f"{name}/{config}")
     if brings_code and not Path(name).is_dir() and not COMMIT.fullmatch(revision or ""):
         problem = f"{name} brings code of its own, which may be another at {revision or 'main'} tomorrow"
         raise BadInput(problem, remedy=remedy, field=field)
@@ -68,7 +68,7 @@ def _brings_code(name: str, revision: str | None, field: str, remedy: str) -> bo
     return brings_code
 
 
-def check_files(tokenizer: dict, file: str | Path) -> None:
+def _check_tokenizer(tokenizer: dict, file: str | Path) -> None:
     """Refuse a tokenizer's configuration that names a file by a path that climbs out of its folder.
 
     Raises:

@@ -1,7 +1,7 @@
 """Counting the promise under abuse: which case a test shows, what became of it, and docs/reliability.md.
 
 A test carries `@pytest.mark.case("A1", "refused")`, once for every case and outcome it shows. Where one test tries a
-case many times, it says so with pytest's own `record_property("tried", 50)`. `pytest --reliability docs` writes
+case many times, it says so with pytest's own `record_property("tried", 50)`. `pytest --reliability=docs` writes
 `reliability.json` and, poured out of it, `reliability.md`.
 """
 

@@ -221,3 +221,15 @@ def test_headers_of_every_type_of_weights_are_whole(stage0, tmp_path, dtype):
     header = read_header(tmp_path / "some.safetensors")
     assert header.keys() == {"__metadata__", "a", "b", "c"}
     refuse_types(header, tmp_path)
+
+
+def test_integers_are_weights_where_the_configuration_says_that_they_are_quantized(stage0, tmp_path):
+    """What becomes of them is the library's to say: it wants bitsandbytes, which reads them with their scales."""
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+
+    folder = make.copy(stage0, tmp_path / "quantized", make.stored_as("int8"))
+    with pytest.raises(ValueError, match="is stored as I8"):
+        LlavaMistralForConditionalGeneration.from_pretrained(folder)
+    make.settings(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})(folder)
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        LlavaMistralForConditionalGeneration.from_pretrained(folder)
