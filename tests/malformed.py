@@ -1,4 +1,4 @@
-"""The checkpoints of the catalogue's groups D and E: what is damaged, and the nearest copy that is right.
+"""What is malformed on purpose: the checkpoints of groups D and E of the catalogue, each with the nearest that is right.
 
 A change takes a folder of its own, of a plugin checkpoint or of a stock LLaVA; their weights and settings go by the
 same names, but for what comes before the projector's.
@@ -27,6 +27,18 @@ def hollow(folder: Path) -> Path:
     (folder / "config.json").write_text('{"model_type": "llava_mistral"}')
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     return folder
+
+
+def read_by_libraries(by_itself, file: Path, cache: Path) -> None:
+    """What reads a file of records without us: Python, and `datasets`, from which TRL takes its rows."""
+
+    def load():
+        import datasets
+
+        datasets.load_dataset("json", data_files=str(file), cache_dir=str(cache))
+
+    by_itself("json", lambda: json.loads(file.read_bytes()) and None)
+    by_itself("datasets", load)
 
 
 def copy(folder: Path, target: Path, change: Change) -> Path:

@@ -12,7 +12,7 @@ from PIL import Image
 from bad_input import BadInput
 from processing.conversations import read_rows
 from prune_dataset import main as prune_dataset
-from tests.malformed import hollow
+from tests.malformed import hollow, read_by_libraries
 from tests.running import Done, run_here
 from train_sft import main as train_sft
 
@@ -75,17 +75,6 @@ class World:
         self.prune(*flags)
         return json.loads((self.out / "manifest.json").read_text())
 
-    def libraries(self, by_itself) -> None:
-        """What reads this file without us: Python, and `datasets`, from which TRL takes its rows."""
-
-        def load():
-            import datasets
-
-            datasets.load_dataset("json", data_files=str(self.data), cache_dir=str(self.folder / "theirs"))
-
-        by_itself("json", lambda: json.loads(self.data.read_bytes()) and None)
-        by_itself("datasets", load)
-
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
@@ -134,7 +123,7 @@ FILES = {  # the file, its legal neighbour, what is said
 def test_a_file_of_another_form_is_refused_whatever_the_mode(world, by_itself, mode, bad, good, said):
     world.write(bad)
     if mode == "error":
-        world.libraries(by_itself)
+        read_by_libraries(by_itself, world.data, world.folder / "theirs")
     for line in world.refusals("--on_bad_sample", mode, "--max_bad_samples", "1"):
         assert f"{world.data}: " in line and said in line
     world.write(good)
@@ -162,7 +151,7 @@ def test_half_a_character_is_refused_and_a_whole_one_accepted(world):
 @pytest.mark.case("A5", "accepted")
 def test_a_byte_order_mark_is_accepted(world, by_itself):
     world.write(b"\xef\xbb\xbf" + LIST)
-    world.libraries(by_itself)
+    read_by_libraries(by_itself, world.data, world.folder / "theirs")
     assert world.kept()["size"] == 1
 
 
@@ -195,7 +184,7 @@ UNUSABLE = {  # the record, its legal neighbour, the field, what is said
 @pytest.mark.parametrize(("record", "neighbour", "field", "said"), cases(UNUSABLE))
 def test_an_unusable_record_is_refused_or_left_out_and_listed(world, by_itself, record, neighbour, field, said):
     world.write(text(GOOD, record))
-    world.libraries(by_itself)
+    read_by_libraries(by_itself, world.data, world.folder / "theirs")
     for line in world.refusals():
         assert f"{world.data}: record 1: field {field}: " in line and said in line
     for line in world.refusals("--on_bad_sample", "skip", "--max_bad_samples", "0.49"):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from evaluate_scienceqa import main as evaluate_scienceqa
 from prune_dataset import main as prune_dataset
-from tests.malformed import hollow
+from tests.malformed import hollow, read_by_libraries
 from tests.running import Done, run_here
 from tests.test_malformed_llava_json import cases
 from train_sft import main as train_sft
@@ -75,17 +75,6 @@ class World:
         self.score()
         return len(rows), json.loads((self.folder / "scores" / "summary.json").read_text())["ALL"]["n"]
 
-    def libraries(self, by_itself) -> None:
-        """What reads this file without us: Python, and `datasets`."""
-
-        def load():
-            import datasets
-
-            datasets.load_dataset("json", data_files=str(self.problems), cache_dir=str(self.folder / "theirs"))
-
-        by_itself("json", lambda: json.loads(self.problems.read_bytes()) and None)
-        by_itself("datasets", load)
-
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
@@ -134,7 +123,7 @@ def problem(**change) -> dict:
 @pytest.mark.parametrize(("change", "neighbour", "field", "said"), cases(FIELDS))
 def test_a_malformed_field_is_named_by_every_verb(world, by_itself, change, neighbour, field, said):
     world.write({"8": PROBLEM, "7": problem(**change)})
-    world.libraries(by_itself)
+    read_by_libraries(by_itself, world.problems, world.folder / "theirs")
     for line in world.refusals():
         assert f"{world.problems}: record 7: field {field}: " in line and said in line
         assert len(line) < 400 and line.isprintable()
@@ -175,7 +164,7 @@ SHAPES = {  # the two files, their legal neighbours, which of them is named, wha
 @pytest.mark.parametrize(("bad", "good", "named", "said"), cases(SHAPES))
 def test_files_of_another_shape_are_refused_by_every_verb(world, by_itself, bad, good, named, said):
     world.write(*bad)
-    world.libraries(by_itself)
+    read_by_libraries(by_itself, world.problems, world.folder / "theirs")
     assert all(f"{getattr(world, named)}: " in line and said in line for line in world.refusals())
     world.write(*good)
     count = len(good[0])
