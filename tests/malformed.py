@@ -1,4 +1,4 @@
-"""What is malformed on purpose: the checkpoints of groups D and E of the catalogue, each with the nearest that is right.
+"""What is malformed on purpose: the checkpoints of the catalogue's groups D and E, each with its legal neighbour.
 
 A change takes a folder of its own, of a plugin checkpoint or of a stock LLaVA; their weights and settings go by the
 same names, but for what comes before the projector's.
