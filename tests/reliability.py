@@ -28,6 +28,7 @@ LIBRARIES = (
 )
 MARKED = pytest.StashKey[dict]()
 TALLY = pytest.StashKey[dict]()
+RAN = pytest.StashKey[set]()
 
 
 def groups() -> dict[str, dict]:
@@ -68,6 +69,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "case(id, outcome): a case of tests/reliability_cases.yaml, and what it shows")
     config.stash[TALLY] = defaultdict(lambda: {"tests": 0, "passed": 0, "tried": 0, "seconds": 0.0, "libraries": {}})
     config.stash[TALLY]["started"] = time.monotonic()
+    config.stash[RAN] = set()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -82,6 +84,7 @@ def pytest_runtest_makereport(item, call):
         return
     given = dict(report.user_properties)
     for case, outcome in marks(item):
+        item.config.stash[RAN].add(item.nodeid)
         row = item.config.stash[TALLY][case, outcome]
         row["tests"] += 1
         row["passed"] += report.passed
@@ -104,6 +107,7 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     record = {
         "seconds": round(seconds),
+        "tests": len(config.stash[RAN]),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
@@ -121,11 +125,11 @@ def pytest_terminal_summary(terminalreporter, config):
 
 def summary(record: dict) -> str:
     rows = record["cases"]
-    tried, passed = (sum(row[name] for row in rows) for name in ("tests", "passed"))
+    shown, passed, tried = (sum(row[name] for row in rows) for name in ("tests", "passed", "tried"))
     cases = len({row["case"] for row in rows})
     return (
-        f"{cases} cases in {tried} tests, {passed} passed, {sum(row['tried'] for row in rows):,} tries, "
-        f"{record['seconds'] / 60:.1f} minutes on {record['cores']} cores"
+        f"{cases} cases, {shown:,} outcomes looked at by {record['tests']:,} tests and {passed:,} of them as they "
+        f"should be, {tried:,} tries, {record['seconds'] / 60:.1f} minutes on {record['cores']} cores"
     )
 
 
@@ -146,7 +150,8 @@ def page(record: dict) -> str:
         rows = {(row["case"], row["outcome"]): row for row in record["cases"] if row["case"][0] == letter}
         tests, passed, seconds = (sum(row[name] for row in rows.values()) for name in ("tests", "passed", "seconds"))
         lines += [f"## {letter}. {group['title']}", ""]
-        lines += [f"{len(group['cases'])} cases in {tests} tests, {passed} passed, {seconds:.0f} s.", ""]
+        cases = "1 case" if len(group["cases"]) == 1 else f"{len(group['cases'])} cases"
+        lines += [f"{cases}, {tests} outcomes, {passed} as they should be, {seconds:.0f} s.", ""]
         lines += ["| | tried | shown | the libraries by themselves |", "|---|---|---|---|"]
         for case, name in group["cases"].items():
             shown = [row for (one, _), row in rows.items() if one == case]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.stock_trainer import resumed
 from tests.tiny_components import save_rows
 from tests.trainee import again, tree
 from training.checkpointing import MANIFEST
@@ -38,15 +39,23 @@ def damages():
 
 
 @pytest.mark.parametrize(("name", "damage"), damages())
-def test_a_damaged_checkpoint_is_skipped_and_the_run_ends_bit_identical(interrupted, whole, tmp_path, name, damage):
+def test_a_damaged_checkpoint_is_skipped_and_the_run_ends_bit_identical(
+    interrupted, whole, tmp_path, name, damage, by_itself
+):
+    def harm(checkpoint: Path) -> None:
+        content = bytearray((checkpoint / name).read_bytes())
+        content[len(content) // 3] ^= 1
+        (checkpoint / name).unlink()
+        if damage != "missing":
+            (checkpoint / name).write_bytes(content if damage == "one bit" else b"")
+
     run = again(interrupted, tmp_path)
-    file = run.output / "checkpoint-9" / name
-    content = bytearray(file.read_bytes())
-    content[len(content) // 3] ^= 1
-    file.unlink() if damage == "missing" else file.write_bytes(content if damage == "one bit" else b"")
+    harm(run.output / "checkpoint-9")
     out = run.run().stdout
     assert "checkpoint-9: skipped, " in out and name in out and "checkpoint-6: going on from here" in out
     assert run.result() == whole["finetune"][1]
+    if (name, damage) in SHOWN:
+        by_itself("Trainer", lambda: resumed(tmp_path / "stock", harm))
 
 
 @accepted(*SHOWN.values(), "D20", "D21")

@@ -1,7 +1,9 @@
 """What comes back from a Hub that misbehaves is what was sent, or it is refused: the clean process's download."""
 
 import hashlib
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from hub_here import CARD, TOKEN, WEIGHTS, hub_here, save_files, send
@@ -28,14 +30,26 @@ def receive(published) -> None:
     assert (folder / "README.md").read_bytes() == CARD
 
 
+def stock_download(published) -> str:
+    """What the client's own download makes of a fault, into an empty cache."""
+    from huggingface_hub import hf_hub_download
+
+    with tempfile.TemporaryDirectory() as cache:
+        path = hf_hub_download(published.repo_id, "model.safetensors", revision=published.commit, cache_dir=cache)
+        return "gives the bytes that were sent" if Path(path).read_bytes() == WEIGHTS else "gives other bytes"
+
+
 @pytest.mark.case("H1", "survived")
 @pytest.mark.parametrize(("method", "status"), [(m, s) for m in ("HEAD", "GET") for s in STATUSES])
-def test_a_passing_status_on_the_way_back_is_survived(hub, published, method, status):
-    hub.add_fault(
-        route="resolve", method=method, path="*.safetensors", status=status, retry_after=1 if status == 429 else None
-    )
+def test_a_passing_status_on_the_way_back_is_survived(hub, published, method, status, by_itself):
+    fault = {"route": "resolve", "method": method, "path": "*.safetensors", "status": status}
+    fault |= {"retry_after": 1} if status == 429 else {}
+    hub.add_fault(**fault)
     receive(published)
     assert any(request["fault"] for request in hub.requests)
+    if status in (429, 503):
+        hub.add_fault(**fault)
+        by_itself(f"huggingface_hub, {status} on {method}", lambda: stock_download(published))
 
 
 @pytest.mark.case("H1", "survived")
@@ -57,10 +71,11 @@ def test_a_download_that_is_cut_is_completed(hub, published, place):
 
 @pytest.mark.case("H6", "survived")
 @pytest.mark.parametrize("place", [0, 0.5, len(WEIGHTS) - 1])
-def test_a_flipped_bit_anywhere_is_refused(hub, published, place):
+def test_a_flipped_bit_anywhere_is_refused(hub, published, place, by_itself):
     hub.add_fault(route="resolve", path="*.safetensors", method="GET", flip=place, times=0)
     with pytest.raises(SystemExit, match=r"model.safetensors came back .* with other bytes than were sent"):
         receive(published)
+    by_itself("huggingface_hub, a flipped bit", lambda: stock_download(published))
 
 
 @pytest.mark.slow
