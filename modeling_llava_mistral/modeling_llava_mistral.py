@@ -95,7 +95,7 @@ class LlavaMistralPreTrainedModel(LlavaPreTrainedModel):
             source, kwargs = None, original  # configuration and weights are at hand
         else:
             kwargs.setdefault("use_safetensors", True)  # never a pickle
-            _refuse_files(str(name), kwargs.get("subfolder") or "")
+            _refuse_files(str(name), kwargs.get("subfolder") or "", types=not output_loading_info)
         # The library's own refusal of a wrong shape leaves the weight's name to the log; ours says it.
         kwargs["ignore_mismatched_sizes"] = True
         try:
@@ -235,8 +235,8 @@ def _count_mismatch(image_token_id: int, input_ids: torch.Tensor | None, image_f
     )
 
 
-def _refuse_files(folder: str, subfolder: str) -> None:
-    """Refuse what the library follows or casts in a local folder without a word."""
+def _refuse_files(folder: str, subfolder: str, types: bool) -> None:
+    """Refuse what the library follows, or with `types` casts, in a local folder without a word."""
     folder = os.path.join(folder, subfolder)
     index, names = os.path.join(folder, "model.safetensors.index.json"), ["model.safetensors"]
     if os.path.isfile(index):
@@ -249,7 +249,7 @@ def _refuse_files(folder: str, subfolder: str) -> None:
         path = os.path.join(folder, str(name))
         if os.path.basename(path) != name:
             raise ValueError(f"{index}: names {str(name)[:80]!r}, which is outside of its folder; download it again")
-        if os.path.isfile(path) and not _is_quantized(folder):
+        if types and os.path.isfile(path) and not _is_quantized(folder):
             _refuse_types(path)
 
 

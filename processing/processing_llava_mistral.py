@@ -7,6 +7,7 @@ from transformers.image_utils import is_valid_image
 
 # Between the first two characters of a control token that a user wrote: it shows nothing, and the token stays text.
 WORD_JOINER = "\u2060"
+WEB = "starlette.exceptions"  # is loaded where a web server runs
 ROLES = ("system", "user", "assistant")
 _PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")
 
@@ -17,7 +18,7 @@ def refusal(said: str) -> ValueError:
     `transformers serve` (5.23) answers a ValueError with 500 and no word, as if the fault were its own. What it
     answers otherwise is starlette's HTTPException, so this error is one, too, wherever starlette is loaded already.
     """
-    said, web = " ".join(said.split())[:300], sys.modules.get("starlette.exceptions")
+    said, web = " ".join(said.split())[:300], sys.modules.get(WEB)
     if web is None:
         return ValueError(said)
     kind = type("RefusedRequest", (web.HTTPException, ValueError), {"__str__": lambda self: self.detail})
@@ -225,7 +226,7 @@ def _check_chat(chat, own_template: bool) -> None:
                 raise wrong(index, "content", f"a picture cannot come from {role}", "put it into a user's message")
             given = {key: part[key] for key in _PICTURE_KEYS if key in part} if kind in ("image", "image_url") else {}
             try:
-                for key in ("url", "image_url"):  # what a server's clients give; a caller's own file is a `path`
+                for key in ("url", "image_url"):
                     _check_bytes(given.get(key))
                 _check_pictures([*given.values()])
             except ValueError as error:
@@ -233,6 +234,9 @@ def _check_chat(chat, own_template: bool) -> None:
 
 
 def _check_bytes(address) -> None:
+    """Refuse what a server would open for a client: a `url` that is a path of its own. Elsewhere a path is a path."""
+    if WEB not in sys.modules:
+        return
     name = address.get("url") if isinstance(address, dict) else address
     if isinstance(name, str) and not name.startswith("data:"):
         raise ValueError(f"the picture {name[:80]!r} is an address; send its bytes as data:image/png;base64,…")
