@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.offline_hook import watch
 
+UNGUARDED = sys.executable  # for what a user asked to be fetched: `make compat`
 _FOLDER = tempfile.TemporaryDirectory(prefix="offline-")
 _ASKED = Path(_FOLDER.name) / "asked"
 

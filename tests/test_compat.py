@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.offline import UNGUARDED
+
 # One release from each few months of major version 5.
 VERSIONS = ("5.0.0", "5.6.0", "5.12.0", "5.18.0", "5.23.0")
 REFUSED = ("5.0.0",)
@@ -59,7 +61,7 @@ def _library(version: str) -> Path:
     """The folder with that version of transformers and what it requires; torch is this environment's."""
     folder = CACHE / version
     if not (folder / "transformers").is_dir():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade",
+        command = [UNGUARDED, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade",
                    "--target", folder, f"transformers=={version}"]  # fmt: skip
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
         if done.returncode:
