@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from evaluation.efficiency import CACHE_BYTES, CONTEXTS, arithmetic
+from llava_mistral.evaluation.efficiency import CACHE_BYTES, CONTEXTS, arithmetic
 
 HOME = Path(__file__).parents[1]
 PAGE, MEASURED = HOME / "docs" / "backbones.md", HOME / "benchmarks" / "results" / "backbones_gpu.json"
@@ -110,7 +110,7 @@ def page(measured: Mapping[str, Any] | None = None) -> str:
 
 NOT_MEASURED = (
     "Not measured yet: `python benchmarks/backbones_gpu.py` on a GPU writes `benchmarks/results/backbones_gpu.json`.",
-    "The miniature pair, measured on a CPU, is in the report of `compare_backbones.py --efficiency`.",
+    "The miniature pair, measured on a CPU, is in the report of `llava-mistral compare --efficiency`.",
 )
 
 

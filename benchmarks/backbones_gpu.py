@@ -19,11 +19,11 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bad_input import BadInput
 from benchmarks.backbones import MEASURED, study_config
-from command_line import VerbParser, run_verb
-from evaluation.efficiency import arithmetic, check_sizes, prompt, speeds
-from evaluation.results import versions, write_json
+from llava_mistral.evaluation.efficiency import arithmetic, check_sizes, prompt, speeds
+from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.command_line import VerbParser, run_verb
 
 TINY = {
     "vision": {
@@ -111,7 +111,7 @@ def peak(model, batch_size: int, device: str) -> int | None:
     """
     import torch
 
-    from evaluation.efficiency import once
+    from llava_mistral.evaluation.efficiency import once
 
     if device != "cuda":
         return None
@@ -126,7 +126,7 @@ def train(model, rounds: int) -> list[float]:
     """Return tokens per second of stage 1's step, the projector's gradients through a frozen text model."""
     import torch
 
-    from training.stages import set_trainable
+    from llava_mistral.training.stages import set_trainable
 
     set_trainable(model, "pretrain")
     model.gradient_checkpointing_enable()

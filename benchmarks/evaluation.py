@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from command_line import VerbParser, run_verb
-from evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.ground.command_line import VerbParser, run_verb
 
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 
@@ -45,10 +45,10 @@ def measure(options, scratch: Path) -> dict:
     """Return the medians of both ways to ask, their ratio, and whether every answer was the same."""
     import torch
 
-    from evaluation.checkpoint import Checkpoint
-    from evaluation.journal import Asked
-    from evaluation.prediction import batch_answers
-    from processing.scienceqa import read_problems
+    from llava_mistral.data.scienceqa import read_problems
+    from llava_mistral.evaluation.asking import Checkpoint
+    from llava_mistral.evaluation.journal import Asked
+    from llava_mistral.evaluation.prediction import batch_answers
 
     count, rounds = (96, 2) if options.quick else (480, 5)
     name = options.model or str(tiny_checkpoint(scratch / "tiny"))
@@ -102,7 +102,7 @@ def one_by_one(checkpoint, problems, max_new_tokens: int) -> dict[str, str]:
     """Return the answers of the library's own loop: template, tensors, `generate`, a question at a time."""
     import torch
 
-    from evaluation.checkpoint import picture
+    from llava_mistral.evaluation.asking import picture
 
     answers = {}
     for problem in problems:
@@ -119,7 +119,7 @@ def one_by_one(checkpoint, problems, max_new_tokens: int) -> dict[str, str]:
 
 
 def tiny_checkpoint(folder: Path) -> Path:
-    from tests.tiny_llava import save_tiny_llava
+    from tests.support.tiny_llava import save_tiny_llava
 
     return save_tiny_llava(folder)
 
@@ -128,8 +128,8 @@ def noise_problems(count: int) -> list:
     """Return questions of 10 to 60 words, half of them with a picture of noise."""
     from PIL import Image
 
-    from processing.scienceqa import Problem
-    from tests.tiny_llava import WORDS
+    from llava_mistral.data.scienceqa import Problem
+    from tests.support.tiny_llava import WORDS
 
     rng, problems = random.Random(0), []
     for index in range(count):

@@ -28,8 +28,8 @@ from threading import Event, Thread
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from command_line import VerbParser, run_verb
-from evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.ground.command_line import VerbParser, run_verb
 
 RESULTS = Path(__file__).parent / "results" / "model.json"
 VISION = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}

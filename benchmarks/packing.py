@@ -29,8 +29,8 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from command_line import VerbParser, run_verb
-from evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.ground.command_line import VerbParser, run_verb
 
 HOME = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "packing.json"
@@ -107,11 +107,11 @@ def prepared(options, text: dict, folder: str) -> tuple:
     from trl import SFTConfig
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.packing import PackedCollator
+    from llava_mistral.training.stages import set_trainable
+    from llava_mistral.training.trainer import StageTrainer
     from modeling_llava_mistral import LlavaMistralConfig, LlavaMistralForConditionalGeneration
-    from training.collator import AnswerCollator
-    from training.packing import PackedCollator
-    from training.stages import set_trainable
-    from training.trainer import StageTrainer
 
     torch.manual_seed(0)
     text = {"model_type": "mistral", "vocab_size": VOCABULARY, "sliding_window": None, **text}
@@ -162,7 +162,7 @@ def training_rows(folder: Path) -> list[dict]:
     """The training questions at hand, as training words them; a grey picture stands for each of theirs."""
     from PIL import Image
 
-    from processing.scienceqa import answer_text, question_text, read_problems
+    from llava_mistral.data.scienceqa import answer_text, question_text, read_problems
 
     picture = Image.new("RGB", (336, 336), (128, 128, 128))
     return [
@@ -182,7 +182,7 @@ def compare(trainer, collators: dict[str, Callable], rows: list[dict], micro: in
 
     The ratio is the median of each round's own: a machine that slows down slows both sides of a round.
     """
-    from training.attention import PER_SAMPLE
+    from llava_mistral.training.attention import PER_SAMPLE
 
     attention, sides = {"theirs": "sdpa", "ours": PER_SAMPLE}, ("theirs", "ours")
     taken = {side: [] for side in sides}
@@ -220,7 +220,7 @@ def dealt(samples: list[dict], micro: int) -> list[list[dict]]:
     """The micro-batches that the trainer makes of one step."""
     from datasets import Dataset
 
-    from training.packing import StepSampler, estimated_lengths, rows_of_a_step
+    from llava_mistral.training.packing import StepSampler, estimated_lengths, rows_of_a_step
 
     words = [{**row, "images": [0] * len(row["images"])} for row in samples]
     lengths = estimated_lengths(Dataset.from_list(words), image_tokens=576)

@@ -66,8 +66,8 @@ def plain(path: Path, size: int) -> dict:
 
 
 def ours(path: Path, size: int, release: bool = False) -> dict:
-    from pruning.farthest_first import farthest_first
-    from pruning.rows import Rows, open_embeddings
+    from llava_mistral.pruning.farthest_first import farthest_first
+    from llava_mistral.pruning.rows import Rows, open_embeddings
 
     matrix = open_embeddings(path)
     begun = time.perf_counter()

@@ -5,7 +5,7 @@
 
 Both arms have Mistral-7B's and CLIP-L/336's shapes with random weights that are made on the device, bfloat16 autocast
 and gradient checkpointing, the same rows and the same micro-batches; pictures are noise, lengths are those of the real
-questions and captions. Ours is what `train_sft.py` builds. Stock is TRL's SFTTrainer with its own collator over
+questions and captions. Ours is what `llava-mistral train` builds. Stock is TRL's SFTTrainer with its own collator over
 transformers' Llava, all of whose frozen weights are bfloat16, which TRL leaves to its user and is the faster choice.
 
 `stage1` and `lora` are samples per second / stock's, above 1 we are faster; MFU is of the measured peak of a matrix
@@ -23,10 +23,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bad_input import BadInput
 from benchmarks.training_arms import make_rows, ours, read_tokenizer, stock, texts
-from command_line import VerbParser, run_verb
-from evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.command_line import VerbParser, run_verb
 
 RESULTS = Path(__file__).parent / "results" / "train_gpu.json"
 SIZES = {
@@ -76,8 +76,8 @@ def measure(options) -> dict:
     """Return ratios, medians, memory, and what they were measured on."""
     import torch
 
-    from training.machine import hardware
-    from training.throughput import measured_peak
+    from llava_mistral.training.machine import hardware
+    from llava_mistral.training.throughput import measured_peak
 
     size, steps = SIZES[options.size], 3 if options.quick or options.size == "tiny" else 10
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,13 +9,13 @@ TEMPLATES = Path(__file__).parents[1] / "processing" / "chat_templates"
 
 
 def ours(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
-    """What `train_sft.py` builds."""
+    """What `llava-mistral train` builds."""
+    from llava_mistral.training.loading import make_collator, prepare_model
+    from llava_mistral.training.recipe import StageArguments
+    from llava_mistral.training.throughput import Meter
+    from llava_mistral.training.trainer import StageTrainer
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
     from processing import LlavaMistralProcessor
-    from training.loading import make_collator, prepare_model
-    from training.recipe import StageArguments
-    from training.throughput import Meter
-    from training.trainer import StageTrainer
 
     arguments = StageArguments(stage=stage, use_peft=stage == "finetune", vision_cache="off")
     model = random_model(LlavaMistralForConditionalGeneration, model_config(size, tokenizer), device)
@@ -39,10 +39,10 @@ def stock(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
     from peft import LoraConfig
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    from training.lora import PROJECTOR, TARGETS
-    from training.recipe import StageArguments
-    from training.reporting import ReportingTrainer
-    from training.throughput import Meter
+    from llava_mistral.training.lora import PROJECTOR, TARGETS
+    from llava_mistral.training.recipe import StageArguments
+    from llava_mistral.training.reporting import ReportingTrainer
+    from llava_mistral.training.throughput import Meter
 
     arguments, shapes = StageArguments(), model_config(size, tokenizer)
     names = ("vision_config", "text_config", "image_token_id", "vision_feature_layer")
@@ -118,11 +118,11 @@ def make_processor(kind, size: dict, tokenizer, stage: str):
 
 
 def read_tokenizer(folder: Path | None):
-    """Mistral's tokenizer with the image and padding tokens that `build_checkpoint.py` adds, or a tiny one."""
+    """Mistral's tokenizer with the image and padding tokens that `llava-mistral build` adds, or a tiny one."""
     from transformers import AutoTokenizer, LlamaTokenizer
 
     if folder is None:
-        from tests.tiny_components import tiny_tokenizer
+        from tests.support.tiny_components import tiny_tokenizer
 
         tokenizer = tiny_tokenizer()
     elif (folder / "tokenizer_config.json").is_file():
@@ -148,7 +148,7 @@ def texts(scienceqa: Path | None, stage: str) -> list[tuple[str, str, bool]]:
     if stage == "pretrain":
         captions = json.loads((scienceqa / "captions.json").read_text(encoding="utf-8"))["captions"]
         return [("", caption, True) for caption in captions.values()]
-    from processing.scienceqa import answer_text, question_text, read_problems
+    from llava_mistral.data.scienceqa import answer_text, question_text, read_problems
 
     problems = [p for p in read_problems(scienceqa / "problems_head.json") if p.split == "train"]
     return [(question_text(problem), answer_text(problem, "letter"), problem.has_image) for problem in problems]
@@ -159,7 +159,7 @@ def make_rows(stage: str, given: list[tuple[str, str, bool]], count: int, side: 
     from datasets import Dataset
     from PIL import Image
 
-    from processing.conversations import row_features
+    from llava_mistral.data.conversations import row_features
 
     rng, pictures = random.Random(0), []
     for _ in range(8):

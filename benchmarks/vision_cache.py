@@ -23,8 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from command_line import VerbParser, run_verb
-from evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.ground.command_line import VerbParser, run_verb
 
 RESULTS = Path(__file__).parent / "results" / "vision_cache.json"
 # A ninth of the patches of ViT-L/14-336, and a text model of the same width and depth.
@@ -101,7 +101,7 @@ def save_rows(folder: Path, count: int):
     """Rows of one question each about photographs of noise, which no two share; JPEG files, as data sets have them."""
     from PIL import Image
 
-    from processing.conversations import read_rows
+    from llava_mistral.data.conversations import read_rows
 
     records = []
     for index in range(count):
@@ -118,10 +118,10 @@ def train(scratch: Path, rows, store: Path | None, epochs: int) -> tuple[tuple, 
     """Train by LoRA from the same weights in the same order; return losses, and seconds by the clock and the CPU."""
     from trl import SFTConfig
 
-    from processing.sources import undecoded
-    from training.loading import make_collator, prepare_model
-    from training.recipe import StageArguments
-    from training.trainer import StageTrainer
+    from llava_mistral.data.sources import undecoded
+    from llava_mistral.training.loading import make_collator, prepare_model
+    from llava_mistral.training.recipe import StageArguments
+    from llava_mistral.training.trainer import StageTrainer
 
     model, processor = fresh()
     stage = StageArguments(
@@ -168,9 +168,9 @@ def fresh() -> tuple:
     import torch
     from transformers import CLIPImageProcessorPil
 
+    from llava_mistral.miniature.components import train_tokenizer
     from modeling_llava_mistral import LlavaMistralConfig, LlavaMistralForConditionalGeneration
     from processing import LlavaMistralProcessor
-    from training.components import train_tokenizer
 
     tokenizer = train_tokenizer([QUESTION + "? A B C D [INST] [/INST]"] * 8, 400)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})

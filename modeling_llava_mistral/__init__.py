@@ -8,18 +8,30 @@ from .modeling_llava_mistral import (
     LlavaMistralModel,
     LlavaMistralPreTrainedModel,
 )
-from .original import read_config, read_model
+
+
+def _read_config(*arguments):
+    from llava_mistral.checkpoints.original import read_config
+
+    return read_config(*arguments)
+
+
+def _read_model(*arguments):
+    from llava_mistral.checkpoints.original import read_model
+
+    return read_model(*arguments)
+
 
 # Checkpoints of the original LLaVA code then open as they are, which code in a published folder does not offer.
-LlavaMistralConfig.read_original = staticmethod(read_config)
-LlavaMistralPreTrainedModel.read_original = staticmethod(read_model)
+LlavaMistralConfig.read_original = staticmethod(_read_config)
+LlavaMistralPreTrainedModel.read_original = staticmethod(_read_model)
 
 AutoConfig.register("llava_mistral", LlavaMistralConfig, exist_ok=True)
 AutoModel.register(LlavaMistralConfig, LlavaMistralModel, exist_ok=True)
 AutoModelForImageTextToText.register(LlavaMistralConfig, LlavaMistralForConditionalGeneration, exist_ok=True)
 AutoModelForMultimodalLM.register(LlavaMistralConfig, LlavaMistralForConditionalGeneration, exist_ok=True)
 
-# Saving then copies the ▲ files into the folder, which is what makes it loadable by strangers.
+# Saving then copies the published files into the folder, which is what makes it loadable by strangers.
 LlavaMistralConfig.register_for_auto_class()
 LlavaMistralModel.register_for_auto_class("AutoModel")
 LlavaMistralForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

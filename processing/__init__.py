@@ -1,15 +1,19 @@
-"""What the model reads: the processor, the wording of questions and conversations, and the data sets.
+"""The processor, which turns pictures and words into what the model reads, and its chat templates.
 
-The processor needs transformers, the rest of the package does not; it is imported when it is asked for, so that a verb
-that only reads questions starts at once.
+The processor needs transformers and is imported on first use, so that a program that only wants the templates
+starts at once.
 """
 
-__all__ = ["LlavaMistralProcessor"]
+from pathlib import Path
+
+CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
+
+__all__ = ["CHAT_TEMPLATES", "LlavaMistralProcessor"]
 
 
 def __getattr__(name: str):
     if name == "LlavaMistralProcessor":
-        from processing.original import read_processor
+        from llava_mistral.checkpoints.original_processor import read_processor
         from processing.processing_llava_mistral import LlavaMistralProcessor
 
         LlavaMistralProcessor.read_original = staticmethod(read_processor)

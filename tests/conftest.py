@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import offline
+from tests.support import offline
 
 # Before anything imports huggingface_hub, which reads these once. Child processes inherit them.
 _HOME = tempfile.TemporaryDirectory(prefix="hf-home-")
@@ -15,10 +15,14 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface.co would be told of 
 for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(_name, None)
 
-offline.guard()  # before anything keeps a copy of sys.executable
-
-pytest_plugins = ["tests.reliability"]
+pytest_plugins = ["tests.support.reliability"]
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_configure(config):
+    """Guard the process that runs tests; pytest-xdist's own process starts the others and runs none."""
+    if not config.getoption("numprocesses", None):
+        offline.guard()
 
 
 @pytest.fixture(autouse=True)
@@ -59,21 +63,21 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def vision_folder(tmp_path_factory) -> Path:
-    from tests.tiny_components import save_vision
+    from tests.support.tiny_components import save_vision
 
     return save_vision(tmp_path_factory.mktemp("components") / "vision")
 
 
 @pytest.fixture(scope="session")
 def mistral_folder(tmp_path_factory) -> Path:
-    from tests.tiny_components import save_text_model
+    from tests.support.tiny_components import save_text_model
 
     return save_text_model(tmp_path_factory.mktemp("components") / "mistral", "mistral")
 
 
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory) -> Path:
-    from tests.tiny_components import save_text_model
+    from tests.support.tiny_components import save_text_model
 
     return save_text_model(tmp_path_factory.mktemp("components") / "llama", "llama")
 
@@ -81,8 +85,8 @@ def llama_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def stage0(tmp_path_factory, vision_folder, mistral_folder) -> Path:
     """A checkpoint before any training, built by the verb. Read it; copy it before you change it."""
-    from build_checkpoint import main
-    from tests.running import run_here
+    from llava_mistral.commands.build import main
+    from tests.support.running import run_here
 
     folder = tmp_path_factory.mktemp("checkpoints") / "stage0"
     run_here(main, "--vision", vision_folder, "--llm", mistral_folder, "--output", folder)
@@ -92,7 +96,7 @@ def stage0(tmp_path_factory, vision_folder, mistral_folder) -> Path:
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory) -> Path:
     """Eight captioned pictures in LLaVA's form."""
-    from tests.tiny_components import save_rows
+    from tests.support.tiny_components import save_rows
 
     return save_rows(tmp_path_factory.mktemp("rows"))
 
@@ -100,7 +104,7 @@ def rows_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def questions(tmp_path_factory) -> Path:
     """A ScienceQA folder of three questions, two with a picture; their split is `train`."""
-    from tests.small_problems import save_problems
+    from tests.support.small_problems import save_problems
 
     return save_problems(tmp_path_factory.mktemp("questions") / "data", 3)
 
@@ -108,7 +112,7 @@ def questions(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def warm():
     """Starts training runs in forks of a process that has imported the libraries."""
-    from tests.warm_process import WarmProcess
+    from tests.support.warm_process import WarmProcess
 
     with WarmProcess() as process:
         yield process
@@ -117,7 +121,7 @@ def warm():
 @pytest.fixture(scope="session")
 def trainee(warm, stage0, rows_file, tmp_path_factory):
     """Makes the command of a stage with an output folder of its own."""
-    from tests.trainee import Trainee
+    from tests.support.trainee import Trainee
 
     stage1 = tmp_path_factory.mktemp("stage1") / "stage1"
     Trainee(warm, "pretrain", stage0, rows_file, stage1).run()

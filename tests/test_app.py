@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_llava import save_tiny_llava
-from tiny_publications import png
 
-import app
-from bad_input import BadInput
-from local_hub import LocalHub
-from tests.running import HOME
+from llava_mistral.commands import chat as app
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.local_hub import LocalHub
+from tests.support.running import HOME
+from tests.support.tiny_llava import save_tiny_llava
+from tests.support.tiny_publications import png
 
 TOKEN = "hf_" + "P" * 34
 QUESTION = {"text": "Which digit is it", "files": []}
@@ -39,7 +39,10 @@ def picture(tmp_path) -> Path:
 
 def run_app(hub, home, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, HOME / "app.py", *arguments], env=hub.environment(home), capture_output=True, text=True
+        [sys.executable, "-m", "llava_mistral", "chat", *arguments],
+        env=hub.environment(home),
+        capture_output=True,
+        text=True,
     )
 
 
@@ -127,7 +130,8 @@ def publish(hub, home, checkpoint, name: str = "me/model") -> list[str]:
 @pytest.mark.parametrize("revision", [None, pytest.param("first", marks=pytest.mark.slow)])
 def test_a_hub_id_is_loaded_at_one_commit_and_the_commit_is_known(tmp_path, checkpoint, revision):
     code = (
-        "import sys, app\nsource = app.find('me/model', sys.argv[1] or None)\nchat = app.open_chat(source)\n"
+        "import sys; from llava_mistral.commands import chat as app\n"
+        "source = app.find('me/model', sys.argv[1] or None)\nchat = app.open_chat(source)\n"
         "print(source.commit, type(chat.model).__name__)"
     )
     with LocalHub(tmp_path / "hub", token=TOKEN) as hub:
@@ -174,7 +178,7 @@ def test_a_browser_uploads_a_picture_asks_and_reads_the_answer(tmp_path, checkpo
         _, commit = publish(hub, tmp_path / "home", os.environ.get("APP_MODEL", checkpoint))
         environment = hub.environment(tmp_path / "home") | {"PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
-            [sys.executable, HOME / "app.py", "me/model", "--max_new_tokens", "12"],
+            [sys.executable, "-m", "llava_mistral", "chat", "me/model", "--max_new_tokens", "12"],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,

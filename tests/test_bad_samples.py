@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bad_input import BadInput
-from processing.bad_samples import BadSamples
-from processing.conversations import read_rows
-from processing.picture_check import checked
-from tests.running import run_apart
-from tests.tiny_components import save_rows
+from llava_mistral.data.bad_samples import BadSamples
+from llava_mistral.data.conversations import read_rows
+from llava_mistral.data.picture_check import checked
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.running import run_apart
+from tests.support.tiny_components import save_rows
 
 ASK = {"from": "human", "value": "<image>\nWhat is it?"}
 TELL = {"from": "gpt", "value": "A red square."}
@@ -92,7 +92,7 @@ def test_rows_are_read_once_and_again_when_the_file_or_its_folder_changes(write,
     path = write([GOOD])
     read_rows(path)
     with monkeypatch.context() as patch:
-        patch.setattr("processing.llava_json.read_records", None)
+        patch.setattr("llava_mistral.data.llava_json.read_records", None)
         assert ids(path) == ["good"]
     assert ids(write([GOOD | {"id": "new!"}])) == ["new!"]
     (tmp_path / "elsewhere").mkdir()
@@ -136,7 +136,7 @@ def test_pictures_that_passed_are_not_opened_again_until_one_changes(tmp_path, m
     file = save_rows(tmp_path / "rows")
     checked(read_rows(file), "full", BadSamples(), source=file)
     with monkeypatch.context() as patch:
-        patch.setattr("processing.picture_check.open_picture", None)
+        patch.setattr("llava_mistral.data.picture_check.open_picture", None)
         checked(read_rows(file), "full", BadSamples(), source=file)
     damage(file, 3)
     with pytest.raises(BadInput, match="record 3"):
@@ -179,7 +179,7 @@ def test_a_large_file_is_read_in_little_memory(tmp_path):
     code = """if True:
         import sys
         import datasets, datasets.arrow_writer, filelock, numpy
-        from processing.conversations import read_rows
+        from llava_mistral.data.conversations import read_rows
         def peak():  # without the pages of mapped files, which the system drops when it needs the memory
             status = dict(line.split(":") for line in open("/proc/self/status"))
             return int(status["VmHWM"].split()[0]) - int(status["RssFile"].split()[0])
@@ -196,14 +196,14 @@ def test_several_processes_read_at_once_and_one_of_them_writes(tmp_path):
     import subprocess
     import sys
 
-    from tests.running import HOME
+    from tests.support.running import HOME
 
     file = save_rows(tmp_path / "rows")
     code = """if True:
         import sys
-        from processing.bad_samples import BadSamples
-        from processing.conversations import read_rows
-        from processing.picture_check import checked
+        from llava_mistral.data.bad_samples import BadSamples
+        from llava_mistral.data.conversations import read_rows
+        from llava_mistral.data.picture_check import checked
         rows = checked(read_rows(sys.argv[1]), "full", BadSamples(), source=sys.argv[1])
         print(len(rows), rows[7]["id"])
         """

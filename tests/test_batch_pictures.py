@@ -4,18 +4,18 @@ import json
 
 import pytest
 
+from tests.support.tiny_components import save_rows
 from tests.test_collator import TEXT_ROW
 from tests.test_train_sft import train
 from tests.test_vision_cache import anyres  # noqa: F401
-from tests.tiny_components import save_rows
 
 SHAPES = [(33, 70), (70, 33), (64, 64), (31, 32), (128, 20), (1, 1)]
 
 
 @pytest.fixture(params=["pad", "square", "anyres"])
 def checkpoint(request, tmp_path_factory, vision_folder, mistral_folder):
-    from build_checkpoint import main
-    from tests.running import run_here
+    from llava_mistral.commands.build import main
+    from tests.support.running import run_here
 
     if request.param == "anyres":
         return request.getfixturevalue("anyres")
@@ -48,10 +48,10 @@ def test_a_batch_is_what_the_processor_makes_of_it_and_stored_pictures_change_no
     """For every way of making squares and pictures of all shapes: nothing stored, some, all."""
     import torch
 
-    from training.batch_pictures import Pictures
-    from training.collator import AnswerCollator
-    from training.vision_cache import VisionCache
-    from training.vision_features import VisionFeatures
+    from llava_mistral.training.batch_pictures import Pictures
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.vision_cache import VisionCache
+    from llava_mistral.training.vision_features import VisionFeatures
 
     model, processor = load(checkpoint)
     rows = pictured_rows()
@@ -86,10 +86,10 @@ def test_a_batch_is_what_the_processor_makes_of_it_and_stored_pictures_change_no
 
 
 def test_a_picture_brought_twice_is_read_once_though_the_collator_looked_before(checkpoint, tmp_path, monkeypatch):
-    from training import vision_features
-    from training.batch_pictures import Pictures
-    from training.collator import AnswerCollator
-    from training.vision_cache import VisionCache
+    from llava_mistral.training import vision_features
+    from llava_mistral.training.batch_pictures import Pictures
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.vision_cache import VisionCache
 
     model, processor = load(checkpoint)
     cache = VisionCache(tmp_path, "tower", 1)
@@ -106,9 +106,9 @@ def test_a_batch_without_pictures_gives_every_trained_weight_a_gradient_and_move
     """The projector's, and with tiles the newline's, are zeros; loss and all others are those without the reader."""
     import torch
 
-    from training.collator import AnswerCollator
-    from training.stages import set_trainable
-    from training.vision_features import VisionFeatures
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.stages import set_trainable
+    from llava_mistral.training.vision_features import VisionFeatures
 
     model, processor = load(checkpoint)
     set_trainable(model, "finetune")
@@ -139,8 +139,8 @@ def test_text_only_batches_among_others_leave_a_run_as_it_was(stage0, tmp_path, 
     file.write_text(json.dumps(records))
     flags = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, "num_train_epochs": 3}
     train("finetune", stage0, file, tmp_path / "with", **flags)
-    monkeypatch.setattr("training.vision_features.no_image_tokens", lambda module: None)
-    monkeypatch.setattr("training.vision_features.BaseModelOutputWithPooling", only_of_pictures)
+    monkeypatch.setattr("llava_mistral.training.vision_features.no_image_tokens", lambda module: None)
+    monkeypatch.setattr("llava_mistral.training.vision_features.BaseModelOutputWithPooling", only_of_pictures)
     train("finetune", stage0, file, tmp_path / "without", **flags)
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("with", "without"))
     curves = [json.loads((tmp_path / name / "run.json").read_text())["loss_curve"] for name in ("with", "without")]
@@ -157,8 +157,8 @@ def only_of_pictures(pooler_output):
 def test_a_frozen_tower_drops_nothing_and_is_read_whole_where_its_weights_are_spread(checkpoint):
     import torch
 
-    from training.collator import AnswerCollator
-    from training.vision_features import VisionFeatures, whole_copy
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.vision_features import VisionFeatures, whole_copy
 
     model, processor = load(checkpoint)
     tower = model.model.vision_tower

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tests.running import HOME, run_apart
+from tests.support.running import HOME, run_apart
+from tests.support.tiny_components import TEXT
 from tests.test_modeling_llava_mistral import tiny_model
-from tests.tiny_components import TEXT
 
 RESULTS = HOME / "benchmarks" / "results"
 

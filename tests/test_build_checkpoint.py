@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from build_checkpoint import main
-from tests.malformed import copy, raw, settings, text, weight
-from tests.running import run_apart, run_here
+from llava_mistral.commands.build import main
+from tests.support.malformed import copy, raw, settings, text, weight
+from tests.support.running import run_apart, run_here
 
 GENERATED = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "chat_template.jinja"}
 
@@ -88,7 +88,7 @@ def test_bad_input_is_one_line_and_exit_code_2_at_once(vision_folder, mistral_fo
     given = {"--vision": vision_folder, "--llm": mistral_folder, "--output": tmp_path / "out"}
     given[part] = value.format(occupied=occupied, empty=empty, file=file)
     started = time.monotonic()
-    done = run_apart("build_checkpoint.py", *[word for pair in given.items() for word in pair], code=2)
+    done = run_apart("-m", "llava_mistral", "build", *[word for pair in given.items() for word in pair], code=2)
     assert time.monotonic() - started < 3 * 2, "twice the time is for a busy machine"
     assert said in done.error
     assert sorted(tmp_path.rglob("*")) == before
@@ -97,7 +97,7 @@ def test_bad_input_is_one_line_and_exit_code_2_at_once(vision_folder, mistral_fo
 def test_a_text_model_of_another_kind_is_refused_and_nothing_is_written(vision_folder, tmp_path):
     from transformers import GPT2Config
 
-    from tests.tiny_components import tiny_tokenizer
+    from tests.support.tiny_components import tiny_tokenizer
 
     GPT2Config(n_embd=8, n_layer=1, n_head=1).save_pretrained(tmp_path / "gpt2")
     tiny_tokenizer().save_pretrained(tmp_path / "gpt2")
@@ -131,5 +131,5 @@ def test_a_damaged_part_is_refused_by_name_and_nothing_is_written(
 
 
 def test_a_misspelt_argument_names_the_help(tmp_path):
-    done = run_apart("build_checkpoint.py", "--visoin", "x", code=2)
-    assert done.error.endswith("run `build_checkpoint.py --help` for the arguments")
+    done = run_apart("-m", "llava_mistral", "build", "--visoin", "x", code=2)
+    assert done.error.endswith("run `llava-mistral build --help` for the arguments")

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_publications import RUN, SUMMARY, png, save_checkpoint, save_dataset
 
-from bad_input import BadInput
-from publishing.cards import card_html
-from publishing.dataset_card import dataset_card
-from publishing.model_card import model_card
-from publishing.staging import stage_model
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.publishing.cards import card_html
+from llava_mistral.publishing.dataset_card import dataset_card
+from llava_mistral.publishing.model_card import model_card
+from llava_mistral.publishing.staging import stage_model
+from tests.support.tiny_publications import RUN, SUMMARY, png, save_checkpoint, save_dataset
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_a_card_is_a_page_with_its_tables_and_pictures(staged):
 
 
 def test_cards_import_no_torch():
-    code = "import sys, publishing.model_card, publishing.dataset_card; sys.exit('torch' in sys.modules)"
+    code = "from llava_mistral.publishing import model_card, dataset_card; import sys; exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 
@@ -219,7 +219,7 @@ def test_a_stage_0_folder_knows_what_it_was_composed_of(stage0, vision_folder, m
 
 
 def test_a_run_records_the_terms_of_the_pruned_set_it_learned_from(tmp_path):
-    from training.run_record import terms_of
+    from llava_mistral.training.saving.run_record import terms_of
 
     folder = save_dataset(tmp_path / "made", source="ScienceQA")
     assert terms_of(str(folder)) == {"source": "ScienceQA", "license": "cc-by-4.0"}
@@ -229,7 +229,7 @@ def test_a_run_records_the_terms_of_the_pruned_set_it_learned_from(tmp_path):
 def test_the_command_that_prunes_again_is_the_verbs_own(monkeypatch):
     import shlex
 
-    from prune_dataset import RECIPE, parse_arguments
+    from llava_mistral.commands.prune import RECIPE, parse_arguments
 
     recipe = dict.fromkeys(RECIPE) | {"dataset": "owner/rows", "method": "random", "size": 5, "seed": 3}
     recipe |= {"stratified": True, "llava_json": False, "columns": "question=q u,answer=a", "necessity": 0.25}

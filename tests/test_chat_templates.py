@@ -17,7 +17,7 @@ CASES_WITH_IDS = (0, 1, 2, 3, 8)  # mistral_instruct and plain
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from tests.tiny_components import tiny_tokenizer
+    from tests.support.tiny_components import tiny_tokenizer
 
     return tiny_tokenizer()
 
@@ -45,7 +45,7 @@ def ask(*texts: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def mistral_tokenizer(shared):
-    """Mistral's own tokenizer, from its sentencepiece model, with the image token that `build_checkpoint.py` adds."""
+    """Mistral's own tokenizer, from its sentencepiece model, with the image token that `llava-mistral build` adds."""
     sentencepiece = pytest.importorskip("sentencepiece")
     from tokenizers import AddedToken, Tokenizer, models, normalizers
     from transformers import PreTrainedTokenizerFast

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from tests.warm_process import watch_folder
-from training.checkpointing import (
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.training.recipe import FINISHED
+from llava_mistral.training.saving.output_lock import LOCK, output_lock
+from llava_mistral.training.saving.resuming import RunIdentity, choose_checkpoint
+from llava_mistral.training.saving.run_record import complete_run, data_hash
+from llava_mistral.training.saving.whole_checkpoints import (
     MANIFEST,
     PARTIAL,
     checkpoints,
@@ -21,10 +24,7 @@ from training.checkpointing import (
     read_manifest,
     sync_folder,
 )
-from training.output_lock import LOCK, output_lock
-from training.recipe import FINISHED
-from training.resuming import RunIdentity, choose_checkpoint
-from training.run_record import complete_run, data_hash
+from tests.support.warm_process import watch_folder
 
 NAMES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "sub/shard.bin")
 IDENTITY = RunIdentity({"learning_rate": 0.1, "seed": 1}, "d" * 64, {"torch": "2"})
@@ -249,7 +249,7 @@ def test_what_a_library_makes_of_a_full_disk_is_said_plainly(tmp_path, monkeypat
 
 
 def rows_of(folder: Path):
-    from processing.conversations import read_rows
+    from llava_mistral.data.conversations import read_rows
 
     return read_rows(folder / "rows.json")
 
@@ -270,7 +270,7 @@ def test_the_hash_of_the_data_follows_words_and_pictures_and_not_the_folder(tmp_
 
 
 def test_many_bytes_of_pictures_are_known_by_name_and_size(tmp_path, rows_file, monkeypatch):
-    monkeypatch.setattr("training.run_record.READ_AT_MOST", 0)
+    monkeypatch.setattr("llava_mistral.training.saving.run_record.READ_AT_MOST", 0)
     first = data_hash(rows_of(rows_file.parent))
     moved = Path(shutil.copytree(rows_file.parent, tmp_path / "moved"))
     assert data_hash(rows_of(moved)) == first
@@ -282,7 +282,7 @@ def test_many_bytes_of_pictures_are_known_by_name_and_size(tmp_path, rows_file, 
 def test_pictures_kept_as_bytes_count_by_them_and_are_not_decoded():
     import datasets
 
-    from processing.conversations import row_features
+    from llava_mistral.data.conversations import row_features
 
     def rows(content: bytes):
         turn = [[{"role": "user", "content": "?"}]]

@@ -4,8 +4,8 @@ from functools import cache
 
 import pytest
 
-from bad_input import BadInput
-from tests.tiny_components import save_text_model, tiny_tokenizer
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.tiny_components import save_text_model, tiny_tokenizer
 
 
 @cache
@@ -20,7 +20,7 @@ def parts(request, vision_folder, mistral_folder, llama_folder):
 
 
 def composed(parts, seed: int = 0, **options):
-    from modeling_llava_mistral.checkpoints import compose, stage0_config
+    from llava_mistral.checkpoints.stage0 import compose, stage0_config
 
     config = stage0_config(*parts, image_token_id=known_tokens(), vocab_size=known_tokens() + 1, **options)
     return compose(*parts, config, seed=seed)
@@ -77,14 +77,14 @@ def test_the_whole_runs_as_composed(parts):
 
 @pytest.mark.parametrize(("tokens", "padded"), [(401, 448), (448, 448), (449, 512)])
 def test_the_vocabulary_is_padded_to_a_multiple_of_64(vision_folder, mistral_folder, tokens, padded):
-    from modeling_llava_mistral.checkpoints import stage0_config
+    from llava_mistral.checkpoints.stage0 import stage0_config
 
     config = stage0_config(vision_folder, mistral_folder, image_token_id=400, vocab_size=tokens)
     assert config.text_config.vocab_size == padded
 
 
 def test_settings_of_the_parts_are_kept(vision_folder, mistral_folder):
-    from modeling_llava_mistral.checkpoints import stage0_config
+    from llava_mistral.checkpoints.stage0 import stage0_config
 
     config = stage0_config(
         vision_folder, mistral_folder, 400, 401, projector_type="linear", image_aspect_ratio="square"
@@ -98,7 +98,7 @@ def test_settings_of_the_parts_are_kept(vision_folder, mistral_folder):
 def test_parts_of_another_kind_are_refused_by_name(tmp_path, vision_folder, mistral_folder):
     from transformers import GPT2Config
 
-    from modeling_llava_mistral.checkpoints import stage0_config
+    from llava_mistral.checkpoints.stage0 import stage0_config
 
     GPT2Config(n_embd=8, n_layer=1, n_head=1).save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="is of type gpt2; give a mistral or llama model"):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from bad_input import BadInput
-from tests.running import HOME
-from tests.tiny_components import IMAGE_TOKENS
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.running import HOME
+from tests.support.tiny_components import IMAGE_TOKENS
 
 TEMPLATES = HOME / "processing" / "chat_templates"
 
@@ -18,7 +18,7 @@ def processor(stage0):
 
 @pytest.fixture(scope="module")
 def rows(rows_file):
-    from processing.conversations import read_rows
+    from llava_mistral.data.conversations import read_rows
 
     return list(read_rows(rows_file))
 
@@ -29,7 +29,7 @@ def with_template(processor, name: str):
 
 
 def collate(processor, rows):
-    from training.collator import AnswerCollator
+    from llava_mistral.training.collator import AnswerCollator
 
     return AnswerCollator(processor)(rows)
 
@@ -109,8 +109,8 @@ def test_a_template_that_words_the_prompt_twice_is_refused(processor):
 
 def test_the_letter_that_is_scored_is_the_letter_that_was_trained(stage0):
     """Likelihood scoring reads the logit of the very token that carried the loss, for every letter."""
-    from evaluation.checkpoint import Checkpoint
-    from processing.scienceqa import LETTERS
+    from llava_mistral.data.scienceqa import LETTERS
+    from llava_mistral.evaluation.asking import Checkpoint
 
     checkpoint = Checkpoint(str(stage0))
     for place, letter in enumerate(LETTERS):

@@ -6,13 +6,13 @@ import datasets
 import pytest
 from PIL import Image
 
-from bad_input import BadInput
-from processing.bad_samples import BadSamples
-from processing.columns import parse_columns
-from processing.conversations import read_rows
-from processing.sources import undecoded
-from prune_dataset import main
-from tests.running import run_here
+from llava_mistral.commands.prune import main
+from llava_mistral.data.bad_samples import BadSamples
+from llava_mistral.data.columns import parse_columns
+from llava_mistral.data.conversations import read_rows
+from llava_mistral.data.sources import undecoded
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.running import run_here
 
 PICTURE = Image.new("RGB", (6, 4), "red")
 MAPPED = "question=q,choices=options,answer=label,image=img,skill=ability"

@@ -6,28 +6,56 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from command_line import VerbParser, check_output_folder, whole_folder
-from tests.running import HOME, run_apart, run_here
+from llava_mistral.cli import VERBS
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.command_line import VerbParser, check_output_folder, whole_folder
+from tests.support.running import HOME, run_apart, run_here
 
-VERBS = sorted(path.name for path in HOME.glob("*.py") if "run_verb(main)" in path.read_text(encoding="utf-8"))
-MODULES = ["processing.digitsqa", "training.components"]
-SECONDS = {"train_sft.py": 6}  # its flags are SFTConfig's; two for every other
-
-
-def test_the_verbs_of_the_study_are_there():
-    names = {"build_checkpoint.py", "train_sft.py", "prune_dataset.py", "evaluate_scienceqa.py", "push_to_hub.py"}
-    assert names | {"compare_backbones.py"} <= set(VERBS)
+MODULES = ["llava_mistral.miniature.digitsqa", "llava_mistral.miniature.components"]
+SCRIPTS = {"train_sft.py": "train", "push_to_hub.py": "publish"}
+SECONDS = {"train": 6, "train_sft.py": 6}  # its flags are SFTConfig's; two for every other
 
 
-@pytest.mark.parametrize("verb", [*VERBS, *MODULES])
+def test_every_verb_has_its_page_and_every_page_its_verb():
+    pages = {path.stem for path in (HOME / "llava_mistral" / "commands").glob("*.py")} - {"__init__"}
+    assert pages == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *MODULES, *SCRIPTS])
 def test_help_comes_quickly(verb):
-    words = [verb] if verb.endswith(".py") else ["-m", verb]
+    words = ["-m", "llava_mistral", verb] if verb in VERBS else [verb] if verb in SCRIPTS else ["-m", verb]
     started = time.monotonic()
     done = run_apart(*words, "--help")
     assert time.monotonic() - started < 3 * SECONDS.get(verb, 2), "thrice the time is for a busy machine"
     assert done.stdout.startswith("usage: ") and not done.stderr
-    assert verb != "train_sft.py" or {"--learning_rate", "--dataset"} <= set(done.stdout.split())
+    assert verb not in ("train", "train_sft.py") or {"--learning_rate", "--dataset"} <= set(done.stdout.split())
+
+
+def test_the_command_lists_its_verbs_and_names_the_nearest():
+    done = run_apart("-m", "llava_mistral", "--help")
+    assert all(f"\n  {verb} " in done.stdout for verb in VERBS) and not done.stderr
+    assert run_apart("-m", "llava_mistral", "eval", code=2).error == (
+        "llava-mistral: there is no verb eval; did you mean evaluate?"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-m", "llava_mistral"),
+        (
+            "-m",
+            "llava_mistral.commands.{verb}",
+        ),
+        ("{script}",),
+    ],
+)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_verb_is_the_same_by_whatever_name_it_is_started(script, words):
+    verb = SCRIPTS[script]
+    words = [word.format(verb=verb, script=script) for word in words]
+    words += [verb] if words[-1] == "llava_mistral" else []
+    assert run_apart(*words, "--no_such_flag", code=2).error.startswith(f"llava-mistral {verb}: ")
 
 
 def raises(error):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prune_dataset import main
-from tests.running import run_here
-from tests.small_problems import save_problems
+from llava_mistral.commands.prune import main
+from tests.support.running import run_here
+from tests.support.small_problems import save_problems
 
 METHODS = ("principles", "farthest", "random", "full")
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)> \"'& $x^2$ \u202eright to left " + "w" * 200

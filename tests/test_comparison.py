@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bad_input import BadInput
-from evaluation.comparison import PUBLISHED, bars, check_comparable, compare, published, read_run, sentences
-from evaluation.report import comparison_page
-from evaluation.results import ground_truth, summarise, write_results
-from evaluation.scoring import Answers
-from evaluation.statistics import wilson_interval
-from processing.scienceqa import Problem
+from llava_mistral.data.scienceqa import Problem
+from llava_mistral.evaluation.comparison import (
+    PUBLISHED,
+    bars,
+    check_comparable,
+    compare,
+    published,
+    read_run,
+    sentences,
+)
+from llava_mistral.evaluation.report import comparison_page
+from llava_mistral.evaluation.results import ground_truth, summarise, write_results
+from llava_mistral.evaluation.scoring import Answers
+from llava_mistral.evaluation.statistics import wilson_interval
+from llava_mistral.ground.bad_input import BadInput
 
 ROOT = Path(__file__).parents[1]
 PROBLEMS = [
@@ -118,7 +126,7 @@ def test_the_page_stands_alone_and_escapes_names(tmp_path):
 
 
 def verb(*arguments, cwd) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "compare_backbones.py", *map(str, arguments)]
+    command = [sys.executable, "-m", "llava_mistral", "compare", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 

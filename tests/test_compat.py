@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.offline import UNGUARDED
+from tests.support.offline import UNGUARDED
 
 # One release from each few months of major version 5.
 VERSIONS = ("5.0.0", "5.6.0", "5.12.0", "5.18.0", "5.23.0")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bad_input import BadInput
-from processing.conversations import read_rows
+from llava_mistral.data.conversations import read_rows
+from llava_mistral.ground.bad_input import BadInput
 
 REAL = Path(__file__).parents[2] / "shared" / "scienceqa"
 ASK = {"from": "human", "value": "What is it?\n<image>"}

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.malformed import settings, stored_as
-from tests.running import run_apart, run_here
-from tests.tiny_components import tiny_tokenizer
+from tests.support.malformed import settings, stored_as
+from tests.support.running import run_apart, run_here
+from tests.support.tiny_components import tiny_tokenizer
 
 LAYOUTS = ("plugin", "llava-hf", "original")
 
 
 def convert(source: Path, folder: Path, to: str, *options: str) -> Path:
-    from convert_checkpoint import main
+    from llava_mistral.commands.convert import main
 
     run_here(main, source, folder, "--to", to, *options)
     return folder
@@ -23,7 +23,7 @@ def convert(source: Path, folder: Path, to: str, *options: str) -> Path:
 
 def refused(source: Path, folder: Path, to: str, *options: str) -> str:
     """The one line with which the verb refuses, exit code 2."""
-    from convert_checkpoint import main
+    from llava_mistral.commands.convert import main
 
     error = run_here(main, source, folder, "--to", to, *options, code=2).error
     assert not folder.exists()
@@ -241,7 +241,7 @@ def test_a_damaged_source_is_refused_and_nothing_is_written(stage0, tmp_path, sp
 
 
 def test_a_linear_projector_has_no_llava_hf_form(tmp_path, vision_folder, mistral_folder):
-    from build_checkpoint import main
+    from llava_mistral.commands.build import main
 
     run_here(
         main, "--vision", vision_folder, "--llm", mistral_folder, "--output", tmp_path / "s", "--projector", "linear"
@@ -262,13 +262,13 @@ def test_a_shard_size_that_is_none_is_refused(stage0, tmp_path, size):
 def test_four_gigabytes_are_converted_in_the_memory_of_a_shard_and_500_megabytes(stage0, tmp_path, to):
     """Peak resident memory of the whole process, libraries and mapped pages included."""
     from modeling_llava_mistral import LlavaMistralConfig
-    from tests.running import HOME
+    from tests.support.running import HOME
 
     shard = 500_000_000
     folder = generated_checkpoint(stage0, tmp_path / "large", LlavaMistralConfig.from_pretrained(stage0), shard)
     assert sum(file.stat().st_size for file in folder.glob("*.safetensors")) > 4_000_000_000
     code = (
-        "from convert_checkpoint import main\n"
+        "from llava_mistral.commands.convert import main\n"
         "main()\n"
         "status = open('/proc/self/status').read()\n"  # ru_maxrss is the parent's where that was larger
         "print('PEAK', int(status.partition('VmHWM:')[2].split()[0]) * 1024)\n"

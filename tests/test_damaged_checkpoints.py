@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.stock_trainer import resumed
-from tests.tiny_components import save_rows
-from tests.trainee import again, tree
-from training.checkpointing import MANIFEST
+from llava_mistral.training.saving.whole_checkpoints import MANIFEST
+from tests.support.stock_trainer import resumed
+from tests.support.tiny_components import save_rows
+from tests.support.trainee import again, tree
 
 SHOWN = {
     ("model.safetensors", "one bit"): "D5",

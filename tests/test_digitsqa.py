@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from processing import digitsqa, digitsqa_questions
-from tests.running import run_apart, run_here
+from llava_mistral.miniature import digitsqa, digitsqa_questions
+from tests.support.running import run_apart, run_here
 
 LEAST = {"train": 3000, "val": 600, "test": 600}
 
@@ -26,7 +26,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def problems(built):
-    from processing.scienceqa import read_problems
+    from llava_mistral.data.scienceqa import read_problems
 
     return read_problems(built[0])
 
@@ -68,8 +68,8 @@ def test_there_are_questions_that_need_their_picture_that_only_have_one_and_that
 
 
 def test_whether_the_picture_is_needed_never_reaches_the_model(built, problems):
-    from processing.conversations import rows_of_problems
-    from processing.scienceqa import answer_text, question_text
+    from llava_mistral.data.conversations import rows_of_problems
+    from llava_mistral.data.scienceqa import answer_text, question_text
 
     for problem in problems[::7]:
         twins = [replace(problem, image_needed=needed) for needed in (True, False, None)]
@@ -152,7 +152,7 @@ def alignment(folder: Path) -> list[dict]:
 
 
 def test_the_alignment_set_is_read_as_llava_558k_is(built):
-    from processing.conversations import read_rows
+    from llava_mistral.data.conversations import read_rows
 
     rows = read_rows(built[0] / "alignment" / "alignment.json")
     assert len(rows) == len(alignment(built[0])) >= 3000
@@ -165,7 +165,7 @@ def test_the_alignment_set_is_read_as_llava_558k_is(built):
 
 
 def test_the_folder_is_read_as_scienceqa_is(built):
-    from processing.conversations import read_rows
+    from llava_mistral.data.conversations import read_rows
 
     rows = read_rows(built[0], split="test")
     splits = json.loads((built[0] / "pid_splits.json").read_text())
@@ -195,7 +195,7 @@ def test_another_command_line_says_what_it_wrote(small, tmp_path):
 def test_an_occupied_folder_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     started = time.monotonic()
-    done = run_apart("-m", "processing.digitsqa", "--output", tmp_path, code=2)
+    done = run_apart("-m", "llava_mistral.miniature.digitsqa", "--output", tmp_path, code=2)
     assert time.monotonic() - started < 3 * 2
     assert (
         "the output folder holds something else (no problems.json in it); name an empty or a new folder" in done.error

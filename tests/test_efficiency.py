@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from bad_input import BadInput
 from benchmarks.backbones import MEASURED, NAMES, PAGE, page, study_config
-from evaluation.efficiency import CONTEXTS, arithmetic, efficiency
-from evaluation.report import comparison_page
-from tests.running import run_apart
+from llava_mistral.evaluation.efficiency import CONTEXTS, arithmetic, efficiency
+from llava_mistral.evaluation.report import comparison_page
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.running import run_apart
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,6 @@ def test_results_scored_from_a_file_have_no_checkpoint_to_measure(tmp_path):
     for name in ("a", "b"):
         results(tmp_path / name, 50)
     words = [f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}", "--efficiency", "--output", tmp_path / "out"]
-    done = run_apart("compare_backbones.py", *words, code=2)
+    done = run_apart("-m", "llava_mistral", "compare", *words, code=2)
     assert "field efficiency: a was scored from a file of predictions" in done.error
     assert not (tmp_path / "out").exists()

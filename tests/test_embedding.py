@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bad_input import BadInput
-from pruning import embedding
-from pruning.embedding import embed, flat_map
-from pruning.processes import Processes
-from pruning.samples import read_samples
-from tests.tiny_clip import save_clip
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.pruning import embedding
+from llava_mistral.pruning.embedding import embed, flat_map
+from llava_mistral.pruning.samples import read_samples
+from llava_mistral.pruning.workers import Processes
+from tests.support.tiny_clip import save_clip
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_vectors_do_not_depend_on_the_batch(samples, clip):
 
 
 def test_a_llava_checkpoint_gives_the_mean_of_its_last_hidden_states(samples, tmp_path):
-    from tiny_llava import save_tiny_llava
+    from tests.support.tiny_llava import save_tiny_llava
 
     folder = str(save_tiny_llava(tmp_path / "llava"))
     vectors = embed(samples, folder, batch=5)

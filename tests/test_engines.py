@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.tiny_components import IMAGE_TOKENS, TEXT
+from tests.support.tiny_components import IMAGE_TOKENS, TEXT
 
 SIZES = [(60, 20), (20, 60), (33, 33)]  # width, height
 
@@ -283,8 +283,8 @@ def test_the_whole_models_plan_covers_the_head(stage0):
 @pytest.fixture(scope="module")
 def tiled(tmp_path_factory, vision_folder, mistral_folder) -> Path:
     """A checkpoint that sees a picture in tiles, as many as its shape asks for."""
-    from build_checkpoint import main
-    from tests.running import run_here
+    from llava_mistral.commands.build import main
+    from tests.support.running import run_here
 
     folder = tmp_path_factory.mktemp("checkpoints") / "tiled"
     parts = ("--vision", vision_folder, "--llm", mistral_folder, "--image_aspect_ratio", "anyres")

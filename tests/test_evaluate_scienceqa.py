@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import evaluate_scienceqa
-from bad_input import BadInput
-from tests.tiny_llava import save_tiny_llava
+from llava_mistral.commands import evaluate as evaluate_scienceqa
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.tiny_llava import save_tiny_llava
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "scienceqa"
@@ -22,7 +22,7 @@ SUBJECTS = ("natural science", "social science", "language science")
 
 
 def run(monkeypatch, *arguments) -> None:
-    monkeypatch.setattr(sys, "argv", ["evaluate_scienceqa.py", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["llava-mistral evaluate", *map(str, arguments)])
     evaluate_scienceqa.main()
 
 
@@ -168,7 +168,7 @@ def test_bad_input_is_one_line_exit_2_within_2_seconds(says, tmp_path, dataset, 
     (tmp_path / "p.json").write_text('{"results": {"25": 0}}')
     before = sorted(tmp_path.iterdir())
     start = time.perf_counter()
-    command = [sys.executable, ROOT / "evaluate_scienceqa.py", *BAD[says]]
+    command = [sys.executable, "-m", "llava_mistral", "evaluate", *BAD[says]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     seconds = time.perf_counter() - start
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
@@ -179,7 +179,9 @@ def test_bad_input_is_one_line_exit_2_within_2_seconds(says, tmp_path, dataset, 
 
 def test_help_comes_at_once():
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, ROOT / "evaluate_scienceqa.py", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "llava_mistral", "evaluate", "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "--allow_missing" in done.stdout
     assert time.perf_counter() - start < 2 + os.getloadavg()[0]
 
@@ -187,5 +189,5 @@ def test_help_comes_at_once():
 def test_an_original_checkpoint_is_sent_to_the_converter(monkeypatch, shared, dataset):
     """It opens with the plugin alone, and what is measured is loaded as a stranger would load it."""
     folder = shared / "original_llava" / "llava15_pad"
-    with pytest.raises(BadInput, match=f"convert it: python convert_checkpoint.py {folder} OUTPUT --to plugin"):
+    with pytest.raises(BadInput, match=f"convert it: llava-mistral convert {folder} OUTPUT --to plugin"):
         run(monkeypatch, "--model", folder, "--dataset", dataset)

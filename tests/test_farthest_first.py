@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bad_input import BadInput
-from pruning.farthest_first import farthest_first, nearest_exactly, squared_distance
-from pruning.rows import Rows, bytes_of, open_embeddings
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.pruning.farthest_first import farthest_first, nearest_exactly, squared_distance
+from llava_mistral.pruning.rows import Rows, bytes_of, open_embeddings
 
 
 def plain(matrix: np.ndarray, size: int, groups=None, quotas=None):
@@ -175,8 +175,8 @@ def test_a_memory_mapped_file_is_read_out_of_core_with_the_same_picks(tmp_path):
 def test_peak_memory_stays_far_below_the_file_when_pages_are_released(tmp_path):
     code = """
         import sys, numpy as np
-        from pruning.farthest_first import farthest_first
-        from pruning.rows import Rows, open_embeddings
+        from llava_mistral.pruning.farthest_first import farthest_first
+        from llava_mistral.pruning.rows import Rows, open_embeddings
         def peak():
             return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
         before = peak()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llava_mistral.training.frozen_weights import full_state, is_safe, shrink_frozen
 from tests.test_train_sft import interrupt, train
-from training.frozen_weights import full_state, is_safe, shrink_frozen
 
 BF16 = {"bf16": "True", "gradient_checkpointing": "True"}
 
@@ -68,8 +68,8 @@ def test_an_interrupted_run_goes_on_with_its_shrunk_weights(published, rows_file
 
 
 def loaded(folder):
+    from llava_mistral.training.stages import set_trainable
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-    from training.stages import set_trainable
 
     model = LlavaMistralForConditionalGeneration.from_pretrained(folder, dtype="float32")
     set_trainable(model, "pretrain")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_here import TOKEN, hub_here
-from tests.running import run_here
-from tests.small_problems import save_problems
-from tests.tiny_publications import save_dataset
-from tests.trainee import again
-from tests.verb_outputs import Verb, contents, make_commands, make_verb
-from training.checkpointing import MANIFEST, fault
+from llava_mistral.training.saving.whole_checkpoints import MANIFEST, fault
+from tests.support.hub_here import TOKEN, hub_here
+from tests.support.running import run_here
+from tests.support.small_problems import save_problems
+from tests.support.tiny_publications import save_dataset
+from tests.support.trainee import again
+from tests.support.verb_outputs import Verb, contents, make_commands, make_verb
 
 VERBS = ("prune", "convert", "build", "score", "ask")
 
@@ -43,7 +43,7 @@ def one_line(stderr: str, code: int, cause: str) -> str:
     """The line that a verb ends with; progress bars may stand before it."""
     assert code == 1 and "Traceback" not in stderr and stderr.count("; free the resource") <= 1, stderr
     last = stderr.strip().splitlines()[-1]
-    assert re.match(r"\w+\.py: .*" + cause + ".*; .* and run the same command again$", last), stderr
+    assert re.match(r"llava-mistral \w+: .*" + cause + ".*; .* and run the same command again$", last), stderr
     return last
 
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_that_has_no_room_is_one_line_and_the_last_one_stands(inter
 def test_rows_that_have_no_room_in_the_cache_are_one_line(small_disk, rows_file, tmp_path, monkeypatch, room):
     import datasets
 
-    import prune_dataset
+    from llava_mistral.commands import prune as prune_dataset
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(small_disk / "cache"))
     arguments = ("--dataset", rows_file, "--method", "full", "--output", tmp_path / "out")
@@ -178,7 +178,7 @@ def test_rows_that_have_no_room_in_the_cache_are_one_line(small_disk, rows_file,
 @pytest.mark.case("N2", "survived")
 def test_vectors_that_have_no_room_are_one_line(small_disk, vision_folder, tmp_path):
     """They are mapped into memory, where a full disk would be a SIGBUS."""
-    import prune_dataset
+    from llava_mistral.commands import prune as prune_dataset
 
     arguments = ("--dataset", save_problems(tmp_path / "data"), "--method", "farthest", "--size", 5)
     arguments += ("--embedder", vision_folder, "--embeddings", small_disk / "v.npy", "--output", tmp_path / "out")
@@ -203,7 +203,7 @@ def test_a_vision_cache_that_has_no_room_is_said_and_changes_no_bit(trainee, who
 @pytest.mark.parametrize("room", [4096, 60_000])
 def test_a_publication_that_has_no_room_here_is_one_line_and_whole_or_absent(small_disk, tmp_path, room, monkeypatch):
     """Rows are staged before anything is sent, and received again afterwards, both in the folder for passing files."""
-    import push_to_hub
+    from llava_mistral.commands import publish as push_to_hub
 
     arguments = ("dataset", save_dataset(tmp_path / "made", rows=40), "owner/rows")
     with hub_here(tmp_path, monkeypatch) as hub:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import run_apart
+from tests.support.running import run_apart
 
 TRIES = 1000
 NUMBERS = (-1, 0, 1, 3, 1 << 31, 1 << 62, 1 << 64, 10**400, 1.5, True, None, "7", [], {})
@@ -32,7 +32,7 @@ def spoilt_bytes(data: bytes, rng: random.Random, start: int = 0, end: int | Non
 
 
 def pictures() -> Iterator[bytes]:
-    from tests.odd_pictures import ACCEPTED, JPEG
+    from tests.support.odd_pictures import ACCEPTED, JPEG
 
     rng, seeds = random.Random(1), [JPEG, *ACCEPTED.values()]
     for number in range(TRIES):
@@ -96,8 +96,8 @@ def survey(attempts: Iterator[bytes], attempt: Callable[[bytes], bool]) -> None:
 
 
 def survey_pictures() -> None:
-    from bad_input import BadInput
-    from pictures import open_picture
+    from llava_mistral.ground.bad_input import BadInput
+    from llava_mistral.ground.pictures import open_picture
 
     def attempt(data: bytes) -> bool:
         try:
@@ -110,8 +110,8 @@ def survey_pictures() -> None:
 
 def survey_weights(folder: str) -> None:
     """What the verbs look at refuses no less than the class, which takes its time; what passes is opened whole."""
-    from bad_input import BadInput
-    from checkpoint_files import check_files
+    from llava_mistral.ground.bad_input import BadInput
+    from llava_mistral.ground.checkpoint_headers import check_files
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
     file = Path(folder) / "model.safetensors"
@@ -155,6 +155,6 @@ def test_a_thousand_mutations_are_opened_or_refused_in_little_time_and_memory(
 
 
 def make_copy(folder: Path, target: Path) -> Path:
-    from tests.malformed import copy, nothing
+    from tests.support.malformed import copy, nothing
 
     return copy(folder, target / "checkpoint", nothing)

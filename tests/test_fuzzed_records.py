@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations import mutated
+from tests.support.mutations import mutated
 
 TRIES = 2000
 SLOWEST, LARGEST = 2, 1_000  # seconds of one mutation; MB of the process
@@ -64,8 +64,8 @@ CQM = [
 
 def read_llava(folder: Path, rng: random.Random) -> None:
     """Rows of one answer each, with as many pictures as the record has tokens; what was left out is listed."""
-    from processing.bad_samples import BadSamples
-    from processing.conversations import read_rows
+    from llava_mistral.data.bad_samples import BadSamples
+    from llava_mistral.data.conversations import read_rows
 
     path = folder / "data.json"
     path.write_bytes(mutated(RECORDS, rng))
@@ -87,7 +87,7 @@ def read_llava(folder: Path, rng: random.Random) -> None:
 
 def read_problems(folder: Path, rng: random.Random) -> None:
     """Problems whose answer is one of their 2 to 26 choices, as many as the file has, with pictures that are there."""
-    from processing import scienceqa
+    from llava_mistral.data import scienceqa
 
     problems, splits = (PROBLEMS, mutated(SPLITS, rng)) if rng.random() < 0.2 else (None, json.dumps(SPLITS).encode())
     text = json.dumps(problems).encode() if problems else mutated(PROBLEMS, rng)
@@ -103,7 +103,7 @@ def read_problems(folder: Path, rng: random.Random) -> None:
 
 
 def read_cqm(folder: Path, rng: random.Random) -> None:
-    from processing import scienceqa
+    from llava_mistral.data import scienceqa
 
     path = folder / "llava_val_CQM-A.json"
     path.write_bytes(mutated(CQM, rng))
@@ -112,7 +112,7 @@ def read_cqm(folder: Path, rng: random.Random) -> None:
 
 
 def check_problem(problem) -> None:
-    from processing.scienceqa import answer_text, question_text
+    from llava_mistral.data.scienceqa import answer_text, question_text
 
     assert 2 <= len(problem.choices) <= 26 and all(isinstance(choice, str) for choice in problem.choices)
     assert problem.answer is None or problem.choices[problem.answer]
@@ -133,7 +133,7 @@ def campaign(kind: str, tries: int, first: int = 0) -> dict:
     import datasets
     from PIL import Image
 
-    from bad_input import BadInput
+    from llava_mistral.ground.bad_input import BadInput
 
     told = {"read": 0, "refused": 0, "slowest": 0.0, "wrong": []}
     with tempfile.TemporaryDirectory() as name:
@@ -168,7 +168,7 @@ def campaign(kind: str, tries: int, first: int = 0) -> dict:
     ],
 )
 def test_mutated_files_are_read_for_what_they_say_or_refused(kind, tries, record_property):
-    from tests.running import run_apart
+    from tests.support.running import run_apart
 
     told = json.loads(run_apart("-m", "tests.test_fuzzed_records", kind, tries, timeout=600).stdout)
     record_property("tried", tries)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-import app
-import convert_checkpoint
-import evaluate_scienceqa
-import prune_dataset
-import push_to_hub
-import train_sft
-from tests.hub_here import TOKEN, hub_here
-from tests.running import run_here
-from tests.small_problems import save_problems
+from llava_mistral.commands import chat as app
+from llava_mistral.commands import convert as convert_checkpoint
+from llava_mistral.commands import evaluate as evaluate_scienceqa
+from llava_mistral.commands import prune as prune_dataset
+from llava_mistral.commands import publish as push_to_hub
+from llava_mistral.commands import train as train_sft
+from tests.support.hub_here import TOKEN, hub_here
+from tests.support.running import run_here
+from tests.support.small_problems import save_problems
 from tests.test_security import Trap, refused, training
 
 shows = pytest.mark.case
@@ -33,7 +33,7 @@ def problems(tmp_path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub that asks no verb but `push_to_hub.py` for anything: what it logs then was a write."""
+    """A Hub that asks no verb but `llava-mistral publish` for anything: what it logs then was a write."""
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it remembers the Hub of the test before
     with hub_here(tmp_path, monkeypatch) as hub:
         yield hub
@@ -56,7 +56,7 @@ def loads(verb: str, name, problems: Path, rows: Path, output: Path, *more) -> t
 
 
 def open_chat() -> None:
-    """What `app.py` does before it needs Gradio."""
+    """What `llava-mistral chat` does before it needs Gradio."""
     app.open_chat(app.find(sys.argv[1], None))
 
 

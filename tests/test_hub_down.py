@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from local_hub import LocalHub
-from tests.running import HOME
-from tests.small_problems import save_problems
+from llava_mistral.local_hub import LocalHub
+from tests.support.running import HOME
+from tests.support.small_problems import save_problems
 from tests.test_push_to_hub import TOKEN, download, push
 
 pytestmark = [pytest.mark.case("H10", "survived"), pytest.mark.slow]
@@ -53,7 +53,9 @@ def down(stage0, tmp_path_factory):
 
 def ask(environment: dict[str, str], folder: Path, *more: str) -> subprocess.CompletedProcess:
     words = ["--dataset", save_problems(folder / "data"), "--split", "train", "--output", folder / "out"]
-    return start(environment, "evaluate_scienceqa.py", "--model", "owner/name", "--max_new_tokens", "2", *words, *more)
+    return start(
+        environment, "-m", "llava_mistral", "evaluate", "--model", "owner/name", "--max_new_tokens", "2", *words, *more
+    )
 
 
 def test_a_pinned_commit_in_the_cache_is_loaded(down, tmp_path):

@@ -1,4 +1,4 @@
-"""Who may import whom: verbs any noun and no verb, nouns almost nothing, and what ships to the Hub nothing of ours."""
+"""Who may import whom: verbs any room, rooms what lies below them, and what is published nothing of ours."""
 
 import ast
 import sys
@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import HOME, run_apart
+from tests.support.running import HOME, run_apart
 
-NOUNS = {
-    "modeling_llava_mistral": set(),
-    "processing": set(),
-    "pruning": {"processing"},
-    "training": {"processing"},
-    "evaluation": {"processing"},
-    "publishing": set(),
-    "local_hub": set(),
+PACKAGE = HOME / "llava_mistral"
+PUBLISHED = {"modeling_llava_mistral", "processing"}
+ROOMS = {
+    "ground": set(),
+    "data": {"ground"},
+    "pruning": {"ground", "data"},
+    "training": {"ground", "data"} | PUBLISHED,
+    "evaluation": {"ground", "data"} | PUBLISHED,
+    "checkpoints": {"ground", "data"} | PUBLISHED,
+    "publishing": {"ground", "data"},
+    "miniature": {"ground", "data"},
+    "local_hub": {"ground"},
 }
-# One error, one picture decoder, one reading of checkpoints and one writing of files for all; manners for verbs.
-SHARED = {"bad_input", "command_line", "pictures", "checkpoint_files", "whole_file"}
-VERBS = sorted(path for path in HOME.glob("*.py") if path.stem not in SHARED)
-FILES = sorted(path for noun in NOUNS for path in (HOME / noun).rglob("*.py"))
-SHIPPED = sorted(path for path in FILES if path.name.endswith("_llava_mistral.py"))
+VERBS = sorted(path for path in (PACKAGE / "commands").glob("*.py") if path.stem != "__init__")
+FILES = sorted(path for room in ROOMS for path in (PACKAGE / room).rglob("*.py"))
+SHIPPED = sorted(path for package in PUBLISHED for path in (HOME / package).glob("*_llava_mistral.py"))
 SHIPPED_MAY = {"torch", "transformers", "huggingface_hub", "PIL", "numpy"} | sys.stdlib_module_names
 UPLOADS = {"push_to_hub", "upload_file", "upload_folder", "upload_large_folder", "create_commit", "create_repo"}
 
@@ -45,35 +47,62 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def ours() -> set[str]:
-    return set(NOUNS) | SHARED | {path.stem for path in VERBS} | {"tests", "benchmarks"}
+def rooms_imported(tree: ast.AST) -> set[str]:
+    """Our rooms and published packages that are imported below `tree`, wherever they stand."""
+    found = set()
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for words in (name.split(".") for name in names):
+            if words[0] in PUBLISHED | {"tests", "benchmarks", "train_sft", "push_to_hub"}:
+                found.add(words[0])
+            elif words[0] == "llava_mistral":
+                found.add(words[1])
+    return found
 
 
-def test_every_package_has_a_place_in_the_rule():
-    packages = {path.parent.name for path in HOME.glob("*/__init__.py")}
-    assert packages == set(NOUNS)
+def test_every_room_has_a_place_in_the_rule():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == {*ROOMS, "commands"}
+    assert {path.parent.name for path in HOME.glob("*/__init__.py")} == PUBLISHED | {"llava_mistral"}
+    assert {path.stem for path in HOME.glob("*.py")} == {"train_sft", "push_to_hub"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__", "cli"}
     assert len(SHIPPED) == 3
 
 
 @pytest.mark.parametrize("path", VERBS, ids=name)
 def test_a_verb_imports_no_verb(path):
-    others = {verb.stem for verb in VERBS} | {"tests", "benchmarks"}
-    assert not imported(parse(path)) & others
+    assert rooms_imported(parse(path)) <= {*ROOMS, *PUBLISHED, "cli"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_a_noun_imports_only_what_lies_below_it(path):
-    noun = path.relative_to(HOME).parts[0]
-    may = NOUNS[noun] | {noun} | SHARED - {"command_line"}
-    if path in SHIPPED:
-        may = set()
+def test_a_room_imports_only_what_lies_below_it(path):
+    room = path.relative_to(PACKAGE).parts[0]
+    found = rooms_imported(parse(path)) - {room}
+    assert found <= ROOMS[room], f"{name(path)} imports {', '.join(sorted(found - ROOMS[room]))}"
+    assert not relative_imports(path), "absolute imports alone: a file that moves keeps its meaning"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_room_leaves_the_manners_of_verbs_to_verbs(path):
+    """`command_line` is for what runs as a command: verbs, and modules that `python -m` starts."""
     tree = parse(path)
-    found = imported(tree) & ours()
-    if "command_line" in found and runs_as_a_module(tree):
-        found.remove("command_line")
-    assert found <= may, f"{name(path)} imports {', '.join(sorted(found - may))}"
-    levels = {node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert levels <= {0, 1}, "no relative import leaves its folder"
+    assert not takes_manners(tree) or path.parent.name == "ground" or runs_as_a_module(tree), name(path)
+
+
+def relative_imports(path: Path) -> list[ast.ImportFrom]:
+    return [node for node in ast.walk(parse(path)) if isinstance(node, ast.ImportFrom) and node.level]
+
+
+def takes_manners(tree: ast.AST) -> bool:
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return any(node.module == "llava_mistral.ground.command_line" for node in froms)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=name)
+def test_a_published_file_imports_published_siblings_and_nothing_of_ours(path):
+    assert not rooms_imported(parse(path))
+    assert all(node.level == 1 for node in relative_imports(path))
 
 
 def runs_as_a_module(tree: ast.Module) -> bool:
@@ -81,7 +110,7 @@ def runs_as_a_module(tree: ast.Module) -> bool:
     allowed = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
     allowed += [node for node in tree.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)]
     rest = ast.Module([node for node in tree.body if node not in allowed], type_ignores=[])
-    return len(allowed) == 2 and "command_line" not in imported(rest)
+    return len(allowed) == 2 and not takes_manners(rest)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name)
@@ -98,20 +127,21 @@ def test_a_shipped_file_needs_only_what_a_stranger_has(path):
 
 
 def everything() -> list[Path]:
-    return [*VERBS, *FILES, *(HOME / f"{name}.py" for name in SHARED)]
+    return [*VERBS, *FILES, *SHIPPED, PACKAGE / "cli.py"]
 
 
 def test_only_training_imports_trl_and_peft():
-    """`reproduce_study.py` loads trl for the steps that it forks, and uses nothing of it.
+    """`llava-mistral study` loads trl for the steps that it forks, and uses nothing of it.
 
     A published adapter is loaded as a stranger would, with peft, in the clean process that verification starts.
     """
     for path in everything():
         if imported(parse(path)) & {"trl", "peft"}:
             used = {node.id for node in ast.walk(parse(path)) if isinstance(node, ast.Name)} & {"trl", "peft"}
-            warms_up = name(path) == "reproduce_study.py" and not used
-            loads = name(path) == "publishing/verification.py" and "trl" not in imported(parse(path))
-            assert warms_up or loads or name(path) == "train_sft.py" or name(path).startswith("training/"), name(path)
+            warms_up = path == PACKAGE / "commands" / "study.py" and not used
+            loads = path == PACKAGE / "publishing" / "verification.py" and "trl" not in imported(parse(path))
+            trains = path == PACKAGE / "commands" / "train.py" or path.is_relative_to(PACKAGE / "training")
+            assert warms_up or loads or trains, name(path)
 
 
 def test_only_publishing_uploads():
@@ -119,18 +149,23 @@ def test_only_publishing_uploads():
     for path in everything():
         used = {node.attr for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute)} & UPLOADS
         used |= {node.id for node in ast.walk(parse(path)) if isinstance(node, ast.Name)} & UPLOADS
-        assert not used or name(path) in ("push_to_hub.py", "publishing/upload.py"), f"{name(path)}: {used}"
+        assert not used or name(path) in ("llava_mistral/publishing/upload.py",), f"{name(path)}: {used}"
 
 
 def test_scoring_statistics_principles_and_cards_do_without_torch():
     """Nor does anything that they import."""
-    nouns = "evaluation.scoring", "evaluation.statistics", "pruning.principles", "publishing.cards"
+    nouns = (
+        "llava_mistral.evaluation.scoring",
+        "llava_mistral.evaluation.statistics",
+        "llava_mistral.pruning.principles",
+        "llava_mistral.publishing.cards",
+    )
     code = f"import sys, {', '.join(nouns)}; print(sorted({{'torch', 'transformers', 'trl'}} & set(sys.modules)))"
     assert run_apart("-c", code).stdout == "[]\n"
 
 
 def test_importing_a_verb_imports_nothing_heavy():
     """So that --help and every refusal come before the libraries."""
-    verbs = ", ".join(verb.stem for verb in VERBS)
+    verbs = ", ".join(f"llava_mistral.commands.{verb.stem}" for verb in VERBS)
     code = f"import sys, {verbs}; print(sorted({{'torch', 'transformers', 'trl', 'datasets'}} & set(sys.modules)))"
     assert run_apart("-c", code).stdout == "[]\n"

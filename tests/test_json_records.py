@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from bad_input import BadInput
-from processing.json_records import read_records
-from processing.strict_json import read_json
+from llava_mistral.data.json_records import read_records
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.strict_json import read_json
 
 RECORDS = [
     {"id": "1", "image": "a.png", "conversations": [{"from": "human", "value": 'a\n\u00e9 \U0001f600 "]},{'}]},
@@ -24,7 +24,7 @@ def streamed(path):
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("escaped", [True, False])
 def test_records_are_whole_wherever_the_chunks_end(tmp_path, monkeypatch, chunk, indent, escaped):
-    monkeypatch.setattr("processing.json_records.CHUNK", chunk)
+    monkeypatch.setattr("llava_mistral.data.json_records.CHUNK", chunk)
     path = tmp_path / "data.json"
     path.write_text(json.dumps(RECORDS, indent=indent, ensure_ascii=escaped), encoding="utf-8-sig")
     assert streamed(path) == RECORDS
@@ -37,7 +37,7 @@ def test_two_thousand_damaged_files_are_read_or_refused_as_when_read_whole(tmp_p
     whole = json.dumps(RECORDS).encode()
     path, outcomes = tmp_path / "data.json", {"read": 0, "refused": 0}
     for number in range(2000):
-        monkeypatch.setattr("processing.json_records.CHUNK", rng.choice([1, 5, 50, 1000]))
+        monkeypatch.setattr("llava_mistral.data.json_records.CHUNK", rng.choice([1, 5, 50, 1000]))
         data = bytearray(whole)
         for _ in range(rng.randrange(1, 4)):
             at = rng.randrange(len(data))
@@ -62,15 +62,15 @@ def test_two_thousand_damaged_files_are_read_or_refused_as_when_read_whole(tmp_p
 
 
 def test_a_fault_is_named_by_its_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("processing.json_records.CHUNK", 8)
+    monkeypatch.setattr("llava_mistral.data.json_records.CHUNK", 8)
     (tmp_path / "data.json").write_text('[{"id": 1},\n\n {"id": 2},\n {"id" 3}]')
     with pytest.raises(BadInput, match="data.json: is not valid JSON at line 4: "):
         streamed(tmp_path / "data.json")
 
 
 def test_a_record_without_an_end_is_not_read_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("processing.json_records.CHUNK", 8)
-    monkeypatch.setattr("processing.json_records.LONGEST_RECORD", 100)
+    monkeypatch.setattr("llava_mistral.data.json_records.CHUNK", 8)
+    monkeypatch.setattr("llava_mistral.data.json_records.LONGEST_RECORD", 100)
     (tmp_path / "data.json").write_text('[{"id": 1}, {"id": "' + "x" * 10_000)
     with pytest.raises(BadInput, match="record 1: is no whole record within 100 characters"):
         streamed(tmp_path / "data.json")

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.trainee import Trainee, seldom
+from tests.support.trainee import Trainee, seldom
 
 STAGES = ("pretrain", "finetune")
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
@@ -142,7 +142,7 @@ def test_other_runs_go_on_bit_identical_too(trainee, flags):
 @pytest.mark.slow
 def test_every_log_line_is_the_uninterrupted_run_s(trainee):
     """Losses, rates of learning, accuracies and token counts, though the kill falls between two; not the clock's."""
-    from training.throughput import TIMED
+    from llava_mistral.training.throughput import TIMED
 
     logs = []
     for kill in (None, r"os\.rename \.partial/checkpoint-6 "):

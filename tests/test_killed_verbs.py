@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.verb_outputs import Verb, contents, make_commands, make_verb
+from tests.support.verb_outputs import Verb, contents, make_commands, make_verb
 
 pytestmark = pytest.mark.case("K6", "survived")
 READING = re.compile(r"^open .* rb?$")

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from local_hub import Fault, LocalHub
-from local_hub.cards import read_front_matter
-from local_hub.faults import read_rules
-from local_hub.git_rules import GIT_ATTRIBUTES, is_ignored, is_large
-from local_hub.protocol import ROUTES
-from local_hub.store import Store
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.local_hub import Fault, LocalHub
+from llava_mistral.local_hub.card_check import read_front_matter
+from llava_mistral.local_hub.faults import read_rules
+from llava_mistral.local_hub.git_rules import GIT_ATTRIBUTES, is_ignored, is_large
+from llava_mistral.local_hub.protocol import ROUTES
+from llava_mistral.local_hub.store import Store
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_rehearsal_0123456789"
@@ -654,8 +654,8 @@ def test_the_log_tells_every_request_and_never_the_token(tmp_path):
 
 
 def start_command(root: Path, *arguments: object) -> tuple[subprocess.Popen, str]:
-    """Start `python -m local_hub` and return it with its address."""
-    command = [sys.executable, "-m", "local_hub", "--root", root, "--token", TOKEN, *arguments]
+    """Start `llava-mistral hub` and return it with its address."""
+    command = [sys.executable, "-m", "llava_mistral", "hub", "--root", root, "--token", TOKEN, *arguments]
     server = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     first = server.stdout.readline()
     assert re.fullmatch(r"Local Hub at http://127\.0\.0\.1:\d+\n", first), first
@@ -695,7 +695,11 @@ def test_the_command_serves_and_ends_cleanly(tmp_path):
 
 def run_command(*arguments: object) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "local_hub", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=20
+        [sys.executable, "-m", "llava_mistral", "hub", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
     assert not done.stdout and "Traceback" not in done.stderr
     return done.returncode, done.stderr
@@ -908,7 +912,10 @@ def test_files_are_copied_within_a_repository_and_folders_deleted(hub, tmp_path,
 
 def test_the_command_prints_what_a_client_must_export_to_write_here(tmp_path):
     server = subprocess.Popen(
-        [sys.executable, "-m", "local_hub", "--root", tmp_path / "root"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "llava_mistral", "hub", "--root", tmp_path / "root"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         server.stdout.readline()

@@ -18,7 +18,7 @@ PROJECTOR = {
 @pytest.fixture(scope="module")
 def trained(stage1, rows_file, tmp_path_factory):  # noqa: F811
     """The adapter folder, and the model in memory as it was when training ended."""
-    from training import run_record
+    from llava_mistral.training.saving import run_record
 
     folder = tmp_path_factory.mktemp("lora") / "adapter"
     kept = []
@@ -145,14 +145,14 @@ def test_an_adapter_is_evaluated_as_the_model_it_makes_of_its_base(stage1, adapt
     """Through the Auto class, which finds the base by itself; the projector is the trained one."""
     import torch
 
-    from evaluation.checkpoint import Checkpoint
+    from llava_mistral.evaluation.asking import Checkpoint
 
     model = Checkpoint(str(adapter), device="cpu").model
     assert torch.equal(logits(model, adapter), logits(load_adapter(stage1, adapter), adapter))
 
 
 def test_results_of_an_adapter_are_not_taken_for_those_of_another_base(adapter, stage1, tmp_path):  # noqa: F811
-    from evaluation.checkpoint import weights_fingerprint
+    from llava_mistral.evaluation.asking import weights_fingerprint
 
     folder, base = shutil.copytree(adapter, tmp_path / "adapter"), shutil.copytree(stage1, tmp_path / "base")
     config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(base)}
@@ -234,8 +234,8 @@ def test_a_run_whose_adapter_lacks_the_projector_does_not_finish(stage1, rows_fi
 
 
 def test_the_llama_twin_trains_by_lora(vision_folder, llama_folder, rows_file, tmp_path):
-    from build_checkpoint import main
-    from tests.running import run_here
+    from llava_mistral.commands.build import main
+    from tests.support.running import run_here
 
     parts = ["--vision", vision_folder, "--llm", llama_folder, "--chat_template", "vicuna_v1"]
     run_here(main, *parts, "--output", tmp_path / "stage0")

@@ -3,11 +3,11 @@
 from unittest import mock
 
 import pytest
-from tiny_publications import save_dataset
 
-from push_to_hub import main
-from tests.hub_here import hub_here
-from tests.running import run_here
+from llava_mistral.commands.publish import main
+from tests.support.hub_here import hub_here
+from tests.support.running import run_here
+from tests.support.tiny_publications import save_dataset
 
 WRITES = {"create", "put", "commit", "xet-token", "tag"}
 BROKEN = {
@@ -32,7 +32,7 @@ def put_card(card: str) -> None:
     """As it lies there since before the Hub looked at cards."""
     from huggingface_hub import HfApi
 
-    with mock.patch.object(HfApi, "_validate_yaml"), mock.patch("local_hub.writing._check_card"):
+    with mock.patch.object(HfApi, "_validate_yaml"), mock.patch("llava_mistral.local_hub.writing._check_card"):
         HfApi().create_repo("owner/name", repo_type="dataset", exist_ok=True)
         HfApi().upload_file(
             path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id="owner/name", repo_type="dataset"

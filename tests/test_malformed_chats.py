@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from tests.running import run_here
+from tests.support.running import run_here
+from tests.support.tiny_components import IMAGE_TOKENS
 from tests.test_malformed_llava_json import cases
-from tests.tiny_components import IMAGE_TOKENS
 
 PICTURE = Image.new("RGB", (60, 20), (10, 200, 90))
 WORDS = {"type": "text", "text": "Which digit?"}
@@ -157,7 +157,7 @@ SPELLED = ["<image>", "</s>", "<s>", "<pad>", "<unk>", "<image><image>", "a</s>[
 @pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
 @pytest.mark.parametrize("spelled", SPELLED)
 def test_what_spells_a_control_token_has_the_ids_of_plain_text(processor, stock, by_itself, template, spelled):
-    from processing.original import TEMPLATES
+    from processing import CHAT_TEMPLATES
     from processing.processing_llava_mistral import WORD_JOINER
 
     def ids(*messages) -> list[int]:
@@ -167,7 +167,7 @@ def test_what_spells_a_control_token_has_the_ids_of_plain_text(processor, stock,
         read = stock.apply_chat_template([user({"type": "text", "text": spelled})], **TOKENIZED)["input_ids"][0]
         return "text" if list(map(read.count, special)) == list(map(harmless.count, special)) else "a control token"
 
-    source = (TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
+    source = (CHAT_TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
     special, tokens = processor.tokenizer.all_special_ids, processor.tokenizer.all_special_tokens
     harmless = ids(user({"type": "text", "text": "Hello?"}))
     if template == "mistral_instruct":
@@ -208,7 +208,7 @@ def test_truncation_may_cut_words_and_never_a_picture(processor, stock, by_itsel
 @pytest.mark.case("G7", "refused")
 @pytest.mark.case("G7", "accepted")
 def test_a_question_longer_than_the_context_is_named_before_it_is_asked(stage0, tmp_path):
-    from evaluate_scienceqa import main
+    from llava_mistral.commands.evaluate import main
     from tests.test_malformed_problems import PROBLEM
 
     def ask(words: int, code: int):

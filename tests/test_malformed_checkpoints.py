@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import malformed as make
-from tests.running import run_apart
-from tests.tiny_llava import save_tiny_llava
-from tests.trainee import tree
+from tests.support import malformed as make
+from tests.support.running import run_apart
+from tests.support.tiny_llava import save_tiny_llava
+from tests.support.trainee import tree
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ import sys
 from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-from evaluate_scienceqa import main
-from tests.running import run_here
+from llava_mistral.commands.evaluate import main
+from tests.support.running import run_here
 
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
@@ -212,7 +212,7 @@ def test_headers_of_every_type_of_weights_are_whole(stage0, tmp_path, dtype):
     import torch
     from safetensors.torch import save_file
 
-    from checkpoint_files import read_header, refuse_types
+    from llava_mistral.ground.checkpoint_headers import read_header, refuse_types
 
     held = {
         name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, shape in (("a", ()), ("b", (0, 3)), ("c", 5))

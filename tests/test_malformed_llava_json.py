@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bad_input import BadInput
-from processing.conversations import read_rows
-from prune_dataset import main as prune_dataset
-from tests.malformed import hollow, read_by_libraries
-from tests.running import Done, run_here
-from train_sft import main as train_sft
+from llava_mistral.commands.prune import main as prune_dataset
+from llava_mistral.commands.train import main as train_sft
+from llava_mistral.data.conversations import read_rows
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.malformed import hollow, read_by_libraries
+from tests.support.running import Done, run_here
 
 ASK = {"from": "human", "value": "<image>\nWhat is it?"}
 TELL = {"from": "gpt", "value": "A red square."}

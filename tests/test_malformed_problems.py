@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evaluate_scienceqa import main as evaluate_scienceqa
-from prune_dataset import main as prune_dataset
-from tests.malformed import hollow, read_by_libraries
-from tests.running import Done, run_here
+from llava_mistral.commands.evaluate import main as evaluate_scienceqa
+from llava_mistral.commands.prune import main as prune_dataset
+from llava_mistral.commands.train import main as train_sft
+from tests.support.malformed import hollow, read_by_libraries
+from tests.support.running import Done, run_here
 from tests.test_malformed_llava_json import cases
-from train_sft import main as train_sft
 
 PROBLEM = {
     "question": "Which is the digit?",

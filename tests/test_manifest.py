@@ -4,11 +4,17 @@ import json
 
 import pytest
 
-from bad_input import BadInput
-from processing.scienceqa import Problem
-from pruning.manifest import describe, differences, read_manifest, sha256_of, write_manifest
-from pruning.measures import overlap
-from pruning.methods import Choice
+from llava_mistral.data.scienceqa import Problem
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.pruning.manifest import (
+    describe,
+    differences,
+    read_manifest,
+    sha256_of,
+    write_manifest,
+)
+from llava_mistral.pruning.measures import overlap
+from llava_mistral.pruning.methods import Choice
 
 RECIPE = {"dataset": "data/of/ScienceQA", "method": "random", "size": 2, "seed": 0, "split": "train"}
 PROBLEMS = [Problem(pid=name, question="?", choices=("a", "b"), topic="t", has_image=name != "d") for name in "abcd"]

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from tests.launching import CONFIGS, launch, launch_environment
-from tests.running import HOME, run_apart, run_here
+from tests.support.launching import CONFIGS, launch, launch_environment
+from tests.support.running import HOME, run_apart, run_here
+from tests.support.tiny_components import save_rows
 from tests.test_train_sft import QUICK, train
 from tests.test_vision_cache import anyres, losses  # noqa: F401
-from tests.tiny_components import save_rows
 
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0}  # each process drops others
 
@@ -71,7 +71,8 @@ def test_bad_input_is_one_line_and_exit_code_2_in_every_process(stage0, mixed, t
 
 def test_a_process_that_alone_meets_a_fault_says_so(tmp_path):
     """After it has waited for the first one to say the same."""
-    code = "import command_line as c; c.ALONE = 1; from bad_input import BadInput\n"
+    code = "from llava_mistral.ground import command_line as c; c.ALONE = 1\n"
+    code += "from llava_mistral.ground.bad_input import BadInput\n"
     code += "def main(): raise BadInput('broken', remedy='mend it')\n"
     begun = time.monotonic()
     assert run_apart("-c", code + "c.run_verb(main)", code=2, LOCAL_RANK="1").error == "-c: broken; mend it"
@@ -97,15 +98,17 @@ def test_a_shipped_configuration_is_what_accelerate_understands(config):
 def test_the_shipped_configurations_and_their_recipes_exist():
     assert {file.stem for file in CONFIGS.iterdir()} == {"ddp", "fsdp2", "zero2", "zero3"}
     for file in CONFIGS.iterdir():
-        named = re.findall(r"recipes/\S+\.yaml", file.read_text())
-        assert f"recipes/accelerate/{file.name}" in named and all((HOME / name).is_file() for name in named)
+        named = re.findall(r"llava_mistral/recipes/\S+\.yaml", file.read_text())
+        assert f"llava_mistral/recipes/accelerate/{file.name}" in named and all(
+            (HOME / name).is_file() for name in named
+        )
 
 
 def test_layers_are_spread_by_the_names_the_model_has(stage0, llama_folder, vision_folder, tmp_path):
     """accelerate refuses a name that is not in the model, such as the twin's."""
-    from build_checkpoint import main
+    from llava_mistral.commands.build import main
+    from llava_mistral.training.trainer import spread_classes
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-    from training.trainer import spread_classes
 
     parts = ("--vision", vision_folder, "--llm", llama_folder, "--chat_template", "vicuna_v1")
     run_here(main, *parts, "--output", tmp_path / "llama")

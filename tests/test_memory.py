@@ -6,9 +6,9 @@ from unittest import mock
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests import tiny_components
-from tests.allocation import Allocation
-from tests.running import HOME, run_here
+from tests.support import tiny_components
+from tests.support.allocation import Allocation
+from tests.support.running import HOME, run_here
 from tests.test_train_sft import train
 
 # Large enough that weights, moments, activations and loss each count at the peak.
@@ -53,7 +53,7 @@ MORE = {
 
 
 def build(folder, text: str, *flags):
-    from build_checkpoint import main
+    from llava_mistral.commands.build import main
 
     with mock.patch.object(tiny_components, "VISION", VISION), mock.patch.object(tiny_components, "TEXT", TEXT):
         vision = tiny_components.save_vision(folder / "vision")
@@ -68,10 +68,10 @@ def larger(tmp_path_factory):
 
 
 def planned(folder, rows_file, values: dict):
-    from processing.conversations import read_rows
-    from training.memory import memory_of
-    from training.plan import configuration, worded_processor
-    from training.workload import largest_batch, measure, run_of
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.plan.memory import memory_of
+    from llava_mistral.training.plan.run_plan import configuration, worded_processor
+    from llava_mistral.training.plan.workload import largest_batch, measure, run_of
 
     values = values | {"model_name_or_path": str(folder)}
     config, processor = configuration(values), worded_processor(values)
@@ -81,7 +81,7 @@ def planned(folder, rows_file, values: dict):
 
 def allocated(folder, rows_file, output, stage: str, flags: dict) -> int:
     """The peak of three steps: the optimizer's states are there from the second on."""
-    from training.trainer import StageTrainer
+    from llava_mistral.training.trainer import StageTrainer
 
     run, seen = StageTrainer.train, []
 
@@ -141,7 +141,7 @@ def test_the_backward_of_one_layer_is_planned_where_it_decides(flags, larger, ro
     """With small blocks the loss on a CPU is small, as it is on a GPU."""
     import trl.trainer.utils
 
-    from training import memory
+    from llava_mistral.training.plan import memory
 
     monkeypatch.setattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 64)
     monkeypatch.setattr(memory, "TILE", (4096, 64))

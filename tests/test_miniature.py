@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from tests.running import run_apart
+from tests.support.running import run_apart
 
 READ = "Read a written digit"
 
 
-COMMAND = ("reproduce_study.py", "--config", "recipes/miniature/study.yaml", "--output")
+COMMAND = ("-m", "llava_mistral", "study", "--config", "miniature/study", "--output")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def test_a_model_tells_needed_pictures_from_decorative_ones(study, tmp_path):
     """By what it answers with and without the picture, of the training questions that it was not trained on."""
     from sklearn.metrics import roc_auc_score
 
-    from processing.scienceqa import read_problems
-    from pruning.model_evidence import ModelEvidence, pooled_gains
-    from pruning.principles import score
+    from llava_mistral.data.scienceqa import read_problems
+    from llava_mistral.pruning.model_evidence import ModelEvidence, pooled_gains
+    from llava_mistral.pruning.principles import score
 
     out, _ = study
     given = ("--dataset", out / "digitsqa", "--method", "principles", "--size", 300, "--scorer", out / "stage2")
-    run_apart("prune_dataset.py", *given, "--output", tmp_path / "asked", timeout=1500)
+    run_apart("-m", "llava_mistral", "prune", *given, "--output", tmp_path / "asked", timeout=1500)
     real, blank = (
         {row["pid"]: row["letters"] for row in map(json.loads, path.read_text().splitlines()[1:])}
         for path in (tmp_path / "asked.scores" / name for name in ("predictions.jsonl", "blank/predictions.jsonl"))

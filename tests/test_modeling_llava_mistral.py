@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.running import run_apart
-from tests.tiny_components import IMAGE_TOKENS, TEXT, VISION
+from tests.support.running import run_apart
+from tests.support.tiny_components import IMAGE_TOKENS, TEXT, VISION
 
 CODE = {
     "configuration_llava_mistral.py": "modeling_llava_mistral",

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from tests.offline import asked
-from tests.running import run_apart
+from tests.support.offline import asked
+from tests.support.running import run_apart
 
 FOREIGN = {
     "a name": "import socket; socket.getaddrinfo('huggingface.co', 443)",

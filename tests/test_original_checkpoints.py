@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from tests.tiny_components import tiny_tokenizer
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.tiny_components import tiny_tokenizer
 
 FIXTURES = ("llava15_pad", "llava16_anyres")
 PICTURES = ("waterview", "ironing", "tall", "wide")

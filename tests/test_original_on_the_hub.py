@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from local_hub import LocalHub
-from tests.running import HOME, run_apart
-from tests.tiny_components import tiny_tokenizer
+from llava_mistral.local_hub import LocalHub
+from tests.support.running import HOME, run_apart
+from tests.support.tiny_components import tiny_tokenizer
 
 TOKEN = "hf_" + "T" * 34
 OPEN = """

@@ -7,12 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-import push_to_hub
-from tests.hub_here import TOKEN as OURS
-from tests.hub_here import hub_here
+from llava_mistral.commands import publish as push_to_hub
+from tests.support.hub_here import TOKEN as OURS
+from tests.support.hub_here import hub_here
+from tests.support.tiny_publications import save_dataset
 from tests.test_publishing_safely import push, shows, there
 from tests.test_security import refused
-from tests.tiny_publications import save_dataset
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_token_goes_to_the_endpoint_and_to_no_other_origin(hub, tmp_path, mo
     """Neither where large files are put, nor where a read is redirected: both are other origins on the Hub itself."""
     from huggingface_hub import constants
 
-    from local_hub import writing
+    from llava_mistral.local_hub import writing
 
     given_out = writing._object
 

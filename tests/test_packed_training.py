@@ -5,10 +5,10 @@ import statistics
 
 import pytest
 
-from bad_input import BadInput
-from tests.running import run_apart
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.running import run_apart
+from tests.support.tiny_components import save_rows
 from tests.test_train_sft import QUICK, TEMPLATES, interrupt, train
-from tests.tiny_components import save_rows
 
 INSTRUCT = {"chat_template": TEMPLATES / "mistral_instruct.jinja"}
 # Plain SGD: AdamW would make a step of full size out of the rounding of a gradient near 0.
@@ -88,11 +88,11 @@ def logs(stage0, rows, packed: bool, folder, **settings) -> list[dict]:
     """What the trainer logs, by the very classes that the verb puts together."""
     from trl import SFTConfig
 
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.packing import PackedCollator
+    from llava_mistral.training.trainer import StageTrainer
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
     from processing import LlavaMistralProcessor
-    from training.collator import AnswerCollator
-    from training.packing import PackedCollator
-    from training.trainer import StageTrainer
 
     processor = LlavaMistralProcessor.from_pretrained(stage0)
     collator = AnswerCollator(processor)
@@ -113,7 +113,7 @@ def logs(stage0, rows, packed: bool, folder, **settings) -> list[dict]:
 
 def test_what_is_logged_is_what_a_padded_run_logs(stage0, mixed_rows, tmp_path):
     """Tokens, accuracy and entropy, which TRL computes itself, and the loss of an evaluation."""
-    from processing.conversations import read_rows
+    from llava_mistral.data.conversations import read_rows
 
     rows = read_rows(mixed_rows)
     settings = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 11, "num_train_epochs": 1}
@@ -147,7 +147,7 @@ def test_tokens_are_counted_where_workers_collate(stage0, mixed_rows, tmp_path):
     ],
 )
 def test_what_cannot_go_together_is_refused_and_nothing_else(stage0, mixed_rows, tmp_path, given, said):
-    from training.recipe import check_recipe
+    from llava_mistral.training.recipe import check_recipe
 
     values = {"stage": "finetune", "model_name_or_path": str(stage0), "dataset": str(mixed_rows)}
     values |= {"output_dir": str(tmp_path / "out"), **given}
@@ -213,7 +213,7 @@ def rounds(make, batch_size: int, processes: int, epoch: int, drop_last: bool = 
 @pytest.mark.parametrize("count", [107, 96, 5])
 def test_every_step_sees_the_stock_samples(count, batch_size, accumulation, processes, drop_last):
     """Over epochs, for all processes together, with what is dropped or filled up at the end."""
-    from training.packing import StepSampler
+    from llava_mistral.training.packing import StepSampler
 
     def ours():
         return StepSampler(LENGTHS[:count], batch_size, accumulation, processes, seed=42, drop_last=drop_last)
@@ -234,7 +234,7 @@ def flat(step: list[list[list[int]]]) -> list[int]:
 
 def test_micro_batches_of_a_step_are_about_equally_long():
     """On two processes: the longest row is shorter than in stock order, and those who work together work as long."""
-    from training.packing import StepSampler
+    from llava_mistral.training.packing import StepSampler
 
     def ours():
         return StepSampler(LENGTHS, batch_size=4, accumulation=4, processes=2)
@@ -249,7 +249,7 @@ def test_micro_batches_of_a_step_are_about_equally_long():
 
 
 def test_an_epochs_order_is_another_one_and_the_same_again_when_asked():
-    from training.packing import StepSampler
+    from llava_mistral.training.packing import StepSampler
 
     sampler = StepSampler(LENGTHS, batch_size=4, accumulation=2)
     first, second = list(sampler), list(sampler)
@@ -263,7 +263,7 @@ def test_no_row_is_longer_than_asked_unless_it_is_one_sample(row_tokens, process
     """In any epoch; no row has more samples than the batch size, and a step has as many as before."""
     from types import SimpleNamespace
 
-    from training.packing import StepSampler, rows_of_a_step
+    from llava_mistral.training.packing import StepSampler, rows_of_a_step
 
     args = {"train_batch_size": 8, "gradient_accumulation_steps": 2, "world_size": processes, "max_steps": -1}
     args = SimpleNamespace(**args, num_train_epochs=2.5, seed=42, data_seed=None)
@@ -278,8 +278,8 @@ def test_no_row_is_longer_than_asked_unless_it_is_one_sample(row_tokens, process
 
 
 def test_estimated_lengths_rise_with_words_and_pictures(mixed_rows):
-    from processing.conversations import read_rows
-    from training.packing import CHARACTERS_PER_TOKEN, estimated_lengths
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.packing import CHARACTERS_PER_TOKEN, estimated_lengths
 
     rows = read_rows(mixed_rows)
     for row, length in zip(rows, estimated_lengths(rows, 576), strict=True):
@@ -288,8 +288,8 @@ def test_estimated_lengths_rise_with_words_and_pictures(mixed_rows):
 
 
 def test_the_most_tokens_of_a_picture_are_those_of_the_largest_grid():
+    from llava_mistral.training.packing import most_image_tokens
     from modeling_llava_mistral import LlavaMistralConfig
-    from training.packing import most_image_tokens
 
     square = LlavaMistralConfig(image_token_id=32000)
     tiles = LlavaMistralConfig(image_token_id=32000, image_aspect_ratio="anyres")

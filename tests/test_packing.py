@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from tests.running import HOME, run_here
-from tests.tiny_components import IMAGE_TOKENS
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.running import HOME, run_here
+from tests.support.tiny_components import IMAGE_TOKENS
 
 INSTRUCT = HOME / "processing" / "chat_templates" / "mistral_instruct.jinja"
 
@@ -42,7 +42,7 @@ MIXES = {
 @pytest.fixture(scope="module")
 def checkpoints(stage0, vision_folder, mistral_folder, llama_folder, tmp_path_factory):
     """By name: Mistral (grouped heads, a window of 12), its LLaMA twin, Mistral with tiles."""
-    from build_checkpoint import main
+    from llava_mistral.commands.build import main
 
     folder = tmp_path_factory.mktemp("packing")
     run_here(main, "--vision", vision_folder, "--llm", llama_folder, "--output", folder / "llama")
@@ -53,9 +53,9 @@ def checkpoints(stage0, vision_folder, mistral_folder, llama_folder, tmp_path_fa
 
 @cache
 def opened(folder: Path):
+    from llava_mistral.training.collator import AnswerCollator
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
     from processing import LlavaMistralProcessor
-    from training.collator import AnswerCollator
 
     processor = LlavaMistralProcessor.from_pretrained(folder)
     processor.chat_template = INSTRUCT.read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def opened(folder: Path):
 @pytest.fixture
 def load(checkpoints):
     """Return the model, with the library's attention, and the padded and the packed collator of a checkpoint."""
-    from training.packing import PackedCollator
+    from llava_mistral.training.packing import PackedCollator
 
     def load(name: str = "mistral"):
         model, collator = opened(checkpoints[name])
@@ -83,7 +83,7 @@ def loss_and_gradients(model, batch: dict):
 
 
 def assert_equal_training(model, padded: dict, packed: dict, prepare=lambda: None):
-    from training.attention import use_per_sample_attention
+    from llava_mistral.training.attention import use_per_sample_attention
 
     loss, gradients = loss_and_gradients(model, padded)
     use_per_sample_attention(model)
@@ -131,10 +131,10 @@ def test_gradient_checkpointing_changes_nothing(load):
 def test_lora_learns_the_same_from_packed_batches(checkpoints):
     import torch
 
+    from llava_mistral.training.lora import add_lora
+    from llava_mistral.training.packing import PackedCollator
+    from llava_mistral.training.recipe import StageArguments
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-    from training.lora import add_lora
-    from training.packing import PackedCollator
-    from training.recipe import StageArguments
 
     model = LlavaMistralForConditionalGeneration.from_pretrained(checkpoints["mistral"])
     collator = opened(checkpoints["mistral"])[1]
@@ -150,7 +150,7 @@ def test_lora_learns_the_same_from_packed_batches(checkpoints):
 def test_bfloat16_autocast_is_as_near_as_its_eight_bits(load):
     import torch
 
-    from training.attention import use_per_sample_attention
+    from llava_mistral.training.attention import use_per_sample_attention
 
     model, padded, packed = load()
     rows = MIXES["mixed"]
@@ -166,7 +166,7 @@ def test_a_neighbour_changes_not_one_bit_of_a_sample(load, place):
     """Other words and another picture beside it, before and behind; its own logits stay as they are, bit for bit."""
     import torch
 
-    from training.attention import use_per_sample_attention
+    from llava_mistral.training.attention import use_per_sample_attention
 
     model, _, packed = load()
     use_per_sample_attention(model)
@@ -216,7 +216,7 @@ def test_a_packed_prompt_is_the_inference_prompt_token_for_token(load):
 
 
 def test_without_borders_they_are_read_from_the_positions(load):
-    from training.attention import use_per_sample_attention
+    from llava_mistral.training.attention import use_per_sample_attention
 
     model, padded, packed = load()
     batch = packed(MIXES["mixed"])
@@ -229,7 +229,7 @@ def test_without_borders_they_are_read_from_the_positions(load):
 
 
 def test_padded_batches_and_generation_are_those_of_the_stock_attention(load):
-    from training.attention import use_per_sample_attention
+    from llava_mistral.training.attention import use_per_sample_attention
 
     model, padded, _ = load()
     model.eval()
@@ -245,7 +245,7 @@ def test_padded_batches_and_generation_are_those_of_the_stock_attention(load):
 
 
 def test_the_vision_tower_keeps_its_attention_and_nothing_is_saved(load, tmp_path):
-    from training.attention import PER_SAMPLE, use_per_sample_attention
+    from llava_mistral.training.attention import PER_SAMPLE, use_per_sample_attention
 
     model, _, _ = load()
     use_per_sample_attention(model)
@@ -259,7 +259,7 @@ def test_the_kernel_is_asked_for_causal_windowed_grouped_attention(load, monkeyp
     """The kernel itself runs on a GPU; here stands, for the same arguments, what its documentation promises."""
     import torch
 
-    from training import attention
+    from llava_mistral.training import attention
 
     def documented(query, key, value, starts, other_starts, longest, other_longest, *, scale, window_size, enable_gqa):
         assert enable_gqa and starts is other_starts and longest == other_longest == int(starts.diff().max())
@@ -287,7 +287,7 @@ def test_the_kernel_is_asked_for_causal_windowed_grouped_attention(load, monkeyp
 
 @pytest.mark.parametrize("form", ["padded", "packed"])
 def test_trained_tokens_are_counted_sample_by_sample(load, form):
-    from training.trained_tokens import TrainedTokens
+    from llava_mistral.training.trained_tokens import TrainedTokens
 
     _, padded, packed = load()
     collate = {"padded": padded, "packed": packed}[form]
@@ -305,7 +305,7 @@ def test_trained_tokens_are_counted_sample_by_sample(load, form):
 
 
 def test_a_count_of_image_or_padding_tokens_with_loss_would_show(load):
-    from training.trained_tokens import TrainedTokens
+    from llava_mistral.training.trained_tokens import TrainedTokens
 
     _, padded, packed = load()
     batch = packed([PICTURE, TEXT])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import malformed as make
-from tests.running import run_here
-from tests.tiny_llava import save_tiny_llava
+from tests.support import malformed as make
+from tests.support.running import run_here
+from tests.support.tiny_llava import save_tiny_llava
 
 
 class Harm:
@@ -25,7 +25,7 @@ def test_a_pickle_is_never_opened_instead_of_weights(stage0, rows_file, tmp_path
     import torch
     import transformers
 
-    from convert_checkpoint import main
+    from llava_mistral.commands.convert import main
 
     def pickled(folder: Path, target: Path) -> Path:
         make.copy(folder, target, make.remove("model.safetensors"))
@@ -65,7 +65,7 @@ def test_a_projector_in_a_pickle_is_converted_on_request_alone(stage0, tmp_path,
     import torch
     from safetensors.torch import load_file
 
-    from convert_checkpoint import main
+    from llava_mistral.commands.convert import main
 
     whole = load_file(stage0 / "model.safetensors")
     place = {name: f"pytorch_model-{1 + ('projector' in name)}.bin" for name in whole}
@@ -77,7 +77,7 @@ def test_a_projector_in_a_pickle_is_converted_on_request_alone(stage0, tmp_path,
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": place}))
 
     folder = make.copy(stage0, tmp_path / "pickled", pickle)
-    assert "convert it with convert_checkpoint.py" in make.ask(folder, questions, tmp_path / "out", 2).error
+    assert "convert it with llava-mistral convert" in make.ask(folder, questions, tmp_path / "out", 2).error
     run_here(main, folder, tmp_path / "converted", "--to", "plugin")
     converted = load_file(tmp_path / "converted" / "model.safetensors")
     assert converted.keys() == whole.keys() and all(converted[name].equal(weight) for name, weight in whole.items())

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFile
 
-from bad_input import BadInput
-from pictures import PictureFolder, check_header, open_picture
-from tests.odd_pictures import ACCEPTED, GOLDEN, PNG, REFUSED, lying, pixels
-from tests.running import HOME, run_apart, run_here
-from tests.tiny_components import save_rows
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.pictures import PictureFolder, check_header, open_picture
+from tests.support.odd_pictures import ACCEPTED, GOLDEN, PNG, REFUSED, lying, pixels
+from tests.support.running import HOME, run_apart, run_here
+from tests.support.tiny_components import save_rows
 
 
 def case(name: str, *outcomes: str):
@@ -36,7 +36,7 @@ def shows(outcome: str, *names: str):
 @pytest.fixture
 def prune(tmp_path, monkeypatch):
     """Prunes three rows, of which one has the picture that `put` puts in place; keeps all."""
-    from prune_dataset import main
+    from llava_mistral.commands.prune import main
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
@@ -100,8 +100,8 @@ def test_hostile_files_take_little_time_and_memory(tmp_path):
     code = """if True:
         import sys, time
         from pathlib import Path
-        from bad_input import BadInput
-        from pictures import open_picture
+        from llava_mistral.ground.bad_input import BadInput
+        from llava_mistral.ground.pictures import open_picture
         for path in sorted(Path(sys.argv[1]).iterdir()):
             started = time.process_time()
             try:

@@ -6,14 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from tests.running import run_apart, run_here
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.training.plan.gpus import GPUS, fits, fitting_changes
+from llava_mistral.training.plan.memory import memory_of
+from llava_mistral.training.plan.workload import (
+    DEFAULTS,
+    Batch,
+    Run,
+    Sample,
+    largest_batch,
+    padding,
+    run_of,
+    steps_of,
+)
+from llava_mistral.training.recipe import read_recipe
+from tests.support.running import run_apart, run_here
 from tests.test_recipes import LORA, PROJECTOR, RECIPES, TOWER, WHOLE, config_of
 from tests.test_train_sft import QUICK, train
-from training.gpus import GPUS, fits, fitting_changes
-from training.memory import memory_of
-from training.recipe import read_recipe
-from training.workload import DEFAULTS, Batch, Run, Sample, largest_batch, padding, run_of, steps_of
 
 RUN = Run("finetune", 4, 8, 15.0, 0, "adamw_torch_fused", True, True)
 QUESTIONS = [Sample(tokens=700, answer=3, features=576, tiles=1), Sample(tokens=250, answer=3, features=0, tiles=0)]
@@ -25,7 +34,7 @@ def largest(run: Run) -> Batch:
 
 def tiny_config(kind: str, **text):
     from modeling_llava_mistral import LlavaMistralConfig
-    from tests.tiny_components import TEXT, VISION
+    from tests.support.tiny_components import TEXT, VISION
 
     model_type = "llama" if kind == "llama" else "mistral"
     return LlavaMistralConfig(
@@ -41,11 +50,11 @@ def tiny_config(kind: str, **text):
 def test_planned_parameters_are_those_of_the_model(kind):
     import torch
 
+    from llava_mistral.training.lora import add_lora
+    from llava_mistral.training.plan.sizes import sizes_of
+    from llava_mistral.training.recipe import StageArguments
+    from llava_mistral.training.stages import set_trainable
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-    from training.lora import add_lora
-    from training.recipe import StageArguments
-    from training.sizes import sizes_of
-    from training.stages import set_trainable
 
     config = tiny_config(kind)
     with torch.device("meta"):
@@ -58,7 +67,7 @@ def test_planned_parameters_are_those_of_the_model(kind):
 
 @pytest.mark.parametrize("text", ["mistral", "llama"])
 def test_the_7b_models_are_counted_from_their_configuration_alone(text, tmp_path):
-    from training.sizes import sizes_of
+    from llava_mistral.training.plan.sizes import sizes_of
 
     config = config_of(tmp_path, text)
     assert sizes_of(config).counts("pretrain") == {"trainable": PROJECTOR, "frozen": WHOLE[text] - PROJECTOR}
@@ -139,12 +148,12 @@ def test_planned_operations_are_those_that_torch_counts(kind):
     from torch.utils.flop_counter import FlopCounterMode
     from trl.trainer.utils import add_fused_lm_head
 
+    from llava_mistral.training.lora import add_lora
+    from llava_mistral.training.plan.flops import Work, model_flops
+    from llava_mistral.training.plan.run_plan import repeated_flops
+    from llava_mistral.training.recipe import StageArguments
+    from llava_mistral.training.stages import set_trainable
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-    from training.flops import Work, model_flops
-    from training.lora import add_lora
-    from training.plan import repeated_flops
-    from training.recipe import StageArguments
-    from training.stages import set_trainable
 
     wide = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "sliding_window": None}
     config = tiny_config("mistral", **wide)
@@ -172,11 +181,11 @@ def test_planned_operations_are_those_that_torch_counts(kind):
 
 @pytest.mark.parametrize("ratio", ["pad", "anyres"])
 def test_measured_lengths_are_those_of_the_batches(ratio, vision_folder, mistral_folder, rows_file, tmp_path):
-    from build_checkpoint import main
-    from processing.conversations import read_rows
-    from training.collator import AnswerCollator
-    from training.plan import configuration, worded_processor
-    from training.workload import measure
+    from llava_mistral.commands.build import main
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.plan.run_plan import configuration, worded_processor
+    from llava_mistral.training.plan.workload import measure
 
     parts = ("--vision", vision_folder, "--llm", mistral_folder, "--image_aspect_ratio", ratio)
     run_here(main, *parts, "--output", tmp_path / "stage0")
@@ -229,7 +238,7 @@ def test_a_plan_needs_no_weights_and_no_trl(stage0, rows_file, tmp_path):
 @pytest.mark.parametrize(("gpu", "code"), [("H200", 0), ("H100", 2)])
 def test_a_plan_that_fits_nowhere_exits_with_2(gpu, code, stage0, rows_file, tmp_path, monkeypatch):
     """A full fine-tune of 7B, whose peak is planned from the configuration in the folder."""
-    from training import plan
+    from llava_mistral.training.plan import run_plan as plan
 
     config = config_of(tmp_path, "mistral")
     monkeypatch.setattr(plan, "configuration", lambda values: config)
@@ -239,8 +248,8 @@ def test_a_plan_that_fits_nowhere_exits_with_2(gpu, code, stage0, rows_file, tmp
 
 
 def test_a_run_that_the_gpu_cannot_hold_is_refused_unless_forced(stage0, rows_file, tmp_path, monkeypatch):
-    from processing.conversations import read_rows
-    from training import plan
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.plan import run_plan as plan
 
     values = {"stage": "finetune", "model_name_or_path": str(stage0)}
     rows, small = read_rows(rows_file), replace(GPUS["H100"], memory=1e3)
@@ -254,8 +263,8 @@ def test_a_run_that_the_gpu_cannot_hold_is_refused_unless_forced(stage0, rows_fi
 
 
 def test_on_a_cpu_too_little_memory_is_a_warning(stage0, rows_file, capsys, monkeypatch):
-    from processing.conversations import read_rows
-    from training import plan
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.plan import run_plan as plan
 
     monkeypatch.setattr(plan, "free_ram", lambda: 1e3)
     values = {"stage": "finetune", "model_name_or_path": str(stage0), "use_cpu": "True"}

@@ -7,12 +7,12 @@ import time
 import pytest
 from PIL import Image
 
-from bad_input import BadInput
-from evaluation.checkpoint import MID_GREY, Checkpoint, check_checkpoint, picture
-from evaluation.journal import Answer, Asked, Journal
-from evaluation.prediction import answer_problems
-from processing.scienceqa import Problem
-from tests.tiny_llava import TEMPLATE, WORDS, save_tiny_llava
+from llava_mistral.data.scienceqa import Problem
+from llava_mistral.evaluation.asking import MID_GREY, Checkpoint, check_checkpoint, picture
+from llava_mistral.evaluation.journal import Answer, Asked, Journal
+from llava_mistral.evaluation.prediction import answer_problems
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.tiny_llava import TEMPLATE, WORDS, save_tiny_llava
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from processing.scienceqa import Problem, read_problems
-from pruning.coverage import LEVELS, Cover, fair_shares, labels_of
-from pruning.methods import by_chance, by_principles, everything
-from pruning.model_evidence import ModelEvidence, pooled_gains
-from pruning.principles import NO_IMAGE, NOT_NEEDED, difficulties, score
+from llava_mistral.data.scienceqa import Problem, read_problems
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.pruning.coverage import LEVELS, Cover, fair_shares, labels_of
+from llava_mistral.pruning.methods import by_chance, by_principles, everything
+from llava_mistral.pruning.model_evidence import ModelEvidence, pooled_gains
+from llava_mistral.pruning.principles import NO_IMAGE, NOT_NEEDED, difficulties, score
 
 REAL = Path(__file__).parents[2] / "shared" / "scienceqa"
 
@@ -31,7 +31,7 @@ def real():
 @pytest.fixture(scope="module")
 def digitsqa(tmp_path_factory):
     pytest.importorskip("sklearn")
-    from processing.digitsqa import build
+    from llava_mistral.miniature.digitsqa import build
 
     folder = tmp_path_factory.mktemp("digitsqa")
     build(folder)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from tests.tiny_components import IMAGE_TOKENS, tiny_tokenizer
+from tests.support.tiny_components import IMAGE_TOKENS, tiny_tokenizer
 
 PICTURE = Image.new("RGB", (60, 20), (10, 200, 90))
 
@@ -73,7 +73,7 @@ def test_pad_makes_a_square_by_the_mean_colour_and_keeps_the_whole_picture(proce
 
 
 def test_square_crops_the_middle(vision_folder, mistral_folder):
-    from processing.stage0 import build_processor
+    from llava_mistral.checkpoints.stage0_processor import build_processor
 
     processor = build_processor(vision_folder, mistral_folder, "square", "")
     halves = Image.new("RGB", (96, 32), "black")
@@ -144,7 +144,7 @@ def test_sentencepiece_alone_gives_the_tokens_mistral_was_taught_and_a_copy_give
     pytest.importorskip("google.protobuf", reason="pip install '.[original]' brings protobuf")
     from transformers import AutoProcessor
 
-    from processing.stage0 import build_processor
+    from llava_mistral.checkpoints.stage0_processor import build_processor
 
     processor = build_processor(vision_folder, shared / "mistral_tokenizer", "pad", "")
     processor.save_pretrained(tmp_path)
@@ -165,7 +165,7 @@ def test_the_plugin_opens_a_processor_without_remote_code(stage0):
 
 def test_opening_the_processor_asks_nobody_whether_to_run_code(stage0):
     """AutoTokenizer would ask on the terminal, because the model's configuration has code of its own."""
-    from tests.running import run_apart
+    from tests.support.running import run_apart
 
     opens = f"from processing import LlavaMistralProcessor as it; it.from_pretrained({str(stage0)!r})"
     assert run_apart("-c", opens).stdout == ""

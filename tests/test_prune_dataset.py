@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command_line import run_verb
-from prune_dataset import main
-from pruning.samples import read_samples
+from llava_mistral.commands.prune import main
+from llava_mistral.ground.command_line import run_verb
+from llava_mistral.pruning.samples import read_samples
 
 HOME = Path(__file__).parents[1]
 REAL = HOME.parent / "shared" / "scienceqa"
@@ -33,7 +33,7 @@ def prune(monkeypatch, capfd):
     """Run the verb in this process, where the libraries are loaded already; returns what it printed."""
 
     def run(*arguments, check: int = 0) -> Done:
-        monkeypatch.setattr(sys, "argv", ["prune_dataset.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["llava-mistral prune", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
             run_verb(main)
         done = Done(*capfd.readouterr())
@@ -45,7 +45,7 @@ def prune(monkeypatch, capfd):
 
 def prune_apart(*arguments, check: int = 0, **environment: str) -> Done:
     """Run the verb in a process of its own."""
-    command = [sys.executable, str(HOME / "prune_dataset.py"), *map(str, arguments)]
+    command = [sys.executable, "-m", "llava_mistral", "prune", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     assert done.returncode == check, done
     return Done(done.stdout, done.stderr)
@@ -119,8 +119,8 @@ def test_the_same_input_gives_the_same_bytes_and_reasons_that_sum(prune, science
 
 
 def test_farthest_picks_are_those_of_the_library_and_shares_cover(prune, scienceqa, tmp_path):
-    from pruning.farthest_first import farthest_first
-    from pruning.rows import Rows
+    from llava_mistral.pruning.farthest_first import farthest_first
+    from llava_mistral.pruning.rows import Rows
 
     vectors = np.load(scienceqa / "vectors.npy")
     given = ("--dataset", scienceqa, "--method", "farthest", "--embeddings", scienceqa / "vectors.npy", "--size", 12)
@@ -156,7 +156,7 @@ def test_choices_are_compared_two_by_two(prune, scienceqa, tmp_path):
 
 
 def test_a_model_is_asked_once_with_and_without_the_picture(prune, scienceqa, tmp_path):
-    from tiny_llava import save_tiny_llava
+    from tests.support.tiny_llava import save_tiny_llava
 
     checkpoint = save_tiny_llava(tmp_path / "model")
     given = ("--dataset", scienceqa, "--method", "principles", "--size", 6, "--scorer", checkpoint)
@@ -190,7 +190,7 @@ def test_training_rows_are_no_problems_to_ask_a_model_about(prune, scienceqa, tm
 def test_two_processes_write_the_bytes_of_one(prune, scienceqa, tmp_path, launch):
     given = ["--dataset", scienceqa, "--method", "farthest", "--embeddings", scienceqa / "vectors.npy", "--size", 9]
     prune(*given, "--output", tmp_path / "one")
-    command = [sys.executable, "-m", *launch, str(HOME / "prune_dataset.py"), *map(str, given)]
+    command = [sys.executable, "-m", *launch, "-m", "llava_mistral", "prune", *map(str, given)]
     done = subprocess.run([*command, "--output", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("kept 9 of 24") == 1

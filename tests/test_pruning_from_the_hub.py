@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from local_hub import LocalHub
-from tests.running import run_apart
-from tests.tiny_clip import save_clip
-from tests.tiny_publications import save_checkpoint
+from llava_mistral.local_hub import LocalHub
+from tests.support.running import run_apart
+from tests.support.tiny_clip import save_clip
+from tests.support.tiny_publications import save_checkpoint
 
 TOKEN = "hf_" + "T" * 34
 COLUMNS = {"hint": "", "task": "closed choice", "lecture": "", "solution": "", "subject": "natural science"}
@@ -53,7 +53,7 @@ def test_everything_may_be_a_hub_id(tmp_path):
 
         def prune(*given):
             there = hub.environment(tmp_path / "user") | {"HF_HUB_OFFLINE": "0"}
-            return run_apart("prune_dataset.py", *given, **there)
+            return run_apart("-m", "llava_mistral", "prune", *given, **there)
 
         data = ("--dataset", "derek-thomas/ScienceQA", "--pool", "images", "--size", 6)
         far = ("--method", "farthest", "--embedder", "owner/clip", "--embeddings", tmp_path / "clip.npy")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-import push_to_hub
-from tests.hub_here import hub_here
-from tests.running import run_here
+from llava_mistral.commands import publish as push_to_hub
+from tests.support.hub_here import hub_here
+from tests.support.running import run_here
+from tests.support.tiny_publications import save_dataset
 from tests.test_scanning import FORMS
 from tests.test_security import Trap, refused
 from tests.test_staging import FORBIDDEN, with_gps
-from tests.tiny_publications import save_dataset
 
 shows = pytest.mark.case
 TOKEN = "hf_" + "aB3" * 11 + "x"  # the form of one, never anybody's

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from local_hub import LocalHub
+from llava_mistral.local_hub import LocalHub
 from tests.test_lora import LORA
 from tests.test_push_to_hub import TOKEN, download, push, written
 from tests.test_train_sft import train
@@ -119,7 +119,7 @@ def name_base(folder, base: str) -> None:
 def test_the_base_is_pinned_to_the_commit_it_was_at(hub, trained, tmp_path):
     from huggingface_hub import HfApi
 
-    from publishing.model_publication import prepare_model
+    from llava_mistral.publishing.model_publication import prepare_model
 
     api = HfApi(endpoint=hub.url, token=TOKEN)
     folder = shutil.copytree(trained[1], tmp_path / "adapter")

@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_publications import SUMMARY, png, save_checkpoint, save_dataset
 
-from local_hub import LocalHub
+from llava_mistral.local_hub import LocalHub
+from tests.support.running import HOME
+from tests.support.tiny_publications import SUMMARY, png, save_checkpoint, save_dataset
 
-VERB = Path(__file__).parents[1] / "push_to_hub.py"
+VERB = HOME / "push_to_hub.py"
 TOKEN = "hf_" + "T" * 34
 WRITES = {"create", "put", "commit", "xet-token", "tag"}
 
@@ -354,8 +355,8 @@ def test_each_kind_has_its_own_help(kind):
     ],
 )
 def test_an_option_that_would_spoil_the_card_or_the_proof_is_refused_first(tmp_path, kind, options, said):
-    from push_to_hub import main
-    from tests.running import run_here
+    from llava_mistral.commands.publish import main
+    from tests.support.running import run_here
 
     (tmp_path / "notes.png").write_text("no picture")
     folder = save_checkpoint(tmp_path / "made") if kind == "model" else save_dataset(tmp_path / "made")
@@ -365,7 +366,7 @@ def test_an_option_that_would_spoil_the_card_or_the_proof_is_refused_first(tmp_p
 
 
 def test_a_page_that_leans_on_the_project_installed_here_does_not_pass(tmp_path, monkeypatch):
-    from publishing import verification
+    from llava_mistral.publishing import verification
 
     (tmp_path / "app.py").write_text("import numpy  # installed here, as the project may be\n")
     monkeypatch.setattr(verification, "_download", lambda *_: tmp_path)

@@ -4,9 +4,9 @@ import importlib.util
 
 import pytest
 
+from llava_mistral.training.recipe import StageArguments
 from tests.test_plan import tiny_config
 from tests.test_train_sft import train
-from training.recipe import StageArguments
 
 QLORA = {"use_peft": "True", "load_in_4bit": "True", "lora_r": "4"}
 
@@ -25,8 +25,8 @@ def test_exactly_the_matrices_that_lora_adapts_are_in_4_bits(model):
     from torch import nn
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    from training.lora import TARGETS
-    from training.quantization import four_bit_config
+    from llava_mistral.training.lora import TARGETS
+    from llava_mistral.training.quantization import four_bit_config
 
     config = four_bit_config()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -42,11 +42,11 @@ def test_the_projector_is_trained_in_float32_over_4_bit_weights(model, stage0, r
     from transformers import AutoProcessor
     from trl import SFTConfig
 
-    from processing.conversations import read_rows
-    from training.collator import AnswerCollator
-    from training.lora import add_lora
-    from training.quantization import set_trainable
-    from training.trainer import StageTrainer
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.lora import add_lora
+    from llava_mistral.training.quantization import set_trainable
+    from llava_mistral.training.trainer import StageTrainer
 
     stage = StageArguments(stage="finetune", use_peft=True, load_in_4bit=True, lora_r=4)
     model.is_loaded_in_4bit = True
@@ -73,7 +73,7 @@ def test_two_weights_in_a_byte_are_counted_as_two(model):
     import torch
     from torch import nn
 
-    from training.lora import add_lora
+    from llava_mistral.training.lora import add_lora
 
     class Params4bit(nn.Parameter):
         pass
@@ -105,8 +105,8 @@ def test_qlora_that_cannot_be_is_one_line(flags, said, stage0, rows_file, tmp_pa
 def test_without_a_gpu_qlora_is_refused_before_weights_are_read():
     import torch
 
-    from bad_input import BadInput
-    from training.quantization import load_options
+    from llava_mistral.ground.bad_input import BadInput
+    from llava_mistral.training.quantization import load_options
 
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")

@@ -5,11 +5,11 @@ import shlex
 
 import pytest
 
-from tests.running import HOME, run_apart
+from tests.support.running import HOME, run_apart
 
 README = (HOME / "README.md").read_text(encoding="utf-8")
 PROSE = README + "".join(page.read_text(encoding="utf-8") for page in sorted((HOME / "docs").rglob("*.md")))
-COMMANDS = sorted({command.strip() for command in re.findall(r"python (\w+\.py [^`\n|#]+)", PROSE)})
+COMMANDS = sorted({command.strip() for command in re.findall(r"llava-mistral ([a-z]+ [^`\n|#]+)", PROSE)})
 TESTS = sorted(set(re.findall(r"`(tests/\w+\.py)`", PROSE)))
 
 
@@ -23,8 +23,8 @@ def test_readme_shows_the_two_commands_and_a_picture_first():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_in_prose_has_flags_that_exist(command):
     verb, *words = shlex.split(command)
-    kind = [word for word in words[:1] if not word.startswith("-") and verb == "push_to_hub.py"]
-    usage = run_apart(verb, *kind, "--help").stdout
+    kind = [word for word in words[:1] if not word.startswith("-") and verb == "publish"]
+    usage = run_apart("-m", "llava_mistral", verb, *kind, "--help").stdout
     for flag in (word for word in words if word.startswith("--")):
         assert flag in usage, f"{verb} has no {flag}"
 

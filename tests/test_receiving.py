@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_here import CARD, TOKEN, WEIGHTS, hub_here, save_files, send
 
-from publishing import verification
+from llava_mistral.publishing import verification
+from tests.support.hub_here import CARD, TOKEN, WEIGHTS, hub_here, save_files, send
 
 STATUSES = [429, 500, 502, 503, 504]
 

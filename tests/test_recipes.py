@@ -1,12 +1,12 @@
-"""The recipes are the study: every number is asserted, through the parser that train_sft.py uses."""
+"""The recipes are the study: every number is asserted, through the parser that llava-mistral train uses."""
 
 from pathlib import Path
 
 import pytest
 
-from training.recipe import OF_LORA, check_recipe, given_values, read_recipe
+from llava_mistral.ground.recipe_files import RECIPES
+from llava_mistral.training.recipe import OF_LORA, check_recipe, given_values, read_recipe
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 STAGES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.stem.startswith(("pretrain", "finetune")))
 STUDY = ("mistral", "llama")
 
@@ -43,7 +43,7 @@ CLIP_L_336 = {
 
 
 def parse(recipe: Path, *flags: str):
-    from train_sft import parse as real_parser
+    from llava_mistral.commands.train import parse as real_parser
 
     return real_parser(["--config", str(recipe), *flags])
 
@@ -64,7 +64,7 @@ def test_every_stage_is_parsed_by_the_real_parser(recipe):
 
 
 def test_every_recipe_of_components_is_parsed():
-    from training.components import ComponentsConfig
+    from llava_mistral.miniature.components import ComponentsConfig
 
     for recipe in RECIPES.glob("*/components.yaml"):
         assert ComponentsConfig.from_yaml(recipe).clip_vision["image_size"] > 0
@@ -88,7 +88,7 @@ CAPTIONS = {
     "stage": "pretrain",
     "dataset": "data/blip_laion_cc_sbu_558k.json",
     "image_folder": "data/LLaVA-Pretrain",
-    "chat_template": "processing/chat_templates/plain.jinja",
+    "chat_template": "plain",
     "num_train_epochs": 1,
     "learning_rate": 1e-3,
     "batch": 64,
@@ -159,13 +159,13 @@ def test_stage2_starts_where_stage1_ends(backbone):
     pretrain, *stage2 = (read_recipe(RECIPES / backbone / f"{name}.yaml") for name in names)
     for recipe in stage2:
         assert recipe["model_name_or_path"] == pretrain["output_dir"]
-    build_command = (RECIPES / backbone / "pretrain.yaml").read_text().split("train_sft.py")[0]
+    build_command = (RECIPES / backbone / "pretrain.yaml").read_text().split("llava-mistral train")[0]
     assert f"--output {pretrain['model_name_or_path']}\n" in build_command
 
 
 @pytest.mark.parametrize("backbone", STUDY)
 def test_a_recipe_without_its_checkpoint_says_so(backbone, monkeypatch, tmp_path):
-    from bad_input import BadInput
+    from llava_mistral.ground.bad_input import BadInput
 
     values, file = given_values(["--config", str(RECIPES / backbone / "pretrain.yaml")])
     monkeypatch.chdir(tmp_path)  # where no checkpoints/ and no data/ are
@@ -175,10 +175,10 @@ def test_a_recipe_without_its_checkpoint_says_so(backbone, monkeypatch, tmp_path
 
 
 def config_of(tmp_path, text: str):
-    """The configuration that build_checkpoint.py would make of the real parts; tokens: 32,000, image and padding."""
+    """The configuration that llava-mistral build would make of the real parts; tokens: 32,000, image and padding."""
     from transformers import CLIPConfig, LlamaConfig, MistralConfig
 
-    from modeling_llava_mistral.checkpoints import stage0_config
+    from llava_mistral.checkpoints.stage0 import stage0_config
 
     CLIPConfig(vision_config=CLIP_L_336, projection_dim=768).save_pretrained(tmp_path / "clip")
     made = MistralConfig(**MISTRAL_7B) if text == "mistral" else LlamaConfig(**VICUNA_7B)
@@ -214,9 +214,9 @@ WHOLE = {"mistral": 7_566_743_552, "llama": 7_063_427_072}
 def test_the_full_size_model_has_the_parameters_of_the_published_ones(text, tmp_path):
     import torch
 
+    from llava_mistral.training.lora import add_lora
+    from llava_mistral.training.stages import set_trainable
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-    from training.lora import add_lora
-    from training.stages import set_trainable
 
     config = config_of(tmp_path, text)
     assert config.text_config.vocab_size == 32064

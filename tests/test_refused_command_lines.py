@@ -8,47 +8,49 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_here import hub_here
-from tests.malformed import hollow
-from tests.running import HOME, run_apart, run_here
+from tests.support.hub_here import hub_here
+from tests.support.malformed import hollow
+from tests.support.running import HOME, run_apart, run_here
 
 QUICK = 25  # times what an empty interpreter takes; importing torch alone takes a hundred
 HEAVY = {"torch", "transformers", "trl", "datasets", "gradio", "pyarrow", "matplotlib"}
 WATCHED = f"""if True:
-    import runpy, sys
-    sys.argv, sys.path[0] = sys.argv[1:], {str(HOME)!r}
+    import sys
+    sys.path[0] = {str(HOME)!r}
+    from llava_mistral.cli import main
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        main(sys.argv[1:])
     finally:
         print(*sorted({HEAVY} & sys.modules.keys()))
     """
 LONG = "o/" + "a" * 97
 
-BUILD = "build_checkpoint.py --vision {base} --llm {base} --output {new}"
-CONVERT = "convert_checkpoint.py {base} {new} --to plugin"
-TRAIN = "train_sft.py --stage pretrain --model_name_or_path {base} --dataset {data} --output_dir {new}"
-PRUNE = "prune_dataset.py --dataset {data} --method full --output {new}"
-SCORE = "evaluate_scienceqa.py --problems {data} --predictions {predictions} --output {new}"
-ASK = "evaluate_scienceqa.py --problems {data} --model {base} --output {new}"
-COMPARE = "compare_backbones.py a={base} b={empty} --output {new}"
-STUDY = f"reproduce_study.py --config {HOME}/recipes/miniature/study.yaml --output {{new}}"
-PUSH, SPACE = "push_to_hub.py model {base} o/n", "push_to_hub.py space o/m o/n"
-CHAT = "app.py {base}"
+BUILD = "build --vision {base} --llm {base} --output {new}"
+CONVERT = "convert {base} {new} --to plugin"
+TRAIN = "train --stage pretrain --model_name_or_path {base} --dataset {data} --output_dir {new}"
+PRUNE = "prune --dataset {data} --method full --output {new}"
+SCORE = "evaluate --problems {data} --predictions {predictions} --output {new}"
+ASK = "evaluate --problems {data} --model {base} --output {new}"
+COMPARE = "compare a={base} b={empty} --output {new}"
+STUDY = "study --config miniature/study --output {new}"
+PUSH, SPACE = "publish model {base} o/n", "publish space o/m o/n"
+CHAT = "chat {base}"
+HUB = "hub --root {new}"
 VERBS = [BUILD, CONVERT, TRAIN, PRUNE, SCORE, COMPARE, STUDY, PUSH, CHAT]
 
 CASES = {
-    "F1": [(f"{verb} --no_such_flag x", "no_such_flag") for verb in VERBS],
+    "F1": [(f"{verb} --no_such_flag x", "no_such_flag") for verb in (*VERBS, HUB)],
     "F2": [
-        ("build_checkpoint.py --vision {base} --output {new}", "the following arguments are required: --llm"),
-        ("convert_checkpoint.py {base} {new}", "the following arguments are required: --to"),
-        ("train_sft.py", "field stage: is not given; add it to the recipe or pass --stage"),
-        ("train_sft.py --stage pretrain --dataset {data}", "field model_name_or_path: is not given; add it"),
-        ("prune_dataset.py --dataset {data} --method full", "--output is missing"),
-        ("evaluate_scienceqa.py --problems {data}", "one of the arguments --predictions --model is required"),
-        ("compare_backbones.py a={base} b={empty}", "the following arguments are required: --output"),
-        ("reproduce_study.py", "the following arguments are required: --config"),
-        ("push_to_hub.py model {base}", "the following arguments are required: REPO_ID"),
-        ("app.py", "field MODEL: no model is named; give a checkpoint folder or a Hub id"),
+        ("build --vision {base} --output {new}", "the following arguments are required: --llm"),
+        ("convert {base} {new}", "the following arguments are required: --to"),
+        ("train", "field stage: is not given; add it to the recipe or pass --stage"),
+        ("train --stage pretrain --dataset {data}", "field model_name_or_path: is not given; add it"),
+        ("prune --dataset {data} --method full", "--output is missing"),
+        ("evaluate --problems {data}", "one of the arguments --predictions --model is required"),
+        ("compare a={base} b={empty}", "the following arguments are required: --output"),
+        ("study", "the following arguments are required: --config"),
+        ("publish model {base}", "the following arguments are required: REPO_ID"),
+        ("chat", "field MODEL: no model is named; give a checkpoint folder or a Hub id"),
     ],
     "F3": [
         # A study's output may hold what its steps begin with.
@@ -78,15 +80,15 @@ CASES = {
         (f"{CHAT} --max_new_tokens 0", "field max_new_tokens: 0 tokens are no answer; give 1 or more"),
     ],
     "F7": [
-        *((f"push_to_hub.py model {{base}} {name}", f"'{name}' is no repository name")
+        *((f"publish model {{base}} {name}", f"'{name}' is no repository name")
           for name in ("a--b", "..", "../x", "x/y/z", LONG, "o/n.git")),
-        ("push_to_hub.py model {base} name", "'name' names no owner; use OWNER/NAME"),
-        ("push_to_hub.py space x/y/z o/n", "'x/y/z' is no repository name"),
-        ("app.py x/y/z", "field MODEL: 'x/y/z' is neither a folder nor a Hub id"),
+        ("publish model {base} name", "'name' names no owner; use OWNER/NAME"),
+        ("publish space x/y/z o/n", "'x/y/z' is no repository name"),
+        ("chat x/y/z", "field MODEL: 'x/y/z' is neither a folder nor a Hub id"),
     ],
     "F8": [
         (verb, "there is no token to publish with; set HF_TOKEN or run `hf auth login`")
-        for verb in (PUSH, "push_to_hub.py dataset {base} o/n", SPACE)
+        for verb in (PUSH, "publish dataset {base} o/n", SPACE)
     ],
     "F9": [
         (f"{TRAIN} --resume_from_checkpoint {place}", "field resume_from_checkpoint: has no place here; leave it out")
@@ -141,9 +143,13 @@ def test_a_wrong_command_line_is_refused_at_once(places, tmp_path, monkeypatch, 
     verb, *words = line.format(**places).split()
     for _ in range(3):  # a busy machine may hold one of them up, not three
         plain, _ = seconds("-c", "import argparse")
-        took, done = seconds("-c", WATCHED, HOME / verb, *words)
+        took, done = seconds("-c", WATCHED, verb, *words)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done
-        assert done.stderr.startswith(verb) and said.format(**places) in done.stderr and "; " in done.stderr
+        assert (
+            done.stderr.startswith(f"llava-mistral {verb}")
+            and said.format(**places) in done.stderr
+            and "; " in done.stderr
+        )
         assert done.stdout.split() == [], "imported"
         if took < QUICK * plain:
             break
@@ -153,9 +159,9 @@ def test_a_wrong_command_line_is_refused_at_once(places, tmp_path, monkeypatch, 
 
 
 def test_every_verb_is_given_a_flag_that_does_not_exist():
-    from tests.test_command_line import VERBS as ALL
+    from llava_mistral.cli import VERBS as ALL
 
-    assert sorted(line.split()[0] for line, _ in CASES["F1"]) == ALL
+    assert {line.split()[0] for line, _ in CASES["F1"]} == ALL.keys()
 
 
 # The legal neighbours: the same command lines, right.
@@ -169,14 +175,14 @@ def test_known_flags_and_all_that_are_required_are_taken(tmp_path):
     (tmp_path / "problems.json").write_text(json.dumps({"1": PROBLEM}))
     (tmp_path / "predictions.json").write_text('{"results": {"1": 1}}')
     given = ("--problems", tmp_path / "problems.json", "--predictions", tmp_path / "predictions.json")
-    done = run_apart(HOME / "evaluate_scienceqa.py", *given, "--read", "results", "--verbose")
+    done = run_apart("-m", "llava_mistral", "evaluate", *given, "--read", "results", "--verbose")
     assert "accuracy %   100.00" in done.stdout
 
 
 @pytest.mark.case("F3", "accepted")
 @pytest.mark.case("F4", "accepted")
 def test_an_output_of_its_own_and_a_new_folder_far_below_are_taken(places, tmp_path, monkeypatch, rows_file):
-    from prune_dataset import main
+    from llava_mistral.commands.prune import main
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "there").mkdir()
@@ -197,7 +203,7 @@ def test_an_output_of_its_own_and_a_new_folder_far_below_are_taken(places, tmp_p
     ],
 )
 def test_flags_that_fit_the_stage_are_taken(stage0, rows_file, tmp_path, flags):
-    from train_sft import main
+    from llava_mistral.commands.train import main
 
     given = ("--model_name_or_path", stage0, "--dataset", rows_file, "--output_dir", tmp_path / "out", "--use_cpu")
     assert "steps" in run_here(main, *given, "--plan", *flags).stdout
@@ -207,8 +213,8 @@ def test_flags_that_fit_the_stage_are_taken(stage0, rows_file, tmp_path, flags):
 @pytest.mark.case("F8", "accepted")
 @pytest.mark.parametrize("name", ["o/n", LONG[:-1], "an-owner/a_name-v1.5"])
 def test_with_a_token_and_a_name_that_the_hub_takes_it_is_published(tmp_path, monkeypatch, name):
-    from push_to_hub import main
-    from tests.tiny_publications import save_dataset
+    from llava_mistral.commands.publish import main
+    from tests.support.tiny_publications import save_dataset
 
     dataset = save_dataset(tmp_path / "dataset")
     with hub_here(tmp_path, monkeypatch) as hub:

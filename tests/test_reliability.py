@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from tests.reliability import CATALOGUE, MARKED, expected, groups, page
-from tests.running import HOME
+from tests.support.reliability import CATALOGUE, MARKED, expected, groups, page
+from tests.support.running import HOME
 
 
 def test_every_case_is_shown_by_a_test(request):

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from bad_input import BadInput
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.training.throughput import TIMED
+from tests.support.tiny_components import save_rows
 from tests.test_train_sft import interrupt, stage1, train  # noqa: F401
-from tests.tiny_components import save_rows
-from training.throughput import TIMED
 
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.3}
 
@@ -35,7 +35,7 @@ def watched(stage1, rows_file, held_out, tmp_path_factory):  # noqa: F811
 
 def test_a_run_that_is_watched_learns_the_same(stage1, rows_file, watched, tmp_path, monkeypatch):  # noqa: F811
     """Bit for bit: rates, evaluation and generated answers against none of them."""
-    monkeypatch.setattr("training.to_look_at.Meter", lambda *args: None)
+    monkeypatch.setattr("llava_mistral.training.callbacks.Meter", lambda *args: None)
     train("finetune", stage1, rows_file, tmp_path / "adapter", **LORA)
     files = [folder / "adapter_model.safetensors" for folder in (watched, tmp_path / "adapter")]
     assert filecmp.cmp(*files, shallow=False)
@@ -162,7 +162,7 @@ def test_the_last_answers_are_those_of_the_finished_checkpoint(stage1, rows_file
 
 
 def test_stage1_is_asked_for_captions_in_its_own_words(stage0, rows_file, tmp_path, monkeypatch):
-    from training.sample_answers import SampleAnswers
+    from llava_mistral.training.sample_answers import SampleAnswers
 
     worded = []
 
@@ -177,7 +177,7 @@ def test_stage1_is_asked_for_captions_in_its_own_words(stage0, rows_file, tmp_pa
 
 
 def test_weights_spread_over_processes_are_not_asked_by_one(tmp_path, monkeypatch, capsys):
-    from training import sample_answers
+    from llava_mistral.training import sample_answers
 
     monkeypatch.setattr(sample_answers, "is_sharded", lambda: True)
     samples = object.__new__(sample_answers.SampleAnswers)
@@ -213,7 +213,7 @@ def test_tensorboard_gets_curves_answers_and_pictures(stage0, rows_file, held_ou
     ],
 )
 def test_what_nobody_would_see_is_refused(given, said):
-    from training.reports import check_reports
+    from llava_mistral.training.reports import check_reports
 
     with pytest.raises(BadInput) as refused:
         check_reports(given, None)
@@ -221,13 +221,13 @@ def test_what_nobody_would_see_is_refused(given, said):
 
 
 def test_a_yaml_no_is_no_evaluation():
-    from training.reports import check_reports
+    from llava_mistral.training.reports import check_reports
 
     check_reports({"eval_strategy": False, "report_to": "none"}, None)
 
 
 def test_an_absent_tensorboard_names_its_extra(monkeypatch):
-    from training.reports import check_reports
+    from llava_mistral.training.reports import check_reports
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"pip install 'llava-mistral\[reports\]', or use --report_to none"):
@@ -235,7 +235,7 @@ def test_an_absent_tensorboard_names_its_extra(monkeypatch):
 
 
 def test_without_matplotlib_a_run_finishes_and_says_so(tmp_path, monkeypatch, capsys):
-    from training.loss_chart import draw_losses
+    from llava_mistral.training.loss_chart import draw_losses
 
     rows = [{"step": 1, "loss": 2.0, "learning_rate": 1e-3}]
     with monkeypatch.context() as patch:
@@ -247,7 +247,7 @@ def test_without_matplotlib_a_run_finishes_and_says_so(tmp_path, monkeypatch, ca
 
 
 def test_the_same_losses_are_the_same_picture(tmp_path):
-    from training.loss_chart import draw_losses
+    from llava_mistral.training.loss_chart import draw_losses
 
     rows = [{"step": step, "loss": 2.0 / step, "learning_rate": 1e-3} for step in (1, 2)] + [
         {"step": 2, "eval_loss": 1}
@@ -264,7 +264,7 @@ def test_stage2_from_an_untrained_projector_warns(stage0, stage1, rows_file, tmp
 
 
 def test_event_files_and_samples_stay_at_home_and_the_loss_leaves(watched, tmp_path):
-    from publishing.staging import ALLOWED
+    from llava_mistral.publishing.staging import ALLOWED
 
     for name in ("samples/step-2.html", "samples/step-2.json", "runs/x/events.out.tfevents.1", "run.partial.json"):
         assert not ALLOWED.fullmatch(name)

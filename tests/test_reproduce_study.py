@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-import reproduce_study
-from bad_input import BadInput
-from tests.running import HOME, run_apart
+from llava_mistral.cli import VERBS
+from llava_mistral.commands import study as reproduce_study
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.recipe_files import recipe_file
+from tests.support.running import run_apart
 
-SCORE = "evaluate_scienceqa.py --problems {0}/problems.json --predictions {0}/{1}.json --output {{output}}/{1}-results"
+SCORE = "evaluate --problems {0}/problems.json --predictions {0}/{1}.json --output {{output}}/{1}-results"
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def steps_run(done) -> list[str]:
 
 
 def test_steps_run_once_and_again_only_after_what_changed(study):
-    command = ("reproduce_study.py", "--config", study)
+    command = ("-m", "llava_mistral", "study", "--config", study)
     assert steps_run(run_apart(*command)) == ["first", "second"]
     again = run_apart(*command)
     assert steps_run(again) == [] and "every step is done" in again.stdout
@@ -48,17 +51,17 @@ def test_a_failed_step_ends_the_study_and_is_where_it_goes_on(study):
     predictions = study.parent / "second.json"
     right = predictions.read_text()
     predictions.write_text("no JSON")
-    failed = run_apart("reproduce_study.py", "--config", study, code=2)
+    failed = run_apart("-m", "llava_mistral", "study", "--config", study, code=2)
     assert "step second failed; mend it and run the same command" in failed.stderr
     predictions.write_text(right)
-    assert steps_run(run_apart("reproduce_study.py", "--config", study)) == ["second"]
+    assert steps_run(run_apart("-m", "llava_mistral", "study", "--config", study)) == ["second"]
 
 
 def test_a_fork_of_the_warm_interpreter_is_a_typed_command(tmp_path, capfd):
     runner = reproduce_study.Runner(warm=False)
     runner.warm = True  # forks, without the seconds of importing
-    assert runner.run(("evaluate_scienceqa.py", "--problems", "nowhere.json", "--predictions", "x.json")) == 2
-    assert runner.run(("-m", "processing.digitsqa", "--help")) == 0
+    assert runner.run(("evaluate", "--problems", "nowhere.json", "--predictions", "x.json")) == 2
+    assert runner.run(("-m", "llava_mistral.miniature.digitsqa", "--help")) == 0
     assert "DigitsQA" in capfd.readouterr().out
 
 
@@ -80,12 +83,12 @@ def test_a_study_that_cannot_be_is_refused(tmp_path, text, said):
 
 
 def test_the_miniature_study_names_verbs_and_recipes_that_exist():
-    study, steps = reproduce_study.read_study(HOME / "recipes" / "miniature" / "study.yaml", None)
+    study, steps = reproduce_study.read_study("miniature/study", None)
     for step in steps:
-        script = step.command[0] if step.command[0] != "-m" else f"{step.command[1].replace('.', '/')}.py"
-        assert (HOME / script).is_file(), step
-        for word in step.command:
-            assert not word.startswith("recipes/") or (HOME / word).is_file(), step
+        verb, module = step.command[:2]
+        assert verb in VERBS or (verb == "-m" and find_spec(module)), step
+        if "--config" in step.command:
+            assert recipe_file(step.command[step.command.index("--config") + 1]).is_file(), step
     assert set(study["summary"]) >= {"results", "skill", "data", "answers", "chart", "picture", "try_next"}
 
 
@@ -107,7 +110,7 @@ def test_two_steps_of_one_name_are_refused(tmp_path):
         reproduce_study.read_study(tmp_path / "study.yaml", None)
 
 
-STUDIES = {name: HOME / "recipes" / name / "study.yaml" for name in ("miniature", "seed")}
+STUDIES = {name: f"{name}/study" for name in ("miniature", "seed")}
 
 
 def test_the_miniature_is_the_study_step_for_step():
@@ -129,9 +132,10 @@ def test_the_miniature_is_the_study_step_for_step():
 def test_every_step_of_a_study_names_flags_that_exist():
     flags: dict[tuple[str, ...], set[str]] = {}
     for file in STUDIES.values():
-        for full in {False, True} - ({False} if file.parent.name == "seed" else set()):
+        for full in {False, True} - ({False} if file.startswith("seed/") else set()):
             for step in reproduce_study.read_study(file, None, full=full)[1]:
-                program = step.command[: 1 + (step.command[0] in ("-m", "push_to_hub.py"))]
+                program = step.command[: 1 + (step.command[0] in ("-m", "publish"))]
+                program = program if program[0] == "-m" else ("-m", "llava_mistral", *program)
                 flags.setdefault(program, set()).update(word for word in step.command if word.startswith("--"))
     for program, wanted in flags.items():
         usage = run_apart(*program, "--help").stdout

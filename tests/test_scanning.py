@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from publishing.scanning import is_local_path, plain_name, refuse_findings, scan_bytes, scan_file, scan_folder
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.publishing.scanning import (
+    is_local_path,
+    plain_name,
+    refuse_findings,
+    scan_bytes,
+    scan_file,
+    scan_folder,
+)
 
 TOKEN = "hf_" + "aB3" * 11 + "x"  # the form of one, never anybody's
 SECRETS = [

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bad_input import BadInput
-from pictures import open_picture
-from processing.scienceqa import INSTRUCTION, Problem, answer_text, letters, question_text, read_problems
-from processing.strict_json import read_json
+from llava_mistral.data.scienceqa import INSTRUCTION, Problem, answer_text, letters, question_text, read_problems
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.pictures import open_picture
+from llava_mistral.ground.strict_json import read_json
 
 REAL = Path(__file__).parents[2] / "shared" / "scienceqa"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real ScienceQA files are not beside this checkout")

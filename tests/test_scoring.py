@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from evaluation.scoring import (
+from llava_mistral.data.scienceqa import Problem, read_problems
+from llava_mistral.evaluation.scoring import (
     COLUMNS,
     Predictions,
     belongs,
@@ -20,7 +20,7 @@ from evaluation.scoring import (
     score_skills,
     table,
 )
-from processing.scienceqa import Problem, read_problems
+from llava_mistral.ground.bad_input import BadInput
 
 REAL = Path(__file__).parents[2] / "shared" / "scienceqa"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real ScienceQA files are not beside this checkout")
@@ -225,7 +225,8 @@ def test_with_metadata_all_nine_columns_are_scored():
 
 
 def test_scoring_imports_no_torch():
-    modules = "evaluation.scoring, evaluation.statistics, evaluation.results, evaluation.comparison"
+    names = "scoring", "statistics", "results", "comparison"
+    modules = ", ".join(f"llava_mistral.evaluation.{name}" for name in names)
     code = f"import {modules}, sys; sys.exit(bool({{'torch', 'transformers', 'datasets'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 

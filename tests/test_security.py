@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import prune_dataset
-import train_sft
-from tests.running import run_here
-from tests.small_problems import save_problems
-from tests.tiny_components import save_rows
+from llava_mistral.commands import prune as prune_dataset
+from llava_mistral.commands import train as train_sft
+from tests.support.running import run_here
+from tests.support.small_problems import save_problems
+from tests.support.tiny_components import save_rows
 
 shows = pytest.mark.case
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.served import Offline, Served, data_url, served
+from tests.support.served import Offline, Served, data_url, served
 from tests.test_soak import BAD, Asked, ask_all, status
 
 QUESTION = "Which digit is written?"

@@ -5,12 +5,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from hub_here import CARD, TOKEN, hub_here, send
 
-from publishing.connection import connect
-from publishing.dataset_publication import prepare_dataset
-from publishing.upload import publish, read_remote
-from tests.tiny_publications import save_dataset
+from llava_mistral.publishing.connection import connect
+from llava_mistral.publishing.dataset_publication import prepare_dataset
+from llava_mistral.publishing.upload import publish, read_remote
+from tests.support.hub_here import CARD, TOKEN, hub_here, send
+from tests.support.tiny_publications import save_dataset
 
 METHODS = ("principles", "farthest", "random", "longest", "shortest")
 ROUNDS = range(5)  # each on a new repository

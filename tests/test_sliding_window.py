@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from tests.support.tiny_components import IMAGE_TOKENS, TEXT
 from tests.test_modeling_llava_mistral import config, tiny_model
-from tests.tiny_components import IMAGE_TOKENS, TEXT
 
 WINDOW = 12  # of the tiny text model; an image is 16 tokens
 LENGTH = 48
@@ -242,7 +242,7 @@ def test_a_window_that_cannot_be_is_refused(changes, said):
 @pytest.mark.parametrize(("window", "expected"), [(4096, SLIDING), (None, FULL)])
 def test_stage_0_keeps_the_window_of_its_base(vision_folder, mistral_folder, tmp_path, window, expected):
     """Mistral-7B-v0.1 has 4,096; Instruct-v0.2 writes null, and the library's default of 4,096 must not creep in."""
-    from modeling_llava_mistral.checkpoints import stage0_config
+    from llava_mistral.checkpoints.stage0 import stage0_config
 
     written = json.loads((mistral_folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**written, "sliding_window": window}))

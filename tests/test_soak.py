@@ -13,10 +13,10 @@ from statistics import mean
 import psutil
 import pytest
 from PIL import Image
-from tiny_llava import save_tiny_llava
 
-from local_hub import LocalHub
-from tests.served import Offline, data_url, served
+from llava_mistral.local_hub import LocalHub
+from tests.support.served import Offline, data_url, served
+from tests.support.tiny_llava import save_tiny_llava
 from tests.test_push_to_hub import TOKEN, push
 
 QUESTIONS, AT_ONCE, BROKEN = 2000, 8, 0.1

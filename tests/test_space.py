@@ -6,11 +6,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tiny_llava import save_tiny_llava
 
-from local_hub import LocalHub
-from publishing import space
-from tests.running import HOME
+from llava_mistral.local_hub import LocalHub
+from llava_mistral.publishing import space
+from tests.support.running import HOME
+from tests.support.tiny_llava import save_tiny_llava
 from tests.test_app import publish as publish_model
 from tests.test_push_to_hub import TOKEN, download, push, written
 
@@ -28,22 +28,24 @@ def test_the_page_and_the_extra_want_the_same_gradio():
 
 def test_every_module_the_page_imports_of_ours_is_sent_along():
     ours = {path.stem for path in HOME.glob("*.py")} | {path.parent.name for path in HOME.glob("*/__init__.py")}
-    for part in space.PARTS:
-        for node in ast.walk(ast.parse((HOME / part).read_text())):
+    for part, code in {"app.py": space.APP, **{part: (HOME / part).read_text() for part in space.PARTS}}.items():
+        for node in ast.walk(ast.parse(code)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
-            assert all(name.split(".")[0] not in ours or f"{name}.py" in space.PARTS for name in names), part
+            sent = [name for name in names if f"{name.replace('.', '/')}.py" in space.PARTS]
+            assert all(name.split(".")[0] not in ours or name in sent for name in names), part
 
 
 def test_a_space_is_published_pinned_to_the_commit_that_main_was(hub, tmp_path):
     first, newest = publish_model(hub, tmp_path / "home", save_tiny_llava(tmp_path / "checkpoint"))
     before = len(written(hub))
     said = push(hub, tmp_path / "home", "space", "me/model", "me/chat")
-    assert "verified: 7 files equal by sha256, app.py starts" in said
-    assert f"python app.py me/model --revision {newest}" in said
+    assert "verified: 11 files equal by sha256, app.py starts" in said
+    assert f"llava-mistral chat me/model --revision {newest}" in said
     received = download(hub, tmp_path / "stranger", "me/chat", "space")
     assert json.loads((received / "app.json").read_text()) == {"model": "me/model", "revision": newest}
-    assert (received / "app.py").read_bytes() == (HOME / "app.py").read_bytes()
+    assert (received / "app.py").read_text() == space.APP
+    assert all((received / part).read_bytes() == (HOME / part).read_bytes() for part in space.PARTS)
     assert all(len(line.split("==")) == 2 for line in (received / "requirements.txt").read_text().splitlines())
     card = (received / "README.md").read_text()
     assert f"sdk: gradio\nsdk_version: {space.GRADIO}\n" in card and newest in card

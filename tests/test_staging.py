@@ -6,14 +6,14 @@ import json
 import os
 
 import pytest
-from tiny_publications import png, save_checkpoint, save_dataset
 
-from bad_input import BadInput
-from publishing import licences, staging
-from publishing.dataset_publication import prepare_dataset
-from publishing.parquet import clean_png
-from publishing.scanning import scan_folder
-from tests.malformed import stored_as
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.publishing import licences, staging
+from llava_mistral.publishing.dataset_publication import prepare_dataset
+from llava_mistral.publishing.parquet import clean_png
+from llava_mistral.publishing.scanning import scan_folder
+from tests.support.malformed import stored_as
+from tests.support.tiny_publications import png, save_checkpoint, save_dataset
 
 FORBIDDEN = [
     "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "events.out.1",

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from evaluation.statistics import (
+from llava_mistral.evaluation.statistics import (
     holm,
     mcnemar_exact,
     mean_difference,

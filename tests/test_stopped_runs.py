@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from tests.running import HOME
-from tests.trainee import again, seldom, tree
-from training.checkpointing import MANIFEST
-from training.output_lock import output_lock
+from llava_mistral.training.saving.output_lock import output_lock
+from llava_mistral.training.saving.whole_checkpoints import MANIFEST
+from tests.support.running import HOME
+from tests.support.trainee import again, seldom, tree
 
 CODES = {"SIGTERM": 143, "SIGINT": 130}
 
@@ -23,7 +23,7 @@ def test_a_signal_to_the_group_saves_the_step_and_the_run_goes_on(trainee, whole
     run = trainee("finetune", dataloader_num_workers=workers, save_strategy="epoch")
     stopped = run.run(code=CODES[name], at=r"open \.partial/checkpoint-4/MANIFEST\.json w", send=name)
     assert stopped.stderr.strip().splitlines()[-1] == (
-        "train_sft.py: saved at step 5; run the same command again to go on"
+        "llava-mistral train: saved at step 5; run the same command again to go on"
     )
     assert {path.name for path in run.output.iterdir()} == {
         "README.md",

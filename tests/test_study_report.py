@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from bad_input import BadInput
-from evaluation.study_report import planned, study_page, study_results
-from tests.running import HOME, run_apart
+from llava_mistral.evaluation.study_report import planned, study_page, study_results
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.running import HOME, run_apart
 from tests.test_comparison import results
 
 RIGHT = {"random": (20, 22, 24), "principles": (50, 53, 55), "question-dropped": (19, 23, 21)}
@@ -63,7 +63,7 @@ def test_a_missing_seed_is_refused(study):
 
 def test_the_command_writes_page_chart_and_figures(study, tmp_path):
     words = ["--results", study, "--output", tmp_path / "report", "--title", "Digits"]
-    run_apart("-m", "evaluation.study_report", *words)
+    run_apart("-m", "llava_mistral.evaluation.study_report", *words)
     assert {file.name for file in (tmp_path / "report").iterdir()} == {"study.json", "study.md", "study.png"}
     found = json.loads((tmp_path / "report" / "study.json").read_text())
     assert (tmp_path / "report" / "study.md").read_text() == study_page(found)

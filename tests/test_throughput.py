@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 
-from tests.tiny_components import TEXT, VISION
-from training.flops import Work, attended_pairs, model_flops
-from training.peaks import vendor_peak
-from training.throughput import TIMED, Meter, measured_peak, rates
+from llava_mistral.training.peaks import vendor_peak
+from llava_mistral.training.plan.flops import Work, attended_pairs, model_flops
+from llava_mistral.training.throughput import TIMED, Meter, measured_peak, rates
+from tests.support.tiny_components import TEXT, VISION
 
 
 def tiny_model(**text):
@@ -35,9 +35,9 @@ def test_the_operations_are_those_that_torch_counts(case):
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    from training.lora import add_lora
-    from training.recipe import StageArguments
-    from training.stages import set_trainable
+    from llava_mistral.training.lora import add_lora
+    from llava_mistral.training.recipe import StageArguments
+    from llava_mistral.training.stages import set_trainable
 
     model = tiny_model()
     model.set_attn_implementation("eager")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import BadInput
-from tests.running import HOME, run_apart, run_here
-from tests.tiny_components import save_rows
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.running import HOME, run_apart, run_here
+from tests.support.tiny_components import save_rows
 
 TEMPLATES = HOME / "processing" / "chat_templates"
 QUICK = {
@@ -27,7 +27,7 @@ QUICK = {
 
 
 def train(stage, model, dataset, output, code: int = 0, **flags):
-    from train_sft import main
+    from llava_mistral.commands.train import main
 
     given = {"--stage": stage, "--model_name_or_path": model, "--dataset": dataset, "--output_dir": output}
     given |= QUICK | {f"--{name}": value for name, value in flags.items()}
@@ -71,7 +71,7 @@ def test_stage2_moves_text_model_and_projector_and_not_the_tower(stage1, stage2)
 
 
 def test_the_llama_twin_trains_through_the_same_stages(vision_folder, llama_folder, rows_file, tmp_path):
-    from build_checkpoint import main
+    from llava_mistral.commands.build import main
 
     parts = ["--vision", vision_folder, "--llm", llama_folder, "--chat_template", "vicuna_v1"]
     run_here(main, *parts, "--output", tmp_path / "stage0")
@@ -87,7 +87,7 @@ def test_pictures_in_tiles_train_through_the_same_stages(vision_folder, mistral_
     """Of every shape in one batch; the newline that ends a row of patches is learned with the projector."""
     from PIL import Image
 
-    from build_checkpoint import main
+    from llava_mistral.commands.build import main
 
     parts = ("--vision", vision_folder, "--llm", mistral_folder, "--image_aspect_ratio", "anyres")
     run_here(main, *parts, "--output", tmp_path / "stage0")
@@ -202,7 +202,7 @@ def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, 
     before = sorted(tmp_path.rglob("*"))
     started = time.monotonic()
     words = [word for name, value in given.items() if value is not None for word in (name, value)]
-    done = run_apart("train_sft.py", *words, code=2)
+    done = run_apart("-m", "llava_mistral", "train", *words, code=2)
     assert time.monotonic() - started < 3 * seconds, "thrice the time is for a busy machine"
     assert said in done.error
     assert sorted(tmp_path.rglob("*")) == before
@@ -224,7 +224,11 @@ def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, 
         ("--packing", "True", "field packing: TRL's own way has none for pictures; leave it out: packed, which is on"),
         ("--train_sampling_strategy", "sequential", "field train_sampling_strategy: 'sequential' has no effect on"),
         ("--learning_rat", "1", "field learning_rat: there is no such flag; did you mean --learning_rate?"),
-        ("--config", "absent.yaml", "absent.yaml: cannot be read (No such file or directory); give a YAML recipe"),
+        (
+            "--config",
+            "absent.yaml",
+            "absent.yaml: field config: no such file, and not a recipe of the package; give a YAML file",
+        ),
     ],
 )
 def test_bad_flags_are_one_line_and_exit_code_2(tmp_path, stage0, rows_file, flag, value, said):
@@ -245,7 +249,7 @@ def test_bad_flags_are_one_line_and_exit_code_2(tmp_path, stage0, rows_file, fla
     ],
 )
 def test_a_recipe_nobody_could_follow_is_refused(tmp_path, stage0, text, said):
-    from training.recipe import check_recipe, given_values
+    from llava_mistral.training.recipe import check_recipe, given_values
 
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(BadInput) as refused:
@@ -256,7 +260,7 @@ def test_a_recipe_nobody_could_follow_is_refused(tmp_path, stage0, text, said):
 
 def test_flags_are_read_as_the_parser_reads_them():
     """A switch without a value does not swallow the next flag; hyphens, `=` and `--no_…` are the parser's own."""
-    from training.recipe import given_values
+    from llava_mistral.training.recipe import given_values
 
     values, recipe = given_values(
         ["--bf16", "--output-dir", "out", "--learning_rate=0.1", "--no_gradient_checkpointing"]
@@ -266,8 +270,8 @@ def test_flags_are_read_as_the_parser_reads_them():
 
 
 def test_a_flag_overrides_the_recipe(tmp_path):
-    from train_sft import parse
-    from training.recipe import given_values
+    from llava_mistral.commands.train import parse
+    from llava_mistral.training.recipe import given_values
 
     (tmp_path / "recipe.yaml").write_text("stage: pretrain\nlearning_rate: 1.0e-3\nseed: 7\n")
     flags = ["--config", str(tmp_path / "recipe.yaml"), "--learning_rate", "5e-4", "--use_cpu", "--bf16", "False"]
@@ -341,7 +345,7 @@ def test_the_recipe_a_run_notes_is_one_that_a_run_takes(stage0, rows_file, stage
     """Cards print it as `recipe.yaml`; the template of stage 1 is in it by its name."""
     import yaml
 
-    from training.recipe import template_file
+    from llava_mistral.training.recipe import template_file
 
     noted = json.loads((stage1 / "run.json").read_text())["recipe"]
     assert noted["chat_template"] == "plain" and template_file("plain").is_file()
@@ -349,7 +353,7 @@ def test_the_recipe_a_run_notes_is_one_that_a_run_takes(stage0, rows_file, stage
     assert template_file(str(tmp_path / "plain")) == tmp_path / "plain"
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(noted))
     places = "--model_name_or_path", stage0, "--dataset", rows_file, "--output_dir", tmp_path / "again", "--plan"
-    from tests.running import run_here
-    from train_sft import main
+    from llava_mistral.commands.train import main
+    from tests.support.running import run_here
 
     run_here(main, "--stage", "pretrain", "--config", tmp_path / "recipe.yaml", *places)

@@ -18,7 +18,7 @@ import pytest
 import transformers
 from PIL import Image
 
-from tests.running import HOME
+from tests.support.running import HOME
 
 SUITE = HOME / "tests" / "transformers_suites" / "llava_mistral_suite.py"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava-mistral" / "suites"

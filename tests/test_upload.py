@@ -7,12 +7,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from hub_here import TOKEN, WEIGHTS, hub_here, save_files, send
 
-from bad_input import BadInput
-from publishing import connection
-from publishing.connection import HubError, connect
-from publishing.upload import check_repo_id, content_tag, publish, read_remote
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.publishing import connection
+from llava_mistral.publishing.connection import HubError, connect
+from llava_mistral.publishing.upload import check_repo_id, content_tag, publish, read_remote
+from tests.support.hub_here import TOKEN, WEIGHTS, hub_here, save_files, send
 
 STATUSES = [
     *({"status": status} for status in (500, 502, 503, 504)),

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from prune_dataset import main
-from tests.running import run_here
-from tests.small_problems import save_problems
+from llava_mistral.commands.prune import main
+from tests.support.running import run_here
+from tests.support.small_problems import save_problems
 
 SAME = "comes out the same, byte for byte"
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from tests.running import run_here
+from tests.support.running import run_here
+from tests.support.tiny_components import save_rows
 from tests.test_train_sft import refuse, train
-from tests.tiny_components import save_rows
 
 SIZES = [(20, 90), (90, 20), (64, 64), (40, 24)]
 ANYRES_LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "num_train_epochs": 3}
@@ -18,7 +18,7 @@ ANYRES_LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "num_train_epoc
 @pytest.fixture(scope="module")
 def anyres(tmp_path_factory, vision_folder, mistral_folder):
     """A checkpoint that reads pictures in tiles."""
-    from build_checkpoint import main
+    from llava_mistral.commands.build import main
 
     folder = tmp_path_factory.mktemp("anyres") / "stage0"
     parts = ("--vision", vision_folder, "--llm", mistral_folder, "--image_aspect_ratio", "anyres")
@@ -46,7 +46,7 @@ def rows(tmp_path_factory):
 @pytest.fixture
 def read(monkeypatch):
     """Counts pictures: `tower` reads, `decoded`."""
-    from training import batch_pictures, vision_features
+    from llava_mistral.training import batch_pictures, vision_features
 
     counts = {"tower": 0, "decoded": 0}
     select, decode = vision_features.select_features, batch_pictures.open_picture
@@ -96,9 +96,9 @@ def test_every_epoch_and_run_after_the_first_reads_no_picture(stage0, rows, tmp_
 
 def test_off_in_a_recipe_is_off(tmp_path, stage0):
     """YAML reads an unquoted `off` as false, and `on` as true, which names no folder."""
-    from bad_input import BadInput
-    from training.recipe import check_recipe, given_values
-    from training.vision_features import open_cache
+    from llava_mistral.ground.bad_input import BadInput
+    from llava_mistral.training.recipe import check_recipe, given_values
+    from llava_mistral.training.vision_features import open_cache
 
     flags = ["--stage", "pretrain", "--model_name_or_path", str(stage0), "--output_dir", str(tmp_path / "out")]
     flags += ["--dataset", "owner/name", "--config", str(tmp_path / "recipe.yaml")]
@@ -116,8 +116,8 @@ def test_off_in_a_recipe_is_off(tmp_path, stage0):
 
 
 def test_left_to_itself_it_is_used_where_a_picture_is_read_twice(rows, rows_file):
-    from processing.conversations import read_rows
-    from training.batch_pictures import reads_twice
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.batch_pictures import reads_twice
 
     class Config:
         max_steps, num_train_epochs = -1, 1
@@ -148,9 +148,9 @@ def test_a_store_that_cannot_be_is_refused(tmp_path, stage0, rows_file, flag, va
 def test_whatever_moves_a_bit_of_the_features_makes_another_key(stage0):
     import torch
 
+    from llava_mistral.training.vision_features import tower_key
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
     from processing import LlavaMistralProcessor
-    from training.vision_features import tower_key
 
     def key(change=lambda model, processor: None, arithmetic="float32"):
         model = LlavaMistralForConditionalGeneration.from_pretrained(stage0, dtype=torch.float32)
@@ -182,7 +182,7 @@ def features():
 
 
 def store(folder, gigabytes=1.0, tower="tower"):
-    from training.vision_cache import VisionCache
+    from llava_mistral.training.vision_cache import VisionCache
 
     return VisionCache(folder, tower, gigabytes)
 

@@ -1,0 +1,161 @@
+"""Any of the three layouts into any other: configuration and weights, byte for byte."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_mistral.checkpoints.layouts import (
+    flat_config,
+    from_plugin_name,
+    layout_of,
+    llava_hf_config,
+    plugin_config,
+    to_plugin_name,
+)
+from llava_mistral.checkpoints.original import VOCABULARY_TABLES, grown_table, original_weights
+from llava_mistral.checkpoints.stored_weights import Stored, read_stored, read_tensor, stored_weights, write_weights
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import read_config_file
+from modeling_llava_mistral.configuration_llava_mistral import LlavaMistralConfig
+from modeling_llava_mistral.modeling_llava_mistral import LlavaMistralForConditionalGeneration
+
+_TOWER = "model.vision_tower."
+
+
+def convert(source: str | Path, folder: str | Path, to: str, *, max_shard_size: int = 5_000_000_000) -> str:
+    """Write the checkpoint in `source` into `folder` in the layout `to`; returns the layout that `source` has.
+
+    Weights are copied, never computed; memory stays at one buffer. An original checkpoint whose tokenizer has no image
+    token is the exception: two tables get rows for it, and lose them again on the way back.
+
+    Args:
+        to: `"plugin"`, `"llava-hf"` or `"original"`.
+        max_shard_size: bytes of the largest weight file.
+
+    Raises:
+        BadInput: `source` is no LLaVA, is incomplete, or has what `to` cannot say.
+    """
+    source, folder = Path(source), Path(folder)
+    raw = read_config_file(source)
+    layout = layout_of(raw, source)
+    try:
+        config = _plugin_config(source, raw, layout)
+    except BadInput:
+        raise
+    except ValueError as error:  # what the configuration refuses, each with its own words
+        said = str(error).splitlines()[-1].strip()
+        raise BadInput(said, remedy="correct config.json", file=source / "config.json") from error
+    nested = json.loads(config.to_json_string(use_diff=False))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        weights = _weights(source, raw, layout, Path(scratch))
+        if layout == "original" and (known := nested.get("original_vocab_size")):
+            weights = _resized(weights, known, config.text_config.vocab_size, Path(scratch))
+        _refuse_incomplete(weights, config, source)
+        if to == "plugin":
+            _write_plugin(folder, config, weights, max_shard_size)
+        elif to == "llava-hf":
+            hf = llava_hf_config(nested, source)
+            _write_json(folder / "config.json", hf)
+            write_weights(folder, {from_plugin_name(to, name): w for name, w in weights.items()}, max_shard_size)
+        else:
+            _write_original(folder, nested, weights, max_shard_size, Path(scratch))
+    return layout
+
+
+def _plugin_config(source: Path, raw: dict[str, Any], layout: str) -> LlavaMistralConfig:
+    if layout == "llava-hf":
+        return LlavaMistralConfig(**plugin_config(raw, "pad" if _pads(source) else "square"))
+    return LlavaMistralConfig.from_pretrained(source)
+
+
+def _pads(source: Path) -> bool:
+    """Whether the folder's image processor pads to a square; stock Llava's configuration does not say."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (source / name).is_file():
+            settings = json.loads((source / name).read_text(encoding="utf-8"))
+            return bool(settings.get("image_processor", settings).get("do_pad"))
+    return False
+
+
+def _weights(source: Path, raw: dict[str, Any], layout: str, scratch: Path) -> dict[str, Stored]:
+    if layout == "original":
+        return original_weights(source, raw, scratch)
+    stored = stored_weights(source, scratch).items()
+    renamed = ((to_plugin_name(layout, name), weight) for name, weight in stored)
+    return {name: weight for name, weight in renamed if name}
+
+
+def _resized(weights: dict[str, Stored], known: int, rows: int, scratch: Path) -> dict[str, Stored]:
+    """Give the vocabulary's tables of `known` rows `rows` of them; one of any other size is left to be refused."""
+    from safetensors.torch import save_file
+
+    for name in VOCABULARY_TABLES:
+        if name in weights and weights[name].shape[:1] == (known,):
+            table = read_tensor(weights[name])
+            table = grown_table(table, rows) if known < rows else table[:rows].clone()
+            file = scratch / f"{name}-{rows}.safetensors"
+            save_file({name: table}, file)
+            weights = weights | read_stored(file)
+    return weights
+
+
+def _refuse_incomplete(weights: dict[str, Stored], config: LlavaMistralConfig, source: Path) -> None:
+    expected = {name: tuple(weight.shape) for name, weight in _empty_model(config).state_dict().items()}
+    if config.tie_word_embeddings:
+        expected = {name: shape for name, shape in expected.items() if name != "lm_head.weight" or name in weights}
+    again = "the checkpoint is damaged or of another model, download or build it again"
+    for kind, names in (
+        ("missing", expected.keys() - weights.keys()),
+        ("unexpected", weights.keys() - expected.keys()),
+    ):
+        if names:
+            raise BadInput(f"{len(names)} weights are {kind}, first {min(names)}", remedy=again, file=source)
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            problem = f"weight {name} is {list(weights[name].shape)}, not {list(shape)}"
+            raise BadInput(problem, remedy=again, file=source)
+
+
+def _empty_model(config: LlavaMistralConfig) -> LlavaMistralForConditionalGeneration:
+    with torch.device("meta"):
+        return LlavaMistralForConditionalGeneration(config)
+
+
+def _write_plugin(folder: Path, config: LlavaMistralConfig, weights: dict[str, Stored], max_shard_size: int) -> None:
+    from transformers.dynamic_module_utils import custom_object_save
+
+    config.architectures = ["LlavaMistralForConditionalGeneration"]
+    config.save_pretrained(folder)
+    custom_object_save(_empty_model(config), folder)
+    write_weights(folder, weights, max_shard_size)
+
+
+def _write_original(
+    folder: Path, nested: dict[str, Any], weights: dict[str, Stored], max_shard_size: int, scratch: Path
+) -> None:
+    """The tower gets a folder of its own; a release in tiles (LLaVA-1.6) carries it in the weights, too."""
+    if rows := nested.get("original_vocab_size"):
+        weights = _resized(weights, nested["text_config"]["vocab_size"], rows, scratch)
+        nested["text_config"]["vocab_size"] = rows
+    _write_json(folder / "config.json", flat_config(nested))
+    tower = {name: weight for name, weight in weights.items() if name.startswith(_TOWER)}
+    rest = (
+        weights if nested["image_aspect_ratio"] == "anyres" else {n: w for n, w in weights.items() if n not in tower}
+    )
+    projector = nested["projector_type"]
+    write_weights(
+        folder, {from_plugin_name("original", name, projector): w for name, w in rest.items()}, max_shard_size
+    )
+    (folder / "vision_tower").mkdir()
+    _write_json(
+        folder / "vision_tower" / "config.json", nested["vision_config"] | {"architectures": ["CLIPVisionModel"]}
+    )
+    named = {"vision_model." + name.removeprefix(_TOWER): weight for name, weight in tower.items()}
+    write_weights(folder / "vision_tower", named, max_shard_size)
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

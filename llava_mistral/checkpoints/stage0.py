@@ -1,0 +1,126 @@
+"""A checkpoint before any training: a vision tower and a text model as published, joined by a new projector."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, GenerationConfig
+from transformers.utils import logging
+
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import opening
+from modeling_llava_mistral.configuration_llava_mistral import TEXT_MODEL_TYPES, LlavaMistralConfig
+from modeling_llava_mistral.modeling_llava_mistral import LlavaMistralForConditionalGeneration, refuse_not_finite
+
+# Vocabularies are padded to a multiple of this, which is what makes the head's matrix product fall into whole tiles on
+# a GPU; 32,000 Mistral tokens and two new ones become 32,064, as in llava-hf's checkpoints.
+VOCABULARY_MULTIPLE = 64
+
+
+def stage0_config(
+    vision: str | Path,
+    llm: str | Path,
+    image_token_id: int,
+    vocab_size: int,
+    *,
+    projector_type: str = "mlp2x_gelu",
+    image_aspect_ratio: str = "pad",
+    revisions: tuple[str | None, str | None] = (None, None),
+) -> LlavaMistralConfig:
+    """The configuration that joins `vision` and `llm` (folders or Hub ids); reads their config.json alone.
+
+    Args:
+        image_token_id: id of the image token in the text model's tokenizer.
+        vocab_size: tokens of the tokenizer, new ones included; padded to a multiple of 64.
+        revisions: of the vision tower and of the text model.
+
+    Raises:
+        BadInput: the vision model is not CLIP, or the text model neither Mistral nor LLaMA.
+    """
+    with opening(vision, "config.json"):
+        vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
+    vision_config = getattr(vision_config, "vision_config", vision_config)
+    vision_config._name_or_path = str(vision)  # CLIP's whole configuration keeps its name from the tower's
+    if vision_config.model_type != "clip_vision_model":
+        raise BadInput(
+            f"{vision} is of type {vision_config.model_type}, not a CLIP vision tower",
+            remedy="give a CLIP model, such as openai/clip-vit-large-patch14-336",
+            field="vision",
+        )
+    with opening(llm, "config.json"):
+        text_config = AutoConfig.from_pretrained(llm, revision=revisions[1])
+    if text_config.model_type not in TEXT_MODEL_TYPES:
+        raise BadInput(
+            f"{llm} is of type {text_config.model_type}",
+            remedy=f"give a {' or '.join(TEXT_MODEL_TYPES)} model, such as mistralai/Mistral-7B-Instruct-v0.2",
+            field="llm",
+        )
+    text_config.vocab_size = -(-max(vocab_size, text_config.vocab_size) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    return LlavaMistralConfig(
+        vision_config=vision_config,
+        text_config=text_config,
+        image_token_id=image_token_id,
+        projector_type=projector_type,
+        image_aspect_ratio=image_aspect_ratio,
+        tie_word_embeddings=text_config.tie_word_embeddings,
+    )
+
+
+def compose(
+    vision: str | Path,
+    llm: str | Path,
+    config: LlavaMistralConfig,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype | str = "auto",
+    revisions: tuple[str | None, str | None] = (None, None),
+) -> LlavaMistralForConditionalGeneration:
+    """Load the two parts, add a freshly initialised projector, and return the whole as a stage-0 model.
+
+    Rows that the padded vocabulary adds get the mean of the others, so that a token nobody trained is never the
+    likeliest one. Weights of the parts are otherwise untouched, bit for bit.
+    """
+    text = _load_whole(AutoModelForCausalLM, llm, "llm", dtype=dtype, revision=revisions[1])
+    _append_mean_rows(text, config.text_config.vocab_size)
+    tower = _load_whole(CLIPVisionModel, vision, "vision", dtype=text.dtype, revision=revisions[0])
+    with torch.device("meta"):
+        model = LlavaMistralForConditionalGeneration(config)
+    torch.manual_seed(seed)
+    projector = type(model.model.multi_modal_projector)(config)
+    for module in projector.modules():
+        model._init_weights(module)
+    model.model.vision_tower, model.model.language_model = tower, text.model
+    model.model.multi_modal_projector, model.lm_head = projector.to(text.dtype), text.lm_head
+    if model.model.image_newline is not None:
+        model.model.image_newline = torch.nn.Parameter(torch.empty(config.text_config.hidden_size, dtype=text.dtype))
+        model._init_weights(model.model)
+    model.tie_weights()
+    model.generation_config = GenerationConfig.from_model_config(text.config)
+    return model.eval()
+
+
+def _load_whole(kind, source: str | Path, field: str, **options) -> torch.nn.Module:
+    """Load a part of which nothing is missing; something may be left over, such as CLIP's text half."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the library's table of what is left over
+    try:
+        with opening(source):
+            model, info = kind.from_pretrained(source, output_loading_info=True, **options)
+            refuse_not_finite(model, source)
+    finally:
+        logging.set_verbosity(verbosity)
+    if missing := sorted(info["missing_keys"]):
+        raise BadInput(
+            f"{len(missing)} weights are missing, first {missing[0]}",
+            remedy="the model is damaged or of another kind; take a complete one",
+            file=source,
+            field=field,
+        )
+    return model
+
+
+def _append_mean_rows(text: torch.nn.Module, vocab_size: int) -> None:
+    known = text.get_input_embeddings().weight.shape[0]
+    text.resize_token_embeddings(vocab_size, mean_resizing=False)
+    with torch.no_grad():
+        for table in (text.get_input_embeddings().weight, text.get_output_embeddings().weight):
+            table[known:] = table[:known].float().mean(0).to(table.dtype)

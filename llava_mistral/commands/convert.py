@@ -1,0 +1,55 @@
+"""Convert a LLaVA-Mistral checkpoint between the plugin's layout, llava-hf's and that of the original LLaVA code.
+
+    llava-mistral convert liuhaotian-llava-v1.6-mistral-7b llava-v1.6-mistral-7b --to plugin
+
+llava-hf is what vLLM, SGLang and llama.cpp read. Weights are copied byte for byte, shard by shard, in constant memory.
+"""
+
+import re
+from pathlib import Path
+
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def parse_arguments():
+    parser = VerbParser(prog="llava-mistral convert", description=__doc__.splitlines()[0])
+    parser.add_argument("source", help="folder of the checkpoint; its layout is found out")
+    parser.add_argument("output", help="folder to write")
+    parser.add_argument("--to", required=True, choices=["plugin", "llava-hf", "original"], help="layout to write")
+    parser.add_argument("--max_shard_size", default="5GB", help="largest weight file, such as 5GB or 500MB")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    source, limit = Path(args.source), shard_size(args.max_shard_size)
+    check_output_folder(args.output, "config.json")
+    if not (source / "config.json").is_file():
+        problem = "there is no config.json in it" if source.is_dir() else "no such folder"
+        raise BadInput(problem, remedy="name the folder of a checkpoint", file=source, field="source")
+    if Path(args.output).resolve() == source.resolve():
+        raise BadInput("is the source itself", remedy="name another folder", file=args.output, field="output")
+
+    from llava_mistral.checkpoints.conversion import convert
+    from llava_mistral.checkpoints.processor_conversion import convert_processor
+
+    with whole_folder(args.output, "config.json") as folder:
+        layout = convert(source, folder, args.to, max_shard_size=limit)
+        found = convert_processor(source, folder, layout, args.to)
+    print(f"{args.output}: {layout} to {args.to}, weights equal byte for byte, with {found}")
+
+
+def shard_size(text: str) -> int:
+    """Return the bytes that "5GB" or "500MB" mean."""
+    match = re.fullmatch(r"(\d+)\s*(|KB|MB|GB)", text.strip().upper())
+    if not match or int(match[1]) == 0:
+        remedy = "give a whole number of KB, MB or GB, such as 5GB"
+        raise BadInput(f"{text!r} is no size", remedy=remedy, field="max_shard_size")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,36 @@
+"""`llava-mistral hub`: serve a folder as a Hugging Face Hub on this machine until told to stop."""
+
+import os
+import signal
+from pathlib import Path
+
+from llava_mistral.ground.command_line import VerbParser, run_verb
+
+
+def main() -> None:
+    parser = VerbParser(prog="llava-mistral hub", description=__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="folder of the repositories (made if absent)")
+    parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1; 0 takes a free one (default)")
+    parser.add_argument("--token", help="what clients must show to write; default: $LOCAL_HUB_TOKEN, or nothing")
+    parser.add_argument("--user", default="local", help="name of whoever shows the token (default: local)")
+    parser.add_argument("--faults", type=Path, metavar="RULES.json", help="JSON list of fault rules (local_hub.Fault)")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="append each request to FILE as a line of JSON")
+    asked = parser.parse_args()
+    from llava_mistral.local_hub import LocalHub
+    from llava_mistral.local_hub.faults import read_rules
+
+    # Blocked before the server's threads start, which inherit the mask: the signals wait for sigwait() below.
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    rules = read_rules(asked.faults) if asked.faults else []
+    token = asked.token or os.environ.get("LOCAL_HUB_TOKEN") or None
+    hub = LocalHub(asked.root, port=asked.port, token=token, faults=rules, log=asked.log, user=asked.user)
+    with hub:
+        print(f"Local Hub at {hub.url}", flush=True)
+        # The clients send nothing without a token, and the reader's own has no business here.
+        print(f"export HF_ENDPOINT={hub.url} HF_TOKEN={'any' if token is None else '...'}", flush=True)
+        signal.sigwait(ends)
+
+
+if __name__ == "__main__":
+    run_verb(main)

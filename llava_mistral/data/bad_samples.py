@@ -1,0 +1,105 @@
+"""What becomes of a sample that cannot be used: it stops the run, or it is left out, listed, counted and limited."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_mistral.ground.bad_input import BadInput
+
+NAME = "skipped.json"
+MODES = ("error", "skip")
+MOST = 0.01  # share of all samples
+
+
+class WrongForm(BadInput):
+    """The data is in another form than its reader's: leaving samples out would not mend it."""
+
+
+@dataclass
+class BadSamples:
+    """The bad samples of one data set, as its reader and the check of its pictures meet them.
+
+    Args:
+        on_bad_sample: "error" refuses the data set, "skip" leaves the sample out.
+        most: "skip": the share of bad samples from which on the data set is refused all the same.
+        listed: {"file", "record", "field", "problem"} of each.
+
+    Raises:
+        BadInput: the mode is unknown, or `most` is no share.
+    """
+
+    on_bad_sample: str = "error"
+    most: float = MOST
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    _first: BadInput | None = None
+
+    def __post_init__(self):
+        if self.on_bad_sample not in MODES:
+            problem = f"{self.on_bad_sample!r} is unknown"
+            raise BadInput(problem, remedy="use error or skip", field="on_bad_sample")
+        if not 0 <= self.most <= 1:
+            raise BadInput(f"{self.most} is no share", remedy="give 0 to 1", field="max_bad_samples")
+
+    @property
+    def skips(self) -> bool:
+        return self.on_bad_sample == "skip"
+
+    def meet(self, error: BadInput) -> None:
+        """Raise `error`, or list it and let the caller leave the sample out."""
+        if not self.skips:
+            raise error
+        self.gather(error)
+
+    def gather(self, error: BadInput) -> None:
+        """List `error`; `close` raises it together with the others of its kind (absent pictures, say)."""
+        self._first = self._first or error
+        place = {"file": str(error.file), "record": error.record, "field": error.field}
+        self.listed.append(place | {"problem": error.problem})
+
+    def close(self, samples: int) -> None:
+        """Say that all `samples` of a pass were met.
+
+        Raises:
+            BadInput: "error" mode and there was any, named with the first five and their number; or "skip" mode and
+                there were too many.
+        """
+        if not self.listed:
+            return
+        first = self._first or BadInput(remedy="mend or drop it", **self.listed[0])
+        place = {"file": first.file, "record": first.record, "field": first.field}
+        if not self.skips:
+            raise BadInput(first.problem + self._others(), remedy=first.remedy, **place)
+        if len(self.listed) > self.most * samples:
+            share = f"{len(self.listed):,} of {samples:,} samples are bad ({100 * len(self.listed) / samples:.3g} %)"
+            problem = f"{share}, the first: {first.problem}{self._others()}"
+            raise BadInput(problem, remedy="mend the data or raise --max_bad_samples", **place)
+
+    def _others(self) -> str:
+        others = [str(one["record"]) for one in self.listed[1:]]
+        if not others:
+            return ""
+        return f" ({len(self.listed):,} such samples; the next: {', '.join(others[:4])})"
+
+    def write(self, folder: str | Path) -> None:
+        """Write what was left out as `skipped.json`; nothing when nothing was."""
+        if self.listed:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            text = json.dumps(self.listed, indent=1, ensure_ascii=False)
+            (Path(folder) / NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def usable(bad: BadSamples, make: Callable[[], Any]) -> Any | None:
+    """Return what `make` makes, or None when it raises `BadInput` and the sample is left out.
+
+    Raises:
+        WrongForm: as `make` does, whatever the mode.
+    """
+    try:
+        return make()
+    except WrongForm:
+        raise
+    except BadInput as error:
+        bad.meet(error)
+        return None

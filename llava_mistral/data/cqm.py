@@ -1,0 +1,77 @@
+"""LLaVA's CQM-A form of ScienceQA (`llava_test_CQM-A.json`): one text with context, question and choices; a letter."""
+
+import re
+import string
+from pathlib import Path
+from typing import Any
+
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.pictures import PictureFolder
+
+_IMAGE_TOKEN = "<image>\n"
+
+
+def read_cqm(path: Path, records: list[Any]) -> list[dict[str, Any]]:
+    """Return the fields that each record tells: pid, question, choices, answer, hint, image, has_image, split.
+
+    Subject and grade are not in the file. Its name tells the split; the pictures are looked for in
+    `images/{split}/`, where there is such a folder.
+
+    Raises:
+        BadInput: a record is not in this form, an id comes twice, or a picture is absent from the folder.
+    """
+    named = re.match(r"llava_(train|val|test)_", path.name)
+    split = named[1] if named else None
+    folder = PictureFolder(path.parent / "images" / (split or ""))
+    problems: dict[str, dict[str, Any]] = {}
+    for index, record in enumerate(records):
+        fields = _fields(record, index, path)
+        pid = fields["pid"]
+        if pid in problems:
+            raise BadInput("is there twice", remedy="keep one of the two", file=path, record=pid, field="id")
+        name = record.get("image")
+        at_hand = name is not None and folder.root.is_dir()
+        image = folder.find(str(name), file=path, record=pid) if at_hand else None
+        problems[pid] = {**fields, "image": image, "has_image": name is not None, "split": split}
+    return list(problems.values())
+
+
+def _fields(record: Any, index: int, file: Path) -> dict[str, Any]:
+    def wrong(problem: str) -> BadInput:
+        remedy = "use a file in LLaVA's CQM-A form (question, lettered choices; the letter as the answer)"
+        return BadInput(problem, remedy=remedy, file=file, record=index, field="conversations")
+
+    try:
+        pid, (human, gpt) = record["id"], [turn["value"] for turn in record["conversations"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise wrong("is not an object with an id and one question and answer") from error
+    if not all(isinstance(text, str) for text in (pid, human, gpt)):
+        raise wrong("id, question and answer are not all text")
+    lines = human.removeprefix(_IMAGE_TOKEN).split("\n")
+    start = max((i for i, line in enumerate(lines) if line.startswith("A. ")), default=0)
+    if start == 0:
+        raise wrong('has no question followed by lettered choices ("A. …")')
+    choices = _lettered(lines[start:])
+    letters = list(string.ascii_uppercase[: len(choices)])
+    if len(choices) < 2 or gpt not in letters:
+        raise wrong(f"answer {gpt[:20]!r} is not the letter of one of its {len(choices)} choices")
+    hint, question = _split_context(lines[:start])
+    return {"pid": pid, "question": question, "choices": choices, "answer": letters.index(gpt), "hint": hint}
+
+
+def _split_context(lines: list[str]) -> tuple[str, str]:
+    """Return (hint, question): the file does not mark where a hint ends, so its last line counts as the question."""
+    if not lines[0].startswith("Context: ") or len(lines) == 1:
+        return "", "\n".join(lines)
+    return "\n".join(lines[:-1]).removeprefix("Context: "), lines[-1]
+
+
+def _lettered(lines: list[str]) -> tuple[str, ...]:
+    """Return the choices of lines "A. …", "B. …"; a line without the next letter goes on with the choice before it."""
+    choices: list[str] = []
+    for line in lines:
+        if len(choices) < 26 and line.startswith(f"{string.ascii_uppercase[len(choices)]}. "):
+            choices.append(line[3:])
+        else:
+            choices[-1] += f"\n{line}"
+    return tuple(choices)

@@ -1,0 +1,134 @@
+"""Every picture is opened once before anything is made of a data set: a corrupt one is named before hours of work."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_mistral.data.bad_samples import BadSamples
+from llava_mistral.data.sources import undecoded
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.pictures import check_header, open_picture
+from llava_mistral.ground.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Pictured = Iterable[tuple[str, list[Any]]]  # id and pictures of each sample
+DEPTHS = ("full", "header", "none")
+_BATCH, _AHEAD = 100, 64  # rows in memory at a time; samples being opened, per thread
+
+
+def checked(rows: "Dataset", depth: str, bad: BadSamples, *, source: str | Path) -> "Dataset":
+    """Return the rows whose pictures all open (`wrong_pictures`), with pictures undecoded."""
+    rows = undecoded(rows)
+    wrong = wrong_pictures(lambda: _pictured(rows), len(rows), depth, bad, source=source)
+    return rows.select([i for i in range(len(rows)) if i not in wrong]) if wrong else rows
+
+
+def _pictured(rows: "Dataset") -> Pictured:
+    for batch in rows.select_columns(["id", "images"]).with_format("arrow").iter(_BATCH):
+        yield from zip(batch["id"].to_pylist(), batch["images"].to_pylist(), strict=True)
+
+
+def wrong_pictures(
+    pictured: Callable[[], Pictured], count: int, depth: str, bad: BadSamples, *, source: str | Path
+) -> set[int]:
+    """Open the pictures of all samples; returns the indices of samples to leave out.
+
+    What was found is remembered in the cache of `datasets`, by size and time of each file, and none is opened again.
+
+    Args:
+        pictured: begins anew at every call.
+        depth: "full" decodes every picture; "header" looks at format and size only, and misses files that are cut
+            short; "none" looks at nothing.
+        bad: what becomes of samples with a bad picture; all are met before the first is named.
+
+    Raises:
+        BadInput: an unknown depth; a bad picture in "error" mode; too many in "skip" mode.
+    """
+    if depth not in DEPTHS:
+        raise BadInput(f"{depth!r} is unknown", remedy=f"use {', '.join(DEPTHS)}", field="check_pictures")
+    if depth == "none":
+        return set()
+    from filelock import FileLock
+
+    found, before = _found_before(pictured(), depth), len(bad.listed)
+    met = count + before  # the reader left those out, and a share of the rest would be another limit
+    with FileLock(f"{found}.lock"):
+        if found.is_file():
+            known = json.loads(found.read_text(encoding="utf-8"))
+            bad.listed += [one | {"file": str(source)} for one in known["listed"]]
+            bad.close(met)
+            return set(known["wrong"])
+        wrong = _open_all(pictured(), count, depth, bad, source)
+        bad.close(met)
+        write_whole(found, json.dumps({"wrong": wrong, "listed": bad.listed[before:]}))
+    return set(wrong)
+
+
+def _open_all(pictured: Pictured, count: int, depth: str, bad: BadSamples, source: str | Path) -> list[int]:
+    from tqdm import tqdm
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wrong, bar = [], tqdm(total=count, desc="opening pictures", unit=" samples", delay=2)
+    with bar, ThreadPoolExecutor(cores) as pool:  # Pillow decodes without the interpreter's lock
+        for index, future in enumerate(_futures(pool, pictured, depth, source, cores * _AHEAD)):
+            error = future.result()
+            if error is not None:
+                bad.gather(error)
+                wrong.append(index)
+            bar.update()
+    return wrong
+
+
+def _futures(
+    pool: Executor, pictured: Pictured, depth: str, source: str | Path, ahead: int
+) -> "Iterator[Future[BadInput | None]]":
+    samples = iter(pictured)
+    while part := [pool.submit(_fault, *sample, depth, source) for sample in islice(samples, ahead)]:
+        yield from part
+
+
+def _fault(name: str, pictures: list[Any], depth: str, source: str | Path) -> BadInput | None:
+    look = open_picture if depth == "full" else check_header
+    try:
+        for picture in pictures:
+            look(picture, file=source, record=name, field="image")
+    except BadInput as error:
+        return error
+    return None
+
+
+def _found_before(pictured: Pictured, depth: str) -> Path:
+    """Return the file that holds what was found in these very pictures, at this depth, by this decoder."""
+    import datasets
+
+    from llava_mistral.ground import pictures
+
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "llava_mistral"
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(depth.encode() + Path(pictures.__file__).read_bytes())
+    for name, own in pictured:
+        digest.update(f"{name} {len(own)}\n".encode())
+        for picture in own:
+            digest.update(_identity(picture))
+    return folder / f"{digest.hexdigest()[:32]}.pictures"
+
+
+def _identity(picture: Any) -> bytes:
+    if isinstance(picture, dict):
+        picture = picture["path"] if picture["bytes"] is None else picture["bytes"]
+    if isinstance(picture, bytes):
+        return hashlib.sha256(picture).digest()
+    if not isinstance(picture, str | Path):
+        return hashlib.sha256(picture.read_bytes()).digest()
+    try:
+        state = os.stat(picture)
+    except OSError:
+        return f"{picture} absent\n".encode()
+    return f"{picture} {state.st_size} {state.st_mtime_ns} {state.st_ino}\n".encode()

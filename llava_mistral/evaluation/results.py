@@ -1,0 +1,137 @@
+"""A results folder: `summary.json` (what was scored and how well) and `predictions.json` (what was answered)."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llava_mistral.data.scienceqa import COLUMNS, Problem, question_text
+from llava_mistral.evaluation.journal import Answer, Asked
+from llava_mistral.evaluation.scoring import (
+    UNREAD,
+    Answers,
+    belongs,
+    question_hash,
+    score,
+    score_skills,
+)
+from llava_mistral.evaluation.statistics import PairedDifference, paired_difference
+from llava_mistral.ground.whole_file import saving, write_whole
+
+
+def summarise(problems: Sequence[Problem], answers: Answers, **facts: Any) -> dict[str, Any]:
+    """Return the contents of `summary.json`: the nine columns, the counts of answers that were not read, the facts."""
+    return {
+        **score(problems, answers.choices, file=facts.get("dataset")),
+        "skills": score_skills(problems, answers.choices) or None,
+        "unread": answers.unread,
+        "recorded": answers.recorded,
+        "missing": answers.missing,
+        "unknown": answers.unknown,
+        "question_hash": question_hash(problems),
+        **facts,
+    }
+
+
+def answered_summary(
+    problems: Sequence[Problem], answers: Mapping[str, Answer], asked: Asked, **facts: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (summary, predictions) of a checkpoint's answers.
+
+    The nine columns are those of `asked.scoring`. Generated answers come with likelihoods, so their summary holds the
+    columns of the other scoring too, apart, under "likelihood".
+    """
+    chosen = {
+        scoring: {problem.pid: answers[problem.pid].choice(problem, scoring) for problem in problems}
+        for scoring in {asked.scoring, "likelihood"}
+    }
+    summary = summarise(problems, Answers(chosen[asked.scoring]), **asked.header(), **facts)
+    summary["prompt_hash"] = prompt_hash(problems, summary)
+    summary["likelihood"] = score(problems, chosen["likelihood"])
+    summary["versions"] = versions("torch", "transformers", "pillow", "tokenizers")
+    predictions = {
+        "results": {pid: UNREAD if index is None else index for pid, index in chosen[asked.scoring].items()},
+        "likelihood": chosen["likelihood"],
+        **ground_truth(problems),
+    }
+    if asked.scoring == "generated":
+        predictions["outputs"] = {problem.pid: answers[problem.pid].output for problem in problems}
+    return summary, predictions
+
+
+def ground_truth(problems: Sequence[Problem]) -> dict[str, Any]:
+    """Return the right answers and each column's ids, by which a results folder is compared without its data set."""
+    columns = {column: [problem.pid for problem in problems if belongs(problem, column)] for column in COLUMNS}
+    return {"answers": {problem.pid: problem.answer for problem in problems}, "columns": columns}
+
+
+def prompt_hash(problems: Sequence[Problem], facts: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a model was shown and allowed: user turns, kind of pictures, scoring, answer length.
+
+    The chat template around the user's turn is the model's own and not part of it.
+    """
+    shown = sorted((problem.pid, question_text(problem), problem.has_image) for problem in problems)
+    allowed = [facts[name] for name in ("images", "scoring", "max_new_tokens")]
+    return hashlib.sha256(json.dumps([shown, allowed]).encode()).hexdigest()
+
+
+def blank_text(problems: Sequence[Problem], real: Mapping[str, Any], blank: Mapping[str, Any]) -> str:
+    """Return one line: what blanking the pictures does to the questions that have one, with interval and p-value.
+
+    `real` and `blank` are the `results` of two predictions.
+    """
+    pictured = [problem for problem in problems if problem.has_image]
+    if not pictured:
+        return "no question has a picture: blanking changes nothing"
+    sides = [[results[problem.pid] == problem.answer for problem in pictured] for results in (real, blank)]
+    return f"blank pictures, on the {len(pictured):,} questions with one: {difference_text(paired_difference(*sides))}"
+
+
+def difference_text(found: PairedDifference) -> str:
+    """Return a difference in accuracy with its interval, its p-value, and whether it is one at all."""
+    said = f"{100 * found.difference:+.2f} points (95 % {100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    return f"{said}, exact McNemar p = {found.p_value:.2g})" + ("" if found.significant else ", not significant")
+
+
+def cell_text(cell: Mapping[str, Any]) -> str:
+    """Return one column's accuracy with its interval and number of questions."""
+    low, high = cell["ci95"]
+    return f"{cell['accuracy']:.2f} % (95 % {low:.2f} to {high:.2f}; n = {cell['n']:,})"
+
+
+def counts_text(summary: Mapping[str, Any]) -> str:
+    """Return one line that says how many answers were unread, taken from `results`, missing and passed over."""
+    said = [f"unread answers (counted as wrong): {summary['unread']}"]
+    if summary["recorded"]:
+        said.append(f"texts that could not be read, with the index recorded for them: {summary['recorded']}")
+    if summary["missing"]:
+        said.append(f"missing (counted as wrong): {summary['missing']}")
+    if summary["unknown"]:
+        said.append(f"passed over, for other problems: {summary['unknown']}")
+    return "; ".join(said)
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Return the installed version of each package, None where it is not installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file that is there whole or not at all."""
+    write_whole(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_results(folder: Path, summary: Mapping[str, Any], predictions: Mapping[str, Any]) -> None:
+    """Write predictions.json, then summary.json: a folder with a summary is complete."""
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "predictions.json", predictions)
+    write_json(folder / "summary.json", summary)

@@ -1,0 +1,220 @@
+"""A checkpoint's files, looked at before a library or a weight is loaded: one reading of headers and indexes for all.
+
+The libraries build a default of seven billion weights where config.json is missing, follow an index out of its folder,
+take integers for weights, and name no file when a header is broken; docs/reliability.md has what each does.
+
+A safetensors file is a length, a JSON header of names, types, shapes and offsets, and the bytes; see
+https://huggingface.co/docs/safetensors.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from llava_mistral.ground.bad_input import BadInput
+
+INDEX = "model.safetensors.index.json"
+AGAIN = "the file is damaged, download or build it again"
+WEIGHTS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # type -> bytes of a number
+_BITS = {name: 8 * size for name, size in WEIGHTS.items()} | {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64, "C64": 64},
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8},
+    **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
+}
+# The format allows 100 MB, of which Python would make 2 GB; 7B checkpoints have 100 kB.
+_LARGEST_HEADER = 16 << 20
+_NUMBERS = 1 << 63  # of one tensor; a lie of a million factors is not multiplied out
+
+
+def check_files(folder: str | Path, field: str | None = None, *, weights: bool = True) -> None:
+    """Refuse a folder that is no whole checkpoint by its configuration, index and headers; no weight is read.
+
+    Args:
+        field: the argument that names the folder, for the error.
+        weights: False looks at all but them, for a plan.
+
+    Raises:
+        BadInput: config.json is absent, no JSON, or names no model; there are no safetensors, or a file is absent,
+            damaged, outside of the folder, or holds what is no weight.
+    """
+    folder = Path(folder)
+    config = read_config_file(folder, field)
+    if not isinstance(config.get("model_type"), str):
+        raise BadInput("names no model", remedy=AGAIN, file=folder / "config.json", field="model_type")
+    files = weight_files(folder) if weights else []
+    if weights and not files:
+        remedy = "name a folder that save_pretrained wrote, or convert it with llava-mistral convert"
+        raise BadInput("holds no *.safetensors file", remedy=remedy, file=folder, field=field)
+    for file in files:
+        header = read_header(file)
+        if not config.get("quantization_config"):
+            refuse_types(header, file)
+
+
+def read_config_file(folder: str | Path, field: str | None = None) -> dict[str, Any]:
+    """Return `config.json` of a folder.
+
+    Raises:
+        BadInput: it is absent or no JSON object.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        remedy = "name a folder that save_pretrained wrote"
+        raise BadInput("there is no config.json in it", remedy=remedy, file=folder, field=field)
+    return _read_json(Path(folder) / "config.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"is not valid JSON ({error})", remedy="write it again from its source", file=file) from error
+    if not isinstance(value, dict):
+        raise BadInput("is not a JSON object", remedy="write it again from its source", file=file)
+    return value
+
+
+def weight_files(folder: Path, index: str = INDEX, single: str = "model.safetensors") -> list[Path]:
+    """Return the files that hold a folder's weights: those of its index, else the single one, else none.
+
+    Raises:
+        BadInput: the index is none, or names a file that is absent or outside of the folder.
+    """
+    folder, file = Path(folder), Path(folder) / index
+    if not file.is_file():
+        return [folder / single] if (folder / single).is_file() else []
+    try:
+        names = sorted(set(_read_json(file)["weight_map"].values()))
+        if not names:
+            raise ValueError("it names no file")
+    except BadInput:
+        raise
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadInput("is no index of shards", remedy=AGAIN, file=file, field="weight_map") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            problem = f"names {str(name)[:80]!r}, which is outside of its folder"
+            raise BadInput(problem, remedy=AGAIN, file=file, field="weight_map")
+        if not (folder / name).is_file():
+            remedy = "fetch the missing shard"
+            raise BadInput(f"names {name}, which is absent", remedy=remedy, file=file, field="weight_map")
+    return [folder / name for name in names]
+
+
+def read_header(file: Path) -> dict[str, dict]:
+    """Return the header of one safetensors file: name -> {dtype, shape, data_offsets}, and `__metadata__`.
+
+    Raises:
+        BadInput: the file is no safetensors, its tensors do not fill it one after the other, or a name is there twice,
+            of which others read the last.
+    """
+    whole = file.stat().st_size
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(8)
+            length = int.from_bytes(start, "little")
+            if start.startswith(b"version "):
+                raise ValueError("a Git LFS pointer, fetch it with `git lfs pull`")
+            if not 2 <= length <= min(_LARGEST_HEADER, whole - 8):
+                raise ValueError("a header of no possible length")
+            header = json.loads(opened.read(length), object_pairs_hook=_once)
+        at = 0
+        for start, end, name in sorted(_span(*item) for item in header.items() if item[0] != "__metadata__"):
+            if start != at:
+                raise ValueError(f"{name[:80]} does not begin where the tensor before it ends")
+            at = end
+        if at != whole - 8 - length:
+            raise ValueError(f"its tensors take {at:,} bytes and it has {whole - 8 - length:,}")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        said = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+        raise BadInput(f"is no whole safetensors file ({said[:200]})", remedy=AGAIN, file=file) from error
+    return header
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
+        raise ValueError(f"{twice[:80]} is there twice")
+    return found
+
+
+def _span(name: str, entry: dict) -> tuple[int, int, str]:
+    """Where a tensor begins and ends; its shape and type must say the same."""
+    numbers = 1
+    for side in entry["shape"]:
+        if type(side) is not int or side < 0 or (numbers := numbers * side) > _NUMBERS:
+            raise ValueError(f"{name[:80]} has a shape that is none")
+    start, end = entry["data_offsets"]
+    if type(start) is not int or type(end) is not int or 8 * (end - start) != numbers * _BITS[entry["dtype"]]:
+        raise ValueError(f"{name[:80]} has other offsets than its shape and type need")
+    return start, end, name
+
+
+def refuse_types(header: dict[str, dict], file: Path) -> None:
+    """Refuse weights that are stored as integers or in eight bits: without their scales they are no weights.
+
+    A buffer of positions is one; old CLIP files have it.
+    """
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] not in WEIGHTS and not name.endswith("position_ids"):
+            problem = f"weight {name[:80]} is stored as {entry['dtype']}, which is no type of weights"
+            raise BadInput(problem, remedy=f"save it as one of {', '.join(WEIGHTS)}", file=file)
+
+
+def check_image_token(config: Any, processor: Any, name: str | Path) -> None:
+    """Refuse a processor that marks pictures by another token than the model looks for: no picture would be seen.
+
+    Raises:
+        BadInput: names both ids.
+    """
+    expected, given = (getattr(one, "image_token_id", None) for one in (config, processor))
+    if None not in (expected, given) and expected != given:
+        problem = f"the model's image token is {expected} and the tokenizer's {given}"
+        raise BadInput(problem, remedy="save model and processor together", file=name, field="image_token_id")
+
+
+@contextmanager
+def opening(name: str | Path, part: str = "") -> Iterator[None]:
+    """Turn what libraries raise at a bad checkpoint, each its own kind, into `BadInput` that names it.
+
+    What is not the checkpoint's fault (a full disk, no memory, no network) stays as it is. The bar of loading is for
+    whoever looks on: in a log it would stand between the lines.
+
+    Args:
+        part: the file of the checkpoint that is being read, such as config.json.
+    """
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    except (BadInput, MemoryError, ImportError):
+        raise
+    except UnpicklingError as error:  # torch runs no code that a file of weights brings
+        remedy = "convert the checkpoint to safetensors at its source"
+        raise BadInput("holds a pickle of more than weights", remedy=remedy, file=name) from error
+    except Exception as error:
+        if not _is_the_checkpoints(error, name):
+            raise
+        said = " ".join(str(error).split()).removeprefix(f"{name}: ") or type(error).__name__
+        said = re.sub(r"^(Class v|V)alidation error for (validator|field) '\w+': \w+: ", "", said)
+        problem, _, remedy = said.rpartition("; ")
+        place = f"{name}/{part}" if part and Path(name).is_dir() else name
+        raise BadInput(problem or said, remedy=remedy if problem else AGAIN, file=place) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _is_the_checkpoints(error: Exception, name: str | Path) -> bool:
+    kinds = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+    if isinstance(error, OSError):  # the library's own have no number
+        return error.errno is None and (Path(name) / "config.json").is_file()
+    return isinstance(error, kinds) or type(error).__name__.startswith(("StrictDataclass", "SafetensorError"))

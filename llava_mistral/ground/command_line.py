@@ -1,0 +1,112 @@
+"""What every verb shares: one-line errors, exit codes 0/1/2, and output folders that appear whole or not at all."""
+
+import argparse
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from llava_mistral.ground.bad_input import BadInput, check_folders_above
+from llava_mistral.ground.whole_file import is_partial, whole_folder_at
+
+REMEDIES = dict.fromkeys(
+    (errno.EROFS, errno.EACCES, errno.EPERM), "get the right to write there or name another place"
+)
+REMEDIES |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`)")
+REMEDIES |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free the resource")
+ALONE = 20  # seconds after which a process of several must have met its fault alone
+
+
+class VerbParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that ends in the remedy, and that knows `--verbose`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        self.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; run `{self.prog} --help` for the arguments\n")
+
+
+def run_verb(main: Callable[[], int | None]) -> NoReturn:
+    """Run a verb's `main` and exit: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+
+    `BadInput` becomes one line and exit code 2; anything else is a fault of ours (or of the machine: a full disk, no
+    rights) and becomes one line and exit code 1. `--verbose` adds the traceback to either.
+    """
+    path = Path(sys.argv[0])
+    name = f"llava-mistral {path.stem}" if path.parent.name == "commands" else path.name
+    try:
+        code = main() or 0
+    except BadInput as error:
+        code = _report(name, str(error), 2)
+    except KeyboardInterrupt:
+        code = _report(name, "interrupted; run the same command again to go on", 130)
+    except Exception as error:
+        code = _report(name, _said(error), 1)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # libraries raise OSError for much else, without an errno
+        place = f"{error.filename}: " if error.filename else ""
+        remedy = REMEDIES.get(error.errno, "free the resource")
+        return f"{place}{error.strerror}; {remedy} and run the same command again"
+    said = " ".join(str(error).split()) or "no message"
+    for number, remedy in REMEDIES.items():  # torch and safetensors raise errors of their own, in the system's words
+        if os.strerror(number) in said:
+            return f"{said}; {remedy} and run the same command again"
+    return f"{type(error).__name__}: {said}; run again with --verbose for the traceback"
+
+
+def _report(name: str, line: str, code: int) -> int:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        # What all processes of a launch meet the first one says, and the launcher ends the others; what only this one
+        # met, it says when nobody did.
+        if code > 2:
+            return code  # stopped from outside, as all are
+        time.sleep(ALONE)
+    if "--verbose" in sys.argv[1:]:
+        traceback.print_exc()
+    elif code == 1:
+        sys.unraisablehook = lambda _: None  # what a library's half-made objects say when they go
+    print(f"{name}: {line}", file=sys.stderr)
+    return code
+
+
+def check_output_folder(path: str | Path, made_by: str) -> Path:
+    """Return `path` if a verb may write there: absent, empty, or holding the file `made_by` of an earlier run.
+
+    Raises:
+        BadInput: the folder holds something else, or the path is a file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / made_by).is_file() and not all(map(is_partial, path.iterdir())):
+            raise BadInput(
+                f"the output folder holds something else (no {made_by} in it)",
+                remedy="name an empty or a new folder",
+                file=path,
+                field="output",
+            )
+    elif path.exists() or path.is_symlink():
+        raise BadInput("the output is a file, not a folder", remedy="name a new folder", file=path, field="output")
+    check_folders_above(path, "output")
+    return path
+
+
+@contextmanager
+def whole_folder(path: str | Path, made_by: str) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes its place when the block ends well, and vanishes otherwise.
+
+    A reader of `path` sees the old folder or the new one, never a mixture. `made_by` is the file that marks a folder
+    as an earlier output of the same verb, which may be replaced (`check_output_folder`).
+    """
+    with whole_folder_at(check_output_folder(path, made_by)) as folder:
+        yield folder

@@ -1,0 +1,222 @@
+"""The one picture decoder: whatever is trained on, embedded, scored or published was opened here.
+
+What comes out is what `transformers.image_utils.load_image` gives a user at inference: the first frame, upright by its
+EXIF orientation, and RGB without its alpha channel. Grey of 16 bits alone is scaled to 8, where Pillow's `convert`
+clips it to white. Not here, but in a processor that is handed an RGBA picture itself, transparency becomes white.
+"""
+
+import errno
+import io
+import os
+import stat
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from llava_mistral.ground.bad_input import BadInput
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MOST_PIXELS = 64_000_000  # 256 MB decoded: Pillow takes four bytes a pixel
+MOST_BYTES = 256 << 20
+MOST_RATIO = 200  # of the sides; a tower's `shortest_edge` makes 100,000 x 1 pixels 33 million wide
+# Of data that is only worded oddly (EXIF, palettes); what matters is an error. As a filter for good, for
+# `catch_warnings` is not safe among threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MOST_PIXELS is stricter
+
+Source = str | Path | bytes | Mapping[str, Any] | Image.Image
+
+
+def open_picture(
+    source: Source,
+    *,
+    rgb: bool = True,
+    file: str | Path | None = None,
+    record: str | int | None = None,
+    field: str = "image",
+) -> Image.Image:
+    """Return the decoded, upright picture, without EXIF, profile or comments.
+
+    Args:
+        source: a path, the bytes of a file, a cell {"bytes", "path"} of `datasets`, anything with `read_bytes()`, or
+            a PIL picture.
+        rgb: False keeps the mode (grey, palette, alpha) of the source.
+        file, record, field: where the picture is named, for the error.
+
+    Raises:
+        BadInput: it is no regular file, no JPEG, PNG, WebP, GIF, BMP or TIFF, is damaged or cut short, has more than
+            64 million pixels, or sides of more than 200:1.
+    """
+    place = {"file": file, "record": record, "field": field}
+    try:
+        picture = _upright(source) if isinstance(source, Image.Image) else _decoded(bytes_of(source))
+        picture = _as_rgb(picture) if rgb else picture.copy()
+    except BadInput as error:
+        raise BadInput(error.problem, remedy=error.remedy, **place) from error
+    except Exception as error:  # Pillow has no common error; a fuzzed file raises ten kinds, struct.error among them
+        if _is_of_the_machine(error):
+            raise
+        raise BadInput(f"{_named(source)} {_reason(error)}", remedy="replace or drop it", **place) from error
+    kept = () if rgb else ("transparency",)
+    picture.info = {key: picture.info[key] for key in kept if key in picture.info}
+    return picture
+
+
+def check_header(source: Source, **place: Any) -> None:
+    """Refuse, as `open_picture` does, what its first bytes show: no picture, or too large a one. Nothing is decoded.
+
+    Raises:
+        BadInput: see `open_picture`; damage further in the file goes unseen.
+    """
+    try:
+        with _opened(bytes_of(source)):
+            pass
+    except BadInput as error:
+        raise BadInput(error.problem, remedy=error.remedy, **{"field": "image", **place}) from error
+    except Exception as error:  # as above
+        if _is_of_the_machine(error):
+            raise
+        place = {"field": "image", **place}
+        raise BadInput(f"{_named(source)} {_reason(error)}", remedy="replace or drop it", **place) from error
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """Return a picture of `open_picture` as PNG: the same pixels always give the same bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _named(source: Source) -> str:
+    if isinstance(source, Mapping):
+        source = source.get("path") if source.get("bytes") is None else b""
+    return str(source)[:200] if isinstance(source, str | Path) else "the picture"
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Too many open files, or too little memory: the picture may be a good one, and must not be skipped for it."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "is no JPEG, PNG, WebP, GIF, BMP or TIFF"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    return f"is not a picture that can be read ({' '.join(str(error).split())[:120] or type(error).__name__})"
+
+
+def bytes_of(source: Source) -> bytes:
+    """Return the bytes of a picture's file, whatever they are.
+
+    Raises:
+        BadInput: the path is no regular file, or the file has more than 256 MiB.
+        OSError: it cannot be read.
+    """
+    if isinstance(source, Mapping):
+        source = source["path"] if source["bytes"] is None else source["bytes"]
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    return _read(source) if isinstance(source, str | Path) else source.read_bytes()
+
+
+def _read(path: str | Path) -> bytes:
+    # Without O_NONBLOCK, opening a FIFO waits for its writer for ever.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
+            raise BadInput(f"{str(path)[:200]} is no regular file", remedy="name a picture")
+        if state.st_size > MOST_BYTES:
+            problem = f"{str(path)[:200]} has {state.st_size:,} bytes, more than {MOST_BYTES:,}"
+            raise BadInput(problem, remedy="make it smaller or drop it")
+        return file.read(MOST_BYTES)
+
+
+def _opened(data: bytes) -> Image.Image:
+    if data.startswith(b"version https://git-lfs"):
+        raise BadInput("the picture is a Git LFS pointer, not the file", remedy="fetch it with `git lfs pull`")
+    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_size(picture)
+    return picture
+
+
+def _check_size(picture: Image.Image) -> None:
+    width, height = picture.size
+    if width * height > MOST_PIXELS or max(width, height) > MOST_RATIO * max(1, min(width, height)):
+        problem = f"the picture has {width} x {height} pixels; at most {MOST_PIXELS:,}, and sides of {MOST_RATIO}:1"
+        raise BadInput(problem, remedy="make it smaller or drop it")
+
+
+def _decoded(data: bytes) -> Image.Image:
+    picture = _opened(data)
+    if picture.format == "PNG":  # load() overlooks a wrong checksum and a missing end; verify() does not
+        _opened(data).verify()
+    picture.load()
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    _check_size(picture)
+    picture.load()
+    return ImageOps.exif_transpose(picture)
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        import numpy as np
+
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return picture.convert("RGB")
+
+
+class PictureFolder:
+    """The folder that the pictures of a data set must lie in, links followed.
+
+    Folders below it are resolved once each: of 558,000 pictures in 660 folders, only the last part is looked at.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self._real = os.path.realpath(root)
+        self._parents: dict[str, str] = {}
+
+    def find(self, name: str | Path, *, file: str | Path, record: str | int) -> Path:
+        """Return `root / name` if it is a regular file inside; "absent" and "outside" are told apart.
+
+        Raises:
+            BadInput: it is absent, no regular file, or outside of the folder.
+        """
+        image, place = self.root / name, {"file": file, "record": record, "field": "image"}
+        if "://" in str(name):
+            remedy = "fetch the picture and name it below the image folder"
+            raise BadInput(f"{str(name)[:200]!r} is an address and no path", remedy=remedy, **place)
+        try:
+            real = None if "\0" in str(name) else self._resolved(str(image))
+            inside = real is not None and (real + os.sep).startswith(self._real.rstrip(os.sep) + os.sep)
+            mode = os.stat(real).st_mode if inside else 0
+        except FileNotFoundError as error:
+            remedy = "fetch the picture or drop the record"
+            raise BadInput(f"{image} does not exist", remedy=remedy, **place) from error
+        except OSError as error:  # a name too long, a file taken for a folder, or a loop of links
+            wrong = f"{str(image)[:200]!r} is no path ({error.strerror})"
+            raise BadInput(wrong, remedy="name a picture below the image folder", **place) from error
+        if not inside:
+            wrong = f"{str(image)[:200]!r} is outside of {self.root}"
+            raise BadInput(wrong, remedy="keep pictures below the image folder", **place)
+        if not stat.S_ISREG(mode):
+            raise BadInput(f"{image} is no regular file", remedy="name a picture", **place)
+        return image
+
+    def _resolved(self, image: str) -> str:
+        parent, last = os.path.split(image)
+        if last in ("", ".", ".."):
+            return os.path.realpath(image)
+        if parent not in self._parents:
+            self._parents[parent] = os.path.realpath(parent)
+        path = os.path.join(self._parents[parent], last)
+        return os.path.realpath(path) if os.path.islink(path) else path

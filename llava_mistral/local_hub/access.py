@@ -1,0 +1,55 @@
+"""Who may see a repository: private ones look absent and gated ones keep their files to whoever shows the token."""
+
+from typing import TYPE_CHECKING
+
+from llava_mistral.local_hub.errors import HubError
+from llava_mistral.local_hub.exchange import Reply, Request
+from llava_mistral.local_hub.protocol import REPO, find_repo, route
+from llava_mistral.local_hub.repository import Repo
+
+if TYPE_CHECKING:
+    from llava_mistral.local_hub.server import LocalHub
+
+VISIBILITIES = {"public": False, "private": True}
+GATES = (False, "auto", "manual")
+
+
+@route("settings", "PUT", REPO + "/settings", writes=True)
+def settings(hub: "LocalHub", request: Request) -> Reply:
+    """Change who may see a repository."""
+    repo, asked = find_repo(hub, request), request.json()
+    changes = {}
+    if "visibility" in asked or "private" in asked:
+        private = VISIBILITIES.get(asked["visibility"]) if "visibility" in asked else asked["private"]
+        if not isinstance(private, bool):
+            raise HubError(400, f"Invalid visibility: {asked.get('visibility', asked.get('private'))}")
+        changes["private"] = private
+    if "gated" in asked:
+        if asked["gated"] not in GATES:
+            raise HubError(400, f"Invalid gated status: {asked['gated']}")
+        changes["gated"] = asked["gated"]
+    with hub.store.lock:
+        repo.change_settings(**changes)
+    return Reply(repo.settings)
+
+
+@route("auth-check", "GET", REPO + "/auth-check(?P<write>/write)?")
+def auth_check(hub: "LocalHub", request: Request) -> Reply:
+    repo = find_repo(hub, request)
+    if request.names["write"] and request.visitor == "anonymous":
+        raise HubError(401, "Invalid username or password.")
+    pass_gate(repo, request)
+    return Reply({})
+
+
+def pass_gate(repo: Repo, request: Request) -> None:
+    """Refuse a gated repository's files to a visitor without the token, who may see that they are there.
+
+    Raises:
+        HubError: GatedRepo.
+    """
+    if repo.settings["gated"] and request.visitor == "anonymous":
+        said = (
+            f"Access to {repo.kind.removesuffix('s')} {repo.id} is restricted. You must be authenticated to access it."
+        )
+        raise HubError(401, said, "GatedRepo")

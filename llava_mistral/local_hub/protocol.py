@@ -1,0 +1,104 @@
+"""The addresses of the Hub's HTTP API: as many as huggingface_hub, transformers and datasets call.
+
+Read from huggingface_hub 2.4.0 and checked against it; the client's own source is the only full description there is.
+What answers them is in `reading.py` and `writing.py`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from llava_mistral.local_hub.errors import HubError
+from llava_mistral.local_hub.exchange import Reply, Request
+from llava_mistral.local_hub.repository import Entry, Repo
+
+if TYPE_CHECKING:
+    from llava_mistral.local_hub.server import LocalHub
+
+KIND = r"/api/(?P<kind>models|datasets|spaces)"
+REPO = KIND + r"/(?P<repo>[^/]+(?:/[^/]+)?)"  # names without an owner ("gpt2") are asked for, and never found here
+PAGES = r"/(?:(?P<kind>datasets|spaces)/)?(?P<repo>[^/]+(?:/[^/]+?)?)"
+REVISION = r"/(?P<revision>[^/]+)"  # percent-encoded by the clients: refs%2Fheads%2Fmain
+
+
+@dataclass(frozen=True)
+class Route:
+    """An address: its name in fault rules and in the request log, its methods and path, and whether it changes things.
+
+    `function` may raise HubError. Routes that change things need the token, if the server has one.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    path: str
+    function: Callable[["LocalHub", Request], Reply]
+    writes: bool
+
+    def match(self, method: str, path: str) -> dict[str, str] | None:
+        """Return the percent-decoded parts of a request path, or None."""
+        found = method in self.methods and re.fullmatch(self.path, path)
+        return {name: unquote(value or "") for name, value in found.groupdict().items()} if found else None
+
+
+ROUTES: list[Route] = []
+
+
+def route(name: str, methods: str, path: str, writes: bool = False):
+    """Give the decorated function an address."""
+
+    def register(function):
+        ROUTES.append(Route(name, tuple(methods.split()), path, function, writes))
+        return function
+
+    return register
+
+
+def find_route(method: str, path: str) -> tuple[Route, dict[str, str]]:
+    for candidate in ROUTES:
+        if (names := candidate.match(method, path)) is not None:
+            return candidate, names
+    return _UNKNOWN, {}
+
+
+def _unknown(hub: "LocalHub", request: Request) -> Reply:
+    raise HubError(404, "This Local Hub does not speak that part of the protocol")
+
+
+_UNKNOWN = Route("unknown", (), "", _unknown, False)
+
+
+def find_repo(hub: "LocalHub", request: Request) -> Repo:
+    """Return the repository a request names.
+
+    Raises:
+        HubError: there is none, or it is private and the visitor shows no token; the two look alike, as on the Hub.
+    """
+    repo = hub.store.repo(request.names["kind"] or "models", request.names["repo"])
+    if repo is not None and not (repo.settings["private"] and request.visitor == "anonymous"):
+        return repo
+    if request.visitor == "anonymous":
+        raise HubError(401, "Invalid username or password.", "RepoNotFound")
+    raise HubError(404, "Repository not found", "RepoNotFound")
+
+
+def find_commit(hub: "LocalHub", request: Request) -> tuple[Repo, str]:
+    """Return the repository and the id of the commit that a request names (the head of main if it names none)."""
+    repo = find_repo(hub, request)
+    return repo, repo.resolve(request.names.get("revision") or "main")
+
+
+def entry_not_found(path: str, commit_id: str) -> HubError:
+    """Return the 404 for a path; the commit id lets the client remember that the file does not exist."""
+    return HubError(404, f"{path} does not exist on this revision", "EntryNotFound", {"X-Repo-Commit": commit_id})
+
+
+def page_url(base: str, repo: Repo) -> str:
+    """Return the address that names a repository to people (and to `create_repo`)."""
+    return f"{base}/{'' if repo.kind == 'models' else repo.kind + '/'}{repo.id}"
+
+
+def known_oid(entry: Entry | None) -> str | None:
+    """Return the id by which a client sees that its file is there already: sha256 if large, git's sha1 if not."""
+    return entry and (entry.sha256 if entry.lfs else entry.oid)

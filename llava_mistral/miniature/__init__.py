@@ -1,0 +1,1 @@
+"""DigitsQA and its tiny tower and text models: the sample data of the miniature study."""

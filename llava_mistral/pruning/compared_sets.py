@@ -1,0 +1,164 @@
+"""Several selections of the same data beside each other: comparison.json, report.html and report.png."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.pruning.contact_sheet import sheet, sheet_picture, shown_of, stacked, thumbnails
+from llava_mistral.pruning.coverage import LEVELS
+from llava_mistral.pruning.embedding import flat_map
+from llava_mistral.pruning.manifest import NAME as MANIFEST
+from llava_mistral.pruning.manifest import read_manifest
+from llava_mistral.pruning.measures import (
+    Embedding,
+    Selection,
+    distances_to,
+    measures_of,
+    overlap,
+    reach_of,
+)
+from llava_mistral.pruning.principles import Scores
+from llava_mistral.pruning.selection_charts import coverage_bars, histograms, maps, say, table
+from llava_mistral.pruning.selection_report import page
+from llava_mistral.pruning.workers import Processes
+
+if TYPE_CHECKING:
+    from llava_mistral.pruning.samples import Samples
+    from llava_mistral.pruning.vectors import Vectors
+
+NAME = "comparison.json"
+EXAMPLES = 6  # samples on each side of each selection's contact sheet
+
+
+def read_sets(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return {name: manifest} of pruned sets; a name is the folder's own, or its path where two are called the same.
+
+    Raises:
+        BadInput: a folder is no pruned set, is named twice, or was chosen from other data than the first.
+    """
+    short = [Path(folder).name for folder in folders]
+    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        raise BadInput("a set is named twice", remedy="name each once", field="compare")
+    told = {name: read_manifest(folder) for name, folder in zip(names, folders, strict=True)}
+    first = told[names[0]]["input"]
+    for name, folder in zip(names, folders, strict=True):
+        if told[name]["input"]["sha256"] != first["sha256"]:
+            problem = f"was chosen from other data than {folders[0]}"
+            remedy = "compare sets of one data set and split"
+            raise BadInput(problem, remedy=remedy, file=Path(folder) / MANIFEST, field="input")
+    return told
+
+
+def lines(told: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Return what each set is and covers, then how much each two have in common, as lines of text."""
+    said = []
+    for name, of in told.items():
+        covered = ", ".join(f"{counts[0]} {level} labels" for level, counts in of["coverage"].items())
+        said.append(f"{name}: {of['size']:,} of {of['input']['rows']:,} by {of['method']}; {covered}")
+    for first, second in combinations(told, 2):
+        common = overlap(told[first], told[second])
+        said.append(
+            f"{first} and {second}: {common['both']:,} in both ({common['by_chance']:,.0f} by chance), "
+            f"{100 * common['jaccard']:.1f} % of their union"
+        )
+    return said
+
+
+def selections_of(samples: "Samples", told: Mapping[str, dict[str, Any]]) -> list[Selection]:
+    """Return the sets by index into the samples they were chosen from.
+
+    Raises:
+        BadInput: the samples are not those.
+    """
+    first = next(iter(told.values()))["input"]
+    if samples.sha256() != first["sha256"]:
+        remedy = "name the data that the sets were chosen from with --dataset"
+        raise BadInput("is not the data that the sets were chosen from", remedy=remedy, file=samples.source)
+    place = {problem.pid: i for i, problem in enumerate(samples.problems)}
+    return [
+        Selection(
+            name,
+            [place[pid] for pid in of["kept"]],
+            {place[pid]: reason for pid, reason in of["dropped"].items()},
+            [place[pid] for pid in of["kept_for_coverage"]],
+        )
+        for name, of in told.items()
+    ]
+
+
+def embedding_of(vectors: "Vectors", samples: "Samples", selections: Sequence[Selection]) -> Embedding:
+    """Return what charts draw of an embedding of all samples, and how far each selection is from them."""
+    matrix = vectors.matrix(samples, Processes())
+    rows = vectors.rows(matrix, range(len(matrix)))
+    nearest = {selection.name: distances_to(rows, selection.picks) for selection in selections}
+    return Embedding(flat_map(matrix), {i: i for i in range(len(rows))}, nearest)
+
+
+def write_comparison(
+    folder: Path,
+    told: Mapping[str, dict[str, Any]],
+    samples: "Samples",
+    selections: Sequence[Selection],
+    scores: Sequence[Scores],
+    embedding: Embedding | None = None,
+) -> None:
+    """Write comparison.json (measures, overlaps), report.html, and report.png where matplotlib is there to draw it."""
+    problems = samples.problems
+    measures = {of.name: measures_of(problems, scores, of.picks) for of in selections}
+    everything = measures_of(problems, scores, range(len(problems)))
+    if embedding is not None:
+        measures = {name: of | reach_of(embedding.nearest[name]) for name, of in measures.items()}
+    common = [
+        {"sets": [a, b], **overlap(told[a], told[b])} for a, b in combinations([of.name for of in selections], 2)
+    ]
+    of_input = next(iter(told.values()))["input"]
+    result = {"input": of_input, "all": everything, "sets": measures, "overlaps": common}
+    (folder / NAME).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    title = f"{len(selections)} choices among {of_input['rows']:,} samples of {of_input['name']}"
+    parts = [_measures(measures, everything), _overlaps(list(measures), common)]
+    parts += [coverage_bars(problems, selections, level) for level in LEVELS]
+    if embedding is not None:
+        parts += [maps(embedding, selections), histograms(embedding.nearest)]
+    shown = {of.name: shown_of(problems, of, EXAMPLES) for of in selections}
+    pictures = thumbnails(samples, [i for kept, pruned in shown.values() for i in kept + pruned])
+    for of in selections:
+        parts.append(f"<h2>{html.escape(of.name)}: kept and pruned, side by side</h2>")
+        parts.append(sheet(problems, of, scores, shown[of.name], pictures))
+    (folder / "report.html").write_text(page(title, parts), encoding="utf-8")
+    if find_spec("matplotlib") is None:
+        print("no report.png: matplotlib is not installed; pip install matplotlib and run the same command again")
+        return
+    from llava_mistral.pruning.poster import draw_poster
+
+    draw_poster(folder / "report.png", title, problems, selections, result, embedding)
+    if pictures:
+        stacked(folder / "report.png", [sheet_picture(problems, of, shown[of.name], pictures) for of in selections])
+
+
+def _measures(measures: Mapping[str, dict[str, float]], everything: dict[str, float]) -> str:
+    names = dict.fromkeys(name for of in measures.values() for name in of)
+    rows = [[name, *(of.get(name, "") for of in measures.values()), everything.get(name, "")] for name in names]
+    return f"<h2>What each is worth</h2>{table(['', *measures, 'all samples'], rows)}"
+
+
+def _overlaps(names: Sequence[str], common: Sequence[dict[str, Any]]) -> str:
+    """A square of what each two have in common, as a share of their union; below it the numbers."""
+    shares = {frozenset(of["sets"]): of["jaccard"] for of in common}
+    head = "".join(f'<th class="n">{html.escape(name)}' for name in names)
+    rows = ""
+    for a in names:
+        cells = [1.0 if a == b else shares[frozenset((a, b))] for b in names]
+        shaded = "".join(
+            f'<td class="n" style="background:rgba(43,108,176,{0.6 * s:.2f})">{100 * s:.1f} %' for s in cells
+        )
+        rows += f"<tr><td>{html.escape(a)}{shaded}"
+    numbers = [[" and ".join(of["sets"]), of["both"], say(round(of["by_chance"], 1))] for of in common]
+    said = "Samples in both, as a share of those in either."
+    listed = table(["", "in both", "by chance"], numbers)
+    return f"<h2>Overlap</h2><p>{said}</p><table><tr><th>{head}{rows}</table><p>{listed}"

@@ -1,0 +1,165 @@
+"""The ways to choose: each returns what it picked and a reason for every sample it left out."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llava_mistral.data.scienceqa import Problem
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.pruning.coverage import LEVELS, Cover, fair_shares
+from llava_mistral.pruning.principles import NO_IMAGE, NOT_NEEDED, THRESHOLD, Scores
+from llava_mistral.pruning.workers import Processes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llava_mistral.pruning.rows import Rows
+
+ALONE = Processes()
+ENOUGH = "its skill has its share: harder, differently worded or differently answered samples were kept"
+NOT_DRAWN = "not drawn"
+NEAR = "nearer to the kept samples than the last one picked"
+FULL_GROUP = "its {} has its share: samples farther apart were kept"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Indices of the samples picked, in pick order, the reasons of the others, and what the method has to tell."""
+
+    picks: list[int]
+    dropped: dict[int, str]
+    for_coverage: list[int] = field(default_factory=list)  # picks that do not fit but whose labels no other sample has
+    facts: dict[str, Any] = field(default_factory=dict)
+    cost: str = ""  # what it took: not part of what was chosen, for it depends on the machine
+
+    def counts(self) -> dict[str, int]:
+        """Return how many samples were kept and how many dropped for each reason; they sum to the input."""
+        return {"kept": len(self.picks), **dict(sorted(Counter(self.dropped.values()).items()))}
+
+
+def by_principles(
+    problems: Sequence[Problem],
+    scores: Sequence[Scores],
+    size: int,
+    *,
+    threshold: float = THRESHOLD,
+    whole_coverage: bool = True,
+) -> Choice:
+    """Choose by necessity, coverage and difficulty.
+
+    Samples with a picture that is needed (`threshold`) fit. They are picked until every label among them is covered;
+    then, with `whole_coverage`, so is every label that only other pictured samples carry, once, by the sample whose
+    need of its picture is the least unlikely; then the rest is spread evenly over the skills of fitting samples.
+
+    Raises:
+        BadInput: fewer than `size` samples can be picked.
+    """
+    pictured = [i for i, problem in enumerate(problems) if problem.has_image]
+    fitting = [i for i in pictured if scores[i].necessity >= threshold]
+    cover = Cover(problems, [score.difficulty for score in scores])
+    cover.cover(fitting, size)
+    rest = Cover(problems, [score.necessity for score in scores]).resume(cover)
+    for_coverage = rest.cover(pictured, size) if whole_coverage else []
+    cover.resume(rest).fill(fitting, size)
+    picks = cover.picks
+    if len(picks) < size:
+        remedy = f"use --size {len(picks)} or less, or a lower --necessity"
+        problem = f"{size} samples cannot be picked: {len(fitting)} of {len(problems)} need their image"
+        raise BadInput(problem, remedy=remedy, field="size")
+    kept, fits = set(picks), set(fitting)
+    dropped = {i: _why_not(problems[i], i in fits) for i in range(len(problems)) if i not in kept}
+    return Choice(picks, dropped, for_coverage, {"images": len(pictured), "fitting": len(fitting)})
+
+
+def _why_not(problem: Problem, fits: bool) -> str:
+    return NO_IMAGE if not problem.has_image else ENOUGH if fits else NOT_NEEDED
+
+
+def by_distance(
+    problems: Sequence[Problem],
+    pool: Sequence[int],
+    rows: "Rows",
+    size: int,
+    *,
+    within: str | None = None,
+    progress: Callable[[int], None] = lambda picks: None,
+    processes: Processes = ALONE,
+) -> "tuple[Choice, np.ndarray]":
+    """Choose far apart: exact farthest-first traversal of the embeddings of `pool`, one row each, in its order.
+
+    Returns the choice and the (len(pool),) distances of the pool to their nearest picks.
+
+    Args:
+        within: "subject", "topic", "category" or "skill": every such label gets its fair share of `size`, and within
+            the shares the farthest samples are picked.
+        processes: those that choose together, when `rows` is this one's share of the pool.
+    """
+    import numpy as np
+
+    from llava_mistral.pruning.farthest_first import farthest_first
+
+    places = {} if within is None else _places([problems[i] for i in pool], within, size)
+    shared = {"first_row": processes.share(len(pool)).start, "gather": processes.gather}
+    found = farthest_first(rows, size, progress=progress, **places, **shared)
+    picks = [pool[i] for i in found.picks]
+    kept, members, reason = set(picks), set(pool), NEAR if within is None else FULL_GROUP.format(within)
+    dropped = {i: reason if i in members else NO_IMAGE for i in range(len(problems)) if i not in kept}
+    facts = {"radius": found.radius, "minimum_distance": found.minimum_distance if size > 1 else None}
+    facts |= {"radius_bound": "at most twice the smallest possible"} if within is None else {}
+    cost = f"read the embeddings {found.passes} times, computed {found.computed:.2f} of N x size distances"
+    return Choice(picks, dropped, facts=facts, cost=cost), np.concatenate(processes.gather(found.nearest))
+
+
+def _places(problems: Sequence[Problem], within: str, size: int) -> dict[str, Any]:
+    import numpy as np
+
+    names = [getattr(problem, within) or "" for problem in problems]
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    groups = np.array([number[name] for name in names])
+    capacities = np.bincount(groups).tolist()
+    if size > sum(capacities):
+        remedy = f"use at most {sum(capacities)}"
+        raise BadInput(f"{size} of {sum(capacities)} samples cannot be picked", remedy=remedy, field="size")
+    return {"groups": groups, "quotas": np.array(fair_shares(capacities, size))}
+
+
+def by_chance(
+    problems: Sequence[Problem], pool: Sequence[int], size: int, *, seed: int, stratified: bool = False
+) -> Choice:
+    """Choose at random, evenly over the skills when `stratified`: the control of every other method."""
+    _check_size(size, pool)
+    order = random.Random(seed).sample(list(pool), len(pool))
+    picks = order[:size]
+    if stratified:
+        rank = {i: place for place, i in enumerate(order)}
+        cover = Cover(problems, [-rank.get(i, len(pool)) for i in range(len(problems))], wordings=False)
+        cover.cover(pool, size)
+        cover.fill(pool, size)
+        picks = cover.picks
+    kept, members = set(picks), set(pool)
+    dropped = {i: NOT_DRAWN if i in members else NO_IMAGE for i in range(len(problems)) if i not in kept}
+    return Choice(picks, dropped, facts={"stratified": stratified})
+
+
+def everything(problems: Sequence[Problem], pool: Sequence[int], size: int | None) -> Choice:
+    """Keep the whole pool, in its order: what every choice is compared with."""
+    if size not in (None, len(pool)):
+        remedy = f"leave --size out, or say {len(pool)}"
+        raise BadInput(f"the full pool has {len(pool)} samples, not {size}", remedy=remedy, field="size")
+    members = set(pool)
+    return Choice(list(pool), {i: NO_IMAGE for i in range(len(problems)) if i not in members})
+
+
+def _check_size(size: int, pool: Sequence[int]) -> None:
+    if size > len(pool):
+        remedy = f"use 1 to {len(pool)}"
+        raise BadInput(f"{size} of {len(pool)} samples cannot be picked", remedy=remedy, field="size")
+
+
+def coverage_counts(problems: Sequence[Problem], picks: Sequence[int]) -> dict[str, list[int]]:
+    """Return {level: [labels among the picks, labels among the pictured samples, labels among all samples]}."""
+    pictured = [i for i, problem in enumerate(problems) if problem.has_image]
+    pools = (picks, pictured, range(len(problems)))
+    return {level: [len({getattr(problems[i], level) for i in pool} - {None}) for pool in pools] for level in LEVELS}

@@ -1,0 +1,76 @@
+"""The kept rows on disk: one parquet file that `datasets` loads, every picture decoded and encoded anew as PNG.
+
+Decoding proves that each picture is one, and takes off EXIF, position and trailing bytes; the pixels are those that
+training and inference see (`pictures.py`). Nothing depends on the time or the machine: the same rows give the same
+bytes.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_mistral.data.sources import undecoded
+from llava_mistral.ground.pictures import open_picture, png_bytes
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+DATA_FILE = "data/train-00000-of-00001.parquet"
+ROWS_PER_GROUP = 100  # as https://huggingface.co/docs/hub/datasets-image recommends for rows with pictures
+
+
+def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
+    """Write training rows {id, images, prompt, completion, …} as parquet with their pictures inside.
+
+    Raises:
+        BadInput: a picture cannot be read; the message names the row.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features, Image, List
+    from tqdm import tqdm
+
+    schema = Features(table.features | {"images": List(Image())}).arrow_schema  # what a reader gets decodes itself
+    table = undecoded(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        pq.ParquetWriter(path, schema) as writer,
+        tqdm(total=len(table), desc="writing", unit=" rows", delay=2) as bar,
+    ):
+        for start in range(0, len(table), ROWS_PER_GROUP):
+            batch = table[start : start + ROWS_PER_GROUP]
+            batch["images"] = [
+                [
+                    {"bytes": png_bytes(open_picture(cell, file=source, record=name)), "path": f"{i}.png"}
+                    for i, cell in enumerate(cells)
+                ]
+                for name, cells in zip(batch["id"], batch["images"], strict=True)
+            ]
+            writer.write_table(pa.Table.from_pydict(batch, schema=schema))
+            bar.update(len(batch["id"]))
+
+
+def write_llava_json(table: "Dataset", folder: Path, *, source: str | Path) -> None:
+    """Write the rows as LLaVA's training JSON: folder/llava.json and the pictures below folder/images."""
+    records = []
+    (folder / "images").mkdir()
+    for place, row in enumerate(_rows(table)):
+        record: dict[str, Any] = {"id": row["id"]}
+        names = []
+        for number, cell in enumerate(row["images"]):
+            names.append(f"{place:06d}-{number}.png")
+            picture = open_picture(cell, file=source, record=row["id"])
+            (folder / "images" / names[-1]).write_bytes(png_bytes(picture))
+        record |= {"image": names[0] if len(names) == 1 else names} if names else {}
+        speaker = {"user": "human", "assistant": "gpt"}
+        turns = [
+            {"from": speaker[turn["role"]], "value": turn["content"]} for turn in row["prompt"] + row["completion"]
+        ]
+        turns[0]["value"] = "<image>\n" * len(names) + turns[0]["value"]
+        records.append(record | {"conversations": turns})
+    (folder / "llava.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _rows(table: "Dataset") -> Iterable[dict[str, Any]]:
+    return iter(undecoded(table))

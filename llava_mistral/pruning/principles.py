@@ -1,0 +1,246 @@
+"""Three principles that make a sample worth training on: its image matters, it covers something, it is hard.
+
+Each principle is a score of its own. This file holds those that look at one sample among the others (*necessity* of
+the image, *difficulty*); `coverage.py` makes the choice that spreads over subjects, topics, categories and skills.
+
+Necessity is judged from the text alone, as a sum of evidence in log-odds that is squashed to 0 … 1 (0.5: undecided):
+
+* words that point into the picture, or away from it, in what is asked and in the context around it (`CUES`);
+* choices that only a picture can tell apart ("Solution A", "Pair 2"), and a right choice that the context spells out;
+* what other samples of the pool say. When the same words have another right answer beside another picture, the
+  words cannot decide and the picture must. When they always have the same answer, a picture that decided would have
+  had to agree by chance: each repetition speaks against it with the logarithm of the number of choices.
+
+A model can be asked too (`model_evidence.py`): by how much the right answer is likelier with the picture than with a
+blank one is log-odds already, and is added to the sum; how unlikely it finds the answer counts as difficulty.
+
+The weights are set by hand and few, so that a reason can be read off; the scores are judged, never fitted, by the
+samples whose need of a picture is known.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from llava_mistral.data.scienceqa import Problem
+from llava_mistral.pruning.model_evidence import ModelEvidence, pooled_gains, weigh
+
+NO_IMAGE = "has no image"
+NOT_NEEDED = "the image is not needed: the text decides"
+THRESHOLD = 0.5  # necessity at which the image counts as needed
+PRIOR = -1.0  # a picture beside a question is decoration until something speaks for it: 54 % of ScienceQA's are
+CONTRADICTION, MOST_AGREEMENT = 4.0, 4.0
+
+_PICTURE = (
+    r"(?:pictures?|images?|photo(?:graph)?s?|maps?|diagrams?|graphs?|charts?|figures?|tables?|drawings?|illustrations?"
+    r"|ads?|advertisements?|models?|grids?|timelines?|food webs?|event chains?|strips?|calendar|board|sketch)"
+)
+_LOOK = r"(?:use|look at|study)"
+_NOT_A_THING = r"(?:time|cross|statements?|\w+'s)"
+_TEXT = r"(?:passages?|texts?|paragraphs?|stor(?:y|ies)|sentences?|poems?|letters?|experiments?|words?)"
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A pattern that speaks for (weight above 0) or against needing the picture, in log-odds."""
+
+    place: str  # "ask": the last sentence of the question; "lead": what comes before it; "hint": the context
+    weight: float
+    why: str
+    pattern: re.Pattern
+
+
+def _cue(place: str, weight: float, why: str, pattern: str) -> Cue:
+    return Cue(place, weight, why, re.compile(pattern, re.IGNORECASE))
+
+
+CUES = (
+    _cue("ask", 2.5, "asks for what is shown or marked", r"\b(?:shown|highlighted|marked|outlined|pictured|drawn)\b"),
+    _cue("ask", 2.5, "asks about a picture by name", rf"\b(?:this|these|the|in each) (?:[\w-]+ )?{_PICTURE}\b"),
+    _cue("ask", 2.0, "asks about what is below", r"\b(?:below|depicted|in the background|in the foreground)\b"),
+    _cue("ask", 2.0, "asks for a place on a map", r"\bfarthest (?:north|south|east|west)\b"),
+    _cue("ask", 2.0, "asks for a place in a grid", r"\bin (?:row|column) \w"),
+    _cue("ask", 1.5, "asks what lines meet or arrows say", r"\bintersects?\b|\barrows?\b"),
+    _cue("ask", 1.5, "points at a thing", rf"\b(?:this|these|those) (?!{_TEXT}\b|{_NOT_A_THING}\b)\w+"),
+    _cue("ask", 1.5, "asks what the eye sees", r"\bupside down\b|\bwhat colou?r\b|\bhow many [\w ]+ are there\b"),
+    _cue("ask", 1.0, "compares", r"\bin common\b|\bhigher (?:concentration|temperature)\b|\beach (?:sample|pair)\b"),
+    _cue("lead", 2.0, "tells to look at a picture", rf"\blook at\b[^.?!]*\b{_PICTURE}\b|\bdescribe the {_PICTURE}\b"),
+    _cue("lead", 1.5, "points at things to compare", r"\bin each (?:sample|pair)\b|\bcompare\b"),
+    _cue("hint", 2.0, "the context sends to it", rf"\b{_LOOK} the (?:[\w-]+ ){{0,3}}(?:data|{_PICTURE})\b"),
+    _cue("hint", 2.0, "the context points below", rf"\b{_PICTURE} (?:\w+ ){{0,3}}below\b|\b(?:as|are|is) shown\b"),
+    _cue("hint", 2.0, "the context says how to read it", rf"\b{_PICTURE} (?:shows?|represents?)\b"),
+    _cue("ask", -3.0, "asks about a text", rf"\b(?:this|the|following) {_TEXT}\b"),
+    _cue("ask", -3.0, "is arithmetic in figures", r"\d\s*[-+×*/÷]\s*\d"),
+    _cue("ask", -1.5, "asks for a fact", r"\bcapital of\b|\bwhat (?:does|do|is|are|was) (?:an?|the word)\b"),
+    _cue("ask", -1.5, "asks about an experiment in words", r"\bexperiment\b|\bcould [\w' ]+ test show\b|\bpassage\b"),
+    _cue("hint", -2.0, "the context only names the picture", r"\A\s*figure:"),
+    _cue("hint", -2.0, "the context is a passage", r"\b(?:(?:read|in) the|this) passage\b|\bthe passage below\b"),
+)  # fmt: skip
+_INSTRUCTION = re.compile(r"(?:answer|respond|reply) (?:with|the question|in|using)\b", re.IGNORECASE)
+LABELS = re.compile(r"(?:sample|solution|pair|picture|figure|map|graph|container|object)s? [a-d1-9]\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Both scores of one sample, each from 0 to 1, and what decided the first."""
+
+    necessity: float
+    difficulty: float
+    why: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether the image is needed by the default threshold."""
+        return self.necessity >= THRESHOLD
+
+
+def score(problems: Sequence[Problem], asked: Mapping[str, ModelEvidence] | None = None) -> list[Scores]:
+    """Return the scores of all problems, which are judged among each other.
+
+    Args:
+        asked: by problem id, what a model says; those it was not asked are judged without.
+    """
+    from tqdm import tqdm
+
+    asked = asked or {}
+    gains = pooled_gains(problems, asked)
+    evidence = repetition_evidence(problems)
+    losses = [-asked[problem.pid].seeing if problem.pid in asked else None for problem in problems]
+    hard = difficulties(problems, losses)
+    result = []
+    judged = tqdm(zip(problems, evidence, hard, strict=True), "judging", len(problems), unit=" samples", delay=2)
+    for problem, repeated, difficulty in judged:
+        if not problem.has_image:
+            result.append(Scores(0.0, difficulty, NO_IMAGE))
+            continue
+        found = [*text_evidence(problem), *repeated]
+        found += [weigh(gains[problem.pid])] if problem.pid in gains else []
+        odds = PRIOR + sum(weight for weight, _ in found)
+        necessity = 1 / (1 + math.exp(-odds))
+        result.append(Scores(necessity, difficulty, _strongest(found, necessity)))
+    return result
+
+
+def text_evidence(problem: Problem) -> list[tuple[float, str]]:
+    """Return (log-odds, reason) of everything in the problem's own words that speaks for or against the picture."""
+    lead, ask = _split_question(problem.question)
+    hint = problem.hint or ""
+    places = {"ask": ask, "lead": lead, "hint": hint}
+    found = [(cue.weight, cue.why) for cue in CUES if cue.pattern.search(places[cue.place])]
+    found = _strongest_per_place(found)
+    if sum(bool(LABELS.search(choice)) for choice in problem.choices) >= 2:
+        found.append((2.0, "its choices are labels in a picture"))
+    if _spelled_out(problem, hint):
+        found.append((-2.0, "the context spells out the right choice and no other"))
+    return found
+
+
+def repetition_evidence(problems: Sequence[Problem]) -> list[list[tuple[float, str]]]:
+    """Return per problem the (log-odds, reason) that the other problems with the same question and context give."""
+    answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for problem in problems:
+        if problem.has_image and (answer := _answer(problem)):
+            answers[_words(problem)][answer] += 1
+    return [_from_repetitions(problem, answers.get(_words(problem), Counter())) for problem in problems]
+
+
+def _from_repetitions(problem: Problem, answers: Counter[str]) -> list[tuple[float, str]]:
+    answer = _answer(problem)
+    if not answer or sum(answers.values()) < 2:
+        return []
+    others = set(answers) - {answer}
+    rivals = others & set(map(_plain, problem.choices)) if problem.choices else others
+    if rivals:
+        return [(CONTRADICTION, "the same words have another answer beside another picture")]
+    if others:
+        return []
+    against = (answers[answer] - 1) * math.log(max(len(problem.choices), 2))
+    return [(-min(against, MOST_AGREEMENT), "the same words always have the same answer")]
+
+
+def difficulties(problems: Sequence[Problem], losses: Sequence[float | None] | None = None) -> list[float]:
+    """Return the difficulty of each problem: the mean of its ranks (0 … 1) by everything that tells about it.
+
+    Grade, length of lecture and solution in words, number of choices, and `losses` (a model's loss on the answer) when
+    given. Words, because characters would prefer answers that are long to spell: of the ten digits, only three, seven
+    and eight. What no problem of the pool has, or all have alike, tells nothing and is left out.
+    """
+    measures = [
+        [_grade(problem) for problem in problems],
+        [len((problem.lecture or "").split()) + len((problem.solution or "").split()) for problem in problems],
+        [len(problem.choices) for problem in problems],
+    ]
+    measures += [list(losses)] if losses is not None else []
+    ranked = [_ranks(values) for values in measures if len({v for v in values if v is not None}) > 1]
+    return [sum(ranks) / len(ranks) for ranks in zip(*ranked, strict=True)] if ranked else [0.5] * len(problems)
+
+
+def missing_principles(problems: Iterable[Problem]) -> list[str]:
+    """Return, in words, the principles for which the samples carry nothing to judge by."""
+    problems = list(problems)
+    lacks = []
+    if not any(problem.skill or problem.category or problem.topic or problem.subject for problem in problems):
+        lacks.append("coverage (no subject, topic, category or skill)")
+    if not any(problem.grade for problem in problems):
+        lacks.append("difficulty by grade")
+    return lacks
+
+
+def _split_question(question: str) -> tuple[str, str]:
+    """Return what leads up to the question, and its last sentence: the one that asks."""
+    sentences = [s for s in re.split(r"(?<=[.?!:])\s+|\n+", question.strip()) if not _INSTRUCTION.match(s)] or [
+        question
+    ]
+    asking = [i for i, sentence in enumerate(sentences) if sentence.endswith("?")]
+    last = asking[-1] if asking else len(sentences) - 1
+    return " ".join(sentences[:last] + sentences[last + 1 :]), sentences[last]
+
+
+def _strongest_per_place(found: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Keep the two strongest for and the two strongest against: ten pointing words are not ten proofs."""
+    found = sorted(found, key=lambda item: -abs(item[0]))
+    return [item for item in found if item[0] > 0][:2] + [item for item in found if item[0] < 0][:2]
+
+
+def _strongest(found: list[tuple[float, str]], necessity: float) -> str:
+    side = [item for item in found if (item[0] > 0) == (necessity >= THRESHOLD)]
+    return max(side, key=lambda item: abs(item[0]))[1] if side else "nothing points into the picture"
+
+
+def _spelled_out(problem: Problem, hint: str) -> bool:
+    """Whether the right choice, and no other, stands in the context as it is (choices of 4 characters and more)."""
+    if problem.answer is None or len(problem.choices[problem.answer]) < 4:
+        return False
+    said = [_plain(choice) in _plain(hint) for choice in problem.choices]
+    return said[problem.answer] and sum(said) == 1
+
+
+def _answer(problem: Problem) -> str | None:
+    if problem.choices:
+        return None if problem.answer is None else _plain(problem.choices[problem.answer])
+    return _plain(problem.solution) if problem.solution else None
+
+
+def _words(problem: Problem) -> tuple[str, str]:
+    return _plain(problem.question), _plain(problem.hint or "")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _grade(problem: Problem) -> int | None:
+    digits = re.findall(r"\d+", problem.grade or "")
+    return int(digits[0]) if digits else None
+
+
+def _ranks(values: Sequence[float | None]) -> list[float]:
+    """Return ranks from 0 to 1, equal values sharing the middle of theirs; what is unknown ranks in the middle."""
+    known = sorted(value for value in values if value is not None)
+    places: dict[float, list[int]] = defaultdict(list)
+    for place, value in enumerate(known):
+        places[value].append(place)
+    rank = {value: (p[0] + p[-1]) / 2 / max(len(known) - 1, 1) for value, p in places.items()}
+    return [0.5 if value is None else rank[value] for value in values]

@@ -1,0 +1,100 @@
+"""report.html: what was kept against what was pruned, in one file that needs no network and no script."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_mistral.data.scienceqa import Problem
+from llava_mistral.pruning.contact_sheet import sheet, sheet_picture, shown_of, thumbnails
+from llava_mistral.pruning.measures import Embedding, Selection, measures_of
+from llava_mistral.pruning.methods import Choice
+from llava_mistral.pruning.principles import Scores
+from llava_mistral.pruning.selection_charts import coverage_bars, histograms, maps, say, table
+
+if TYPE_CHECKING:
+    from llava_mistral.pruning.samples import Samples
+
+# Nothing may be loaded or run, whatever the questions hold: https://developer.mozilla.org/docs/Web/HTTP/CSP
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;max-width:74rem;margin:2rem auto;padding:0 1rem;color:#222;
+ overflow-wrap:anywhere}
+h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem}
+table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;
+ unicode-bidi:isolate;max-width:28rem}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bars td{line-height:1.1}
+.sheet{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:1.5rem}
+.card{display:flex;gap:.8rem;border-top:1px solid #ddd;padding:.6rem 0}
+.card .picture{flex:0 0 160px;text-align:center}.card img{max-width:160px;max-height:120px}
+.card p{margin:0 0 .3rem;white-space:pre-line;unicode-bidi:isolate}.why{color:#666;font-size:.85rem}
+.bar{display:inline-block;height:.7rem;vertical-align:middle}
+.maps{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0}figcaption{max-width:340px}
+svg{background:#fafafa;border:1px solid #ddd}svg text{font:11px system-ui,sans-serif;fill:#444}
+summary{cursor:pointer;color:#2b6cb0}
+"""
+
+_FACTS = {"images": "samples with an image", "fitting": "samples whose image is needed", "radius": "covering radius"}
+_FACTS |= {"minimum_distance": "smallest distance between two kept", "radius_bound": "the radius is"}
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """Return a whole HTML page; `parts` are HTML, `title` is text."""
+    said = html.escape(title)
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8">{policy}<title>{said}</title><style>{_STYLE}</style>'
+    return f"{head}<body>\n<h1>{said}</h1>\n" + "\n".join(part for part in parts if part) + "\n"
+
+
+def write_report(
+    folder: Path,
+    manifest: dict[str, Any],
+    samples: "Samples",
+    choice: Choice,
+    scores: Sequence[Scores],
+    embedding: "Embedding | None" = None,
+) -> None:
+    """Write report.html, and report.png (its contact sheet) where the pictures are at hand.
+
+    Args:
+        embedding: for the map and the histogram, where there are embeddings.
+    """
+    problems = samples.problems
+    selection = Selection(manifest["method"], choice.picks, choice.dropped, choice.for_coverage)
+    shown = shown_of(problems, selection)
+    pictures = thumbnails(samples, sum(shown, []))
+    parts = [
+        _counts(manifest),
+        _before_and_after(problems, choice, scores),
+        "<h2>Kept and pruned, side by side</h2>" + sheet(problems, selection, scores, shown, pictures),
+        *(coverage_bars(problems, [selection], level) for level in ("topic", "category", "skill")),
+    ]
+    if embedding is not None:
+        parts += [maps(embedding, [selection]), histograms(embedding.nearest)]
+    of = manifest["input"]
+    title = f"{manifest['size']:,} of {of['rows']:,} samples of {of['name']}, by {manifest['method']}"
+    (folder / "report.html").write_text(page(title, parts), encoding="utf-8")
+    if pictures:
+        sheet_picture(problems, selection, shown, pictures).save(folder / "report.png")
+
+
+def _counts(manifest: dict[str, Any]) -> str:
+    notes = [*manifest["notes"]]
+    if manifest["kept_for_coverage"]:
+        extra = "were kept only because nothing else carries their topic, category or skill"
+        notes.append(f"{len(manifest['kept_for_coverage'])} samples whose image is not needed {extra}.")
+    facts = "".join(
+        f"<tr><td>{html.escape(_FACTS.get(k, k))}<td>{html.escape(say(v))}" for k, v in manifest["selection"].items()
+    )
+    said = "".join(f"<p>{html.escape(note)}" for note in notes)
+    counts = table([], list(manifest["counts"].items()))
+    return f"<h2>Kept and dropped</h2>{counts}{said}<table>{facts}</table>"
+
+
+def _before_and_after(problems: Sequence[Problem], choice: Choice, scores: Sequence[Scores]) -> str:
+    """A table of the kept samples beside those with a picture and all."""
+    pools = {"kept": choice.picks, "with an image": [i for i, p in enumerate(problems) if p.has_image]}
+    pools["all"] = list(range(len(problems)))
+    measures = {name: measures_of(problems, scores, pool) for name, pool in pools.items() if pool}
+    rows = [[measure, *(of[measure] for of in measures.values())] for measure in measures["kept"]]
+    return f"<h2>Before and after</h2>{table(['', *measures], rows)}"

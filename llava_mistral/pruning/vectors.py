@@ -1,0 +1,78 @@
+"""The vectors that far-apart samples are chosen by: from a file or a model, and read as the user asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.pruning.embedding import embed, flat_map
+from llava_mistral.pruning.manifest import sha256_of
+from llava_mistral.pruning.measures import Embedding
+from llava_mistral.pruning.methods import Choice, by_distance
+from llava_mistral.pruning.rows import Rows, bytes_of, open_embeddings
+from llava_mistral.pruning.workers import Processes, pick_device
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llava_mistral.pruning.samples import Samples
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Where the vectors come from, and with what their rows are read.
+
+    Attributes:
+        file: .npy file of a row per sample; with `embedder`, where its vectors are kept.
+        embedder: folder or Hub id of the model that makes them.
+        device: a torch device; by default the GPU when there is one.
+        threads: by default all cores.
+        max_memory: resident memory to stay within, such as "1GB".
+    """
+
+    file: Path | None = None
+    embedder: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    max_memory: str | None = None
+
+    def matrix(self, samples: "Samples", processes: Processes) -> "np.ndarray":
+        """Return the (samples, width) matrix, made by the embedder where the file is not there yet.
+
+        Raises:
+            BadInput: the file is no such matrix, or the embedder cannot make one.
+        """
+        if self.embedder and not (self.file and self.file.is_file()):
+            return embed(samples, self.embedder, self.file, device=self.device, processes=processes)
+        if self.file is None:
+            raise BadInput("is missing", remedy="name a .npy file or an --embedder", field="embeddings")
+        return open_embeddings(self.file, len(samples.problems))
+
+    def rows(self, matrix: "np.ndarray", share: range) -> Rows:
+        """Return the rows of one process's share, as the traversal reads them."""
+        most = bytes_of(self.max_memory) if self.max_memory else None
+        return Rows(
+            matrix[share.start : share.stop],
+            threads=self.threads,
+            device=pick_device(self.device),
+            release=most is not None and most < 2 * matrix.nbytes,
+            name=str(self.file or self.embedder),
+        )
+
+    def farthest(
+        self, samples: "Samples", pool: Sequence[int], size: int, *, within: str | None, processes: Processes
+    ) -> tuple[Choice, Embedding]:
+        """Return `size` samples of `pool` that lie far apart, and what the report draws of the embedding."""
+        from tqdm import tqdm
+
+        matrix = self.matrix(samples, processes)
+        matrix = matrix if len(pool) == len(matrix) else matrix[pool]
+        rows = self.rows(matrix, processes.share(len(pool)))
+        with tqdm(total=size, desc="farthest first", unit=" picks", delay=2) as bar:
+            options = {"within": within, "progress": bar.update, "processes": processes}
+            choice, nearest = by_distance(samples.problems, pool, rows, size, **options)
+        if self.file:
+            choice.facts["embeddings_sha256"] = sha256_of(self.file)
+        row = {sample: place for place, sample in enumerate(pool)}
+        return choice, Embedding(flat_map(matrix), row, {"farthest": nearest})

@@ -1,0 +1,87 @@
+"""What both cards share: facts poured into a template, said in one way, checked by the Hub client's own classes.
+
+Every number on a card comes from run.json, summary.json, manifest.json, config.json or the headers of the weights;
+what no file says reads as unknown.
+"""
+
+import re
+from pathlib import Path
+
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.publishing.scanning import is_local_path, scan_bytes
+
+UNKNOWN = "unknown"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def pour(template: str, **values) -> str:
+    """Fill a template; a value that the template names and the code forgot is an error, never a blank."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(**values))
+
+
+def card_data(kind, **fields):
+    try:
+        return kind(**{key: value for key, value in fields.items() if value is not None})
+    except ValueError as error:
+        raise BadInput(f"the card's fields do not validate ({error})", remedy="correct the field") from None
+
+
+def validated(kind, text: str) -> str:
+    """Parse the finished card again as the Hub will, and refuse one that says where it was made."""
+    from yaml import YAMLError
+
+    try:
+        kind(text)
+    except (ValueError, TypeError, YAMLError) as error:
+        raise BadInput(f"the card does not validate ({error})", remedy="correct the field it names") from None
+    if found := next(scan_bytes(text.encode(), "README.md"), None):
+        raise BadInput(
+            f"the card would hold {found.kind} ({found.excerpt}) at {found.place}",
+            remedy="take it out of run.json, summary.json, manifest.json or the recipe",
+        )
+    return text
+
+
+def is_hub_id(name) -> bool:
+    return isinstance(name, str) and bool(HUB_ID.fullmatch(name)) and not is_local_path(name)
+
+
+def say(value) -> str:
+    """A value as a card says it: thousands separated, lists joined, nothing as unknown."""
+    if value is None or value == "" or value == [] or value == {}:
+        return UNKNOWN
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(say(item) for item in value)
+
+
+def as_yaml(value) -> str | None:
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip() if value else None
+
+
+def card_html(card: str, title: str) -> str:
+    """A card as a page to look at: the front matter as a block, the rest rendered; pictures by relative path."""
+    from html import escape
+
+    from markdown_it import MarkdownIt
+
+    _, front, body = card.split("---\n", 2)
+    style = "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
+    style += "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .5rem;font-size:.92em}"
+    style += "pre{background:#f4f4f4;padding:.7rem;overflow-x:auto}"
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{style}</style>"
+        f"<details><summary>front matter</summary><pre>{escape(front)}</pre></details>"
+        + MarkdownIt("commonmark").enable("table").render(body)
+    )

@@ -1,0 +1,222 @@
+"""Talking to a Hub that may stall, fail or refuse: time-outs, tries that end, and errors that say what to do.
+
+What huggingface_hub 2.4 leaves to its caller (measured): requests wait without limit (its client has no time-out), a
+commit and a download are not tried again after a 5xx, and the retries it does make know nothing of each other.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llava_mistral.ground.bad_input import BadInput
+
+TRANSIENT = {408, 429, 500, 502, 503, 504}
+FAILING_SECONDS = 35  # how long one route may go on failing before we say so
+
+
+class HubError(RuntimeError):
+    """The Hub, or the way to it, failed for longer than it is worth waiting; nothing half-done is visible there."""
+
+
+class Unreachable(HubError):
+    """Raised inside a request whose route has been failing for FAILING_SECONDS: ends the client's own retries."""
+
+
+class TryAgain(Exception):
+    """A passing failure of something that must be looked at before it is sent again.
+
+    Attributes:
+        seconds: how long to wait before.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+
+def connect(timeout: float = 30):
+    """The Hub client of this process: the token from the environment or the client's own store, and time-outs.
+
+    Args:
+        timeout: seconds without a byte after which a request is given up and tried again.
+
+    Raises:
+        BadInput: there is no token, or the environment forbids to go online.
+    """
+    from huggingface_hub import HfApi, constants, get_token, set_client_factory
+
+    if constants.HF_HUB_OFFLINE:
+        raise BadInput("HF_HUB_OFFLINE forbids every request", remedy="unset it to publish", field="HF_HUB_OFFLINE")
+    if not get_token():
+        raise BadInput("there is no token to publish with", remedy="set HF_TOKEN or run `hf auth login`")
+    set_client_factory(lambda: _client(timeout, _Patience()))
+    return HfApi()
+
+
+def call(action: Callable[[], Any], repo_id: str) -> Any:
+    """Do something on the Hub; try again while the failure is a passing one; say plainly what is wrong when it is not.
+
+    Raises:
+        BadInput: the Hub refuses the token, the repository or what was sent.
+        HubError: it kept failing.
+    """
+    started, attempt = time.monotonic(), 0
+    while True:
+        try:
+            return once(action, repo_id, attempt)
+        except TryAgain as again:
+            if time.monotonic() - started > 3 * FAILING_SECONDS:
+                raise _explained(again.__cause__, repo_id) from again.__cause__
+            time.sleep(again.seconds)
+            attempt += 1
+
+
+def once(action: Callable[[], Any], repo_id: str, attempt: int = 0) -> Any:
+    """Like `call`, for what must not simply be sent again: a passing failure raises `TryAgain`.
+
+    Args:
+        attempt: how many times it has failed already; the wait doubles with it.
+    """
+    try:
+        return action()
+    except Exception as error:
+        if not _is_passing(error):
+            raise _explained(error, repo_id) from error
+        conflict = _status(error) in (409, 412)  # others are committing: spread out, do not queue up
+        raise TryAgain(
+            random.uniform(0.05, 0.5) if conflict else max(_asked_wait(error), min(2**attempt, 8))
+        ) from error
+
+
+class _Patience:
+    """Counts how long each route has been failing, across the client's retries and ours, and ends them in time."""
+
+    def __init__(self):
+        self.lock, self.pending, self.failing = threading.Lock(), set(), {}
+
+    def before(self, request) -> None:
+        route = (request.method, request.url.path)
+        with self.lock:
+            if route in self.pending:  # the last one got no answer at all
+                self.failing.setdefault(route, time.monotonic())
+            self.pending.add(route)
+            since = self.failing.get(route)
+        if since is not None and time.monotonic() - since > FAILING_SECONDS:
+            raise Unreachable(f"{request.method} {request.url.path} has failed for {FAILING_SECONDS} s")
+
+    def after(self, response) -> None:
+        route = (response.request.method, response.request.url.path)
+        with self.lock:
+            self.pending.discard(route)
+            if response.status_code in TRANSIENT:
+                self.failing.setdefault(route, time.monotonic())
+            else:
+                self.failing.pop(route, None)
+        wait = response.headers.get("Retry-After", "0")
+        if response.status_code in TRANSIENT and wait.isdigit() and int(wait) > FAILING_SECONDS:
+            raise Unreachable(f"the Hub asks to come back in {wait} s")
+
+
+def _client(timeout: float, patience: _Patience):
+    import httpx2
+    from huggingface_hub import constants
+    from huggingface_hub.utils._http import hf_request_event_hook
+
+    limits = httpx2.Timeout(timeout, connect=min(timeout, 10))
+
+    def limit(request) -> None:  # some calls (repo_info) pass timeout=None, which overrules the client's own
+        asked = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {
+            kind: asked.get(kind) or seconds for kind, seconds in limits.as_dict().items()
+        }
+
+    def keep_token(request) -> None:  # the client shows it to whatever address a Hub gives for verifying an upload
+        if request.url.origin != httpx2.URL(constants.ENDPOINT).origin:
+            request.headers.pop("Authorization", None)
+
+    return httpx2.Client(
+        event_hooks={
+            "request": [hf_request_event_hook, limit, keep_token, patience.before],
+            "response": [patience.after],
+        },
+        follow_redirects=True,
+        timeout=limits,
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    found = next((e for e in _chain(error) if isinstance(e, HfHubHTTPError) and e.response is not None), None)
+    return None if found is None else found.response.status_code
+
+
+def _asked_wait(error: BaseException) -> float:
+    response = next((e.response for e in _chain(error) if getattr(e, "response", None) is not None), None)
+    asked = response.headers.get("Retry-After", "0") if response is not None else "0"
+    return float(asked) if asked.isdigit() else 0.0
+
+
+def _is_passing(error: BaseException) -> bool:
+    import httpx2
+
+    if any(isinstance(e, Unreachable | BadInput) for e in _chain(error)):
+        return False
+    if (status := _status(error)) is not None:
+        return status in TRANSIENT | {409, 412}
+    cut = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, ConnectionError)
+    return any(isinstance(e, cut) for e in _chain(error))
+
+
+def _explained(error: BaseException, repo_id: str) -> Exception:
+    """The error a user can act on, one for each thing that can be wrong; never with a header or a token in it."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    kinds = {type(e) for e in _chain(error)}
+    status, said = _status(error), _message(error)
+    if isinstance(error, BadInput | HubError) and not isinstance(error, Unreachable):
+        return error
+    if GatedRepoError in kinds:
+        return BadInput(f"{repo_id} is gated", remedy="ask for access on its page, or use another repository")
+    if status == 401 and RepositoryNotFoundError not in kinds:
+        return BadInput(
+            "the Hub does not accept the token", remedy="set HF_TOKEN to a valid one or run `hf auth login`"
+        )
+    if status == 403:
+        return BadInput(
+            f"the token may not write to {repo_id}",
+            remedy="use a token with write access, or a repository of your own",
+        )
+    if RepositoryNotFoundError in kinds:
+        return BadInput(
+            f"{repo_id} does not exist, or the token cannot see it", remedy="check the name and the token's rights"
+        )
+    if RevisionNotFoundError in kinds:
+        return BadInput(f"{repo_id} has no such revision", remedy="publish to a repository with a main branch")
+    if status == 400:
+        return BadInput(f"the Hub refuses this ({said})", remedy="correct what it names")
+    if status is not None and status not in TRANSIENT:
+        return HubError(f"the Hub answers {status} ({said}); see its status page, or run again with --verbose")
+    wire = any(isinstance(e, Unreachable | ConnectionError) or "httpx" in type(e).__module__ for e in _chain(error))
+    if status is None and not wire:
+        return error if isinstance(error, Exception) else HubError(said)
+    return HubError(
+        f"the Hub kept failing ({said}); nothing half-sent is visible there; run the same command again to go on"
+    )
+
+
+def _message(error: BaseException) -> str:
+    """The innermost plain sentence of an error, in one line, with the token taken out should a server echo it."""
+    from huggingface_hub import get_token
+
+    last = next((e for e in _chain(error) if isinstance(e, Unreachable)), error)
+    text = " ".join((str(last) or type(last).__name__).split())[:300]
+    token = get_token()
+    return text.replace(token, "<token>") if token else text

@@ -1,0 +1,237 @@
+"""The card of a model: its README.md, from the files of its checkpoint and its evaluation summaries."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from llava_mistral.publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
+from llava_mistral.publishing.known_sources import known_source
+from llava_mistral.publishing.reported_results import checked_summary, eval_results, result_table
+from llava_mistral.publishing.scanning import plain_name
+from llava_mistral.publishing.staging import parameter_count, read_json
+
+
+def model_card(
+    folder: Path,
+    repo_id: str,
+    *,
+    revision: str,
+    licence: str = UNKNOWN,
+    summaries: list[dict] | None = None,
+    chart: str | None = None,
+    recipe: str | None = None,
+    base_model: str | None = None,
+    dataset: str | None = None,
+) -> str:
+    """The README.md of a checkpoint, from its own files.
+
+    Args:
+        folder: the staged checkpoint (config.json or adapter_config.json, weights, run.json when there is one).
+        revision: the tag the usage examples are pinned to.
+        licence: the Hub's identifier.
+        summaries: evaluation summaries (`summary.json`) for the results tables and the model-index.
+        chart: the chart's path inside the repository.
+        recipe: the YAML text of the recipe; without it, the recipe noted in run.json.
+        base_model: a Hub id to name as the base instead of what run.json says.
+        dataset: a Hub id to name as the training data instead of what run.json says.
+
+    Raises:
+        BadInput: a summary is not one, or the card fails the Hub client's validation.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    adapter = (folder / "adapter_config.json").is_file()
+    runs = _runs(read_json(folder / "run.json") if (folder / "run.json").is_file() else {})
+    run = runs[-1]
+    config = read_json(folder / ("adapter_config.json" if adapter else "config.json"))
+    named = config.get("base_model_name_or_path")  # an adapter fits one base only: the one its own config names
+    bases = [base_model] if base_model else _as_list((adapter and named) or runs[0].get("base_model") or named)
+    if not (adapter or any(map(is_hub_id, bases))):  # a stage-0 folder: what it was composed of is in the config
+        parts = [_get(config, f"{part}_config", "_name_or_path") for part in ("vision", "text")]
+        bases = [part for part in parts if is_hub_id(part)] or bases
+    hub_bases = [base for base in bases if is_hub_id(base)]
+    data_names = [dataset or _get(run, "data", "path"), *(_get(one, "data", "path") for one in runs[-2::-1])]
+    hub_data = list(dict.fromkeys(name for name in data_names if is_hub_id(name)))
+    summaries = [checked_summary(summary) for summary in summaries or []]
+    name = repo_id.split("/")[-1]
+    data = card_data(
+        ModelCardData,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="image-text-to-text",
+        license=licence,
+        language=["en"],
+        base_model=hub_bases or None,
+        base_model_relation=("adapter" if adapter else "finetune") if hub_bases else None,
+        datasets=hub_data or None,
+        tags=_tags(config, run, adapter),
+        model_name=name,
+        eval_results=[row for summary in summaries for row in eval_results(summary)] or None,
+    )
+    text = pour(
+        "model_card.md",
+        front_matter=data.to_yaml(),
+        name=name,
+        what=_what_model(config, folder, adapter),
+        adapter=adapter,
+        has_code=bool(config.get("auto_map")),
+        revision=revision,
+        pipeline_snippet=pipeline_snippet(repo_id, revision, bool(config.get("auto_map"))),
+        classes_snippet=classes_snippet(repo_id, revision, bool(config.get("auto_map"))),
+        adapter_snippet=adapter_snippet(repo_id, revision, named or UNKNOWN, config.get("revision")),
+        base_pinned=bool(config.get("revision")),
+        results=[result_table(summary) for summary in summaries],
+        chart=chart,
+        loss="loss.png" if (folder / "loss.png").is_file() else None,
+        stages=[_stage_name(one) for one in runs],
+        facts=_table([*_facts(one), *_hardware(one)] for one in runs),
+        recipe=recipe.strip() if recipe else as_yaml(run.get("recipe")),
+        earlier=[(_stage_name(one), as_yaml(one["recipe"])) for one in runs[:-1] if one.get("recipe")],
+        rerun=_rerun(run, dataset, base_model),
+        license=licence,
+        parts=_parts(bases, data_names, [_terms(one) for one in runs[::-1]]),
+    )
+    return validated(ModelCard, text)
+
+
+def pipeline_snippet(repo_id: str, revision: str, has_code: bool) -> str:
+    """Six lines a stranger pastes: a question about a picture, answered by the pinned revision."""
+    trust = ", trust_remote_code=True" if has_code else ""
+    return (
+        "from transformers import pipeline\n\n"
+        f'chat = pipeline("image-text-to-text", model="{repo_id}", revision="{revision}"{trust})\n'
+        'question = [{"type": "image", "path": "picture.png"}, {"type": "text", "text": "What is in this picture?"}]\n'
+        'answer = chat(text=[{"role": "user", "content": question}], max_new_tokens=64, return_full_text=False)\n'
+        'print(answer[0]["generated_text"])'
+    )
+
+
+def classes_snippet(repo_id: str, revision: str, has_code: bool) -> str:
+    """The same model and processor through the Auto classes."""
+    trust = ", trust_remote_code=True" if has_code else ""
+    return (
+        "from transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
+        f'pinned = dict(revision="{revision}"{trust})\n'
+        f'model = AutoModelForImageTextToText.from_pretrained("{repo_id}", **pinned)\n'
+        f'processor = AutoProcessor.from_pretrained("{repo_id}", **pinned)'
+    )
+
+
+def adapter_snippet(repo_id: str, revision: str, base: str, base_revision: str | None) -> str:
+    """An adapter onto its base, both at the commits that were compared when it was published."""
+    pinned = f', revision="{base_revision}"' if base_revision else ""
+    return (
+        "from peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
+        f'base = AutoModelForImageTextToText.from_pretrained("{base}"{pinned}, trust_remote_code=True)\n'
+        f'model = PeftModel.from_pretrained(base, "{repo_id}", revision="{revision}")'
+    )
+
+
+def _what_model(config: dict, folder: Path, adapter: bool) -> str:
+    count = f"{parameter_count(folder):,}"
+    if adapter:
+        base, commit = config.get("base_model_name_or_path") or UNKNOWN, config.get("revision")
+        at = f" at commit `{commit}`" if commit else ""
+        return f"An adapter of {count} parameters ({config.get('peft_type', UNKNOWN)}) for `{base}`{at}."
+    text, vision = (config.get(key) or {} for key in ("text_config", "vision_config"))
+    return (
+        f"A vision-language model (`{config.get('model_type', UNKNOWN)}`) of {count} parameters: a "
+        f"`{vision.get('model_type', UNKNOWN)}` vision tower reads pictures of {vision.get('image_size', UNKNOWN)} "
+        f"pixels a side, a projector turns them into tokens, and a `{text.get('model_type', UNKNOWN)}` language model "
+        f"of {text.get('num_hidden_layers', UNKNOWN)} layers answers."
+    )
+
+
+def _tags(config: dict, run: dict, adapter: bool) -> list[str]:
+    text = (config.get("text_config") or {}).get("model_type")
+    tags = ["llava", "vision-language", config.get("model_type"), text, run.get("stage")]
+    tags += ["custom_code"] if config.get("auto_map") else []
+    tags += ["lora"] if adapter and config.get("peft_type") == "LORA" else []
+    return list(dict.fromkeys(tag for tag in tags if tag))
+
+
+def _runs(run: dict) -> list[dict]:
+    """A checkpoint's runs, oldest first: each run.json holds that of the checkpoint it started from."""
+    before = run.get("before")
+    return [*(_runs(before) if isinstance(before, dict) else []), run]
+
+
+def _stage_name(run: dict) -> str:
+    return say(run.get("stage"))
+
+
+def _facts(run: dict) -> list[tuple[str, str]]:
+    parameters, data, tokens = (run.get(key) or {} for key in ("parameters", "data", "tokens"))
+    versions = run.get("versions") or {}
+    return [
+        ("made from", say([plain_name(str(base)) for base in _as_list(run.get("base_model"))])),
+        ("parameters trained", say(parameters.get("trainable"))),
+        ("parameters frozen", say(parameters.get("frozen"))),
+        ("training data", say(plain_name(str(data["path"])) if data.get("path") else None)),
+        ("training rows", say(data.get("rows"))),
+        ("training data sha256", f"`{data['sha256'][:16]}…`" if data.get("sha256") else UNKNOWN),
+        ("tokens of questions", say(tokens.get("prompt"))),
+        ("tokens of answers", say(tokens.get("answer"))),
+        ("attention", say(run.get("window"))),
+        ("steps", say(run.get("steps"))),
+        ("epochs", say(run.get("epochs"))),
+        ("final loss", say(run.get("final_loss"))),
+        ("seed", say(run.get("seed"))),
+        ("versions", say([f"{key} {value}" for key, value in versions.items()])),
+    ]
+
+
+def _hardware(run: dict) -> list[tuple[str, str]]:
+    hardware = run.get("hardware")
+    if isinstance(hardware, dict):
+        gpus, cores = hardware.get("gpus"), hardware.get("cpu_cores")
+        found = f"{gpus} × {say(hardware.get('gpu'))}" if gpus else "no GPU" if gpus == 0 else None
+        hardware = [part for part in (found, f"{cores} CPU cores" if cores else None) if part]
+    seconds, energy = run.get("seconds"), run.get("energy_kwh")
+    return [
+        ("hardware", say(hardware)),
+        ("time", UNKNOWN if seconds is None else f"{seconds:,.0f} s ({seconds / 3600:.2g} h)"),
+        ("energy", UNKNOWN if energy is None else f"{energy:.3g} kWh"),
+    ]
+
+
+def _table(columns: Iterable[list[tuple[str, str]]]) -> list[tuple[str, list[str]]]:
+    """Facts of several runs side by side: (what, [one value for each run])."""
+    columns = list(columns)
+    return [(row[0][0], [value for _, value in row]) for row in zip(*columns, strict=True)]
+
+
+def _rerun(run: dict, dataset: str | None, base_model: str | None) -> str | None:
+    """The command that trains it again from the recipe beside it, with what the recipe need not say."""
+    if not run.get("stage"):
+        return None
+    base = base_model or next(iter(_as_list(run.get("base_model"))), None)
+    flags = {"model_name_or_path": base, "dataset": dataset or _get(run, "data", "path"), "output_dir": "again"}
+    given = " ".join(f"--{flag} {plain_name(str(value))}" for flag, value in flags.items() if value)
+    return f"llava-mistral train --stage {run['stage']} --config recipe.yaml \\\n    {given}"
+
+
+def _parts(bases: list[str], data_names: list[str | None], licences: list[str | None]) -> list[tuple[str, str, str]]:
+    parts = [("model", _linked(base, "https://huggingface.co/"), UNKNOWN) for base in bases]
+    for name, licence in zip(data_names, licences, strict=True):
+        linked = _linked(name, "https://huggingface.co/datasets/") if name else UNKNOWN
+        parts.append(("data", linked, f"`{licence}`" if licence else UNKNOWN))
+    return parts if bases else [("model", UNKNOWN, UNKNOWN), *parts]
+
+
+def _terms(run: dict) -> str | None:
+    """The licence of a run's data: the one its manifest gave, or that of a source its name speaks of."""
+    source = known_source(_get(run, "data", "source"), plain_name(str(_get(run, "data", "path") or "")))
+    return (source and source.licence) or _get(run, "data", "license")
+
+
+def _linked(name: str, root: str) -> str:
+    return f"[{name}]({root}{name})" if is_hub_id(name) else f"`{plain_name(str(name))}`"
+
+
+def _as_list(value) -> list:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _get(value: dict, *keys: str):
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

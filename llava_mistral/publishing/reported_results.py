@@ -1,0 +1,69 @@
+"""Evaluation summaries (`summary.json`) as a model's card shows them: tables with intervals, and the model-index."""
+
+from llava_mistral.data.scienceqa import COLUMNS
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.publishing.cards import UNKNOWN, is_hub_id
+from llava_mistral.publishing.scanning import plain_name
+
+
+def checked_summary(summary: dict) -> dict:
+    """The summary, once it has what every card shows of it.
+
+    Raises:
+        BadInput: it lacks the overall accuracy.
+    """
+    overall = summary.get("ALL")
+    if not (isinstance(overall, dict) and isinstance(overall.get("accuracy"), int | float) and "n" in overall):
+        raise BadInput(
+            "the evaluation summary has no ALL.accuracy and ALL.n",
+            remedy="give a summary.json written by llava-mistral evaluate",
+            field="results",
+        )
+    return summary
+
+
+def result_table(summary: dict) -> dict:
+    """What the template shows of one evaluation."""
+    columns = [column for column in COLUMNS if column in summary]
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    cells = [summary[column] for column in columns]
+    lines.append("| accuracy | " + " | ".join("–" if c is None else f"{c['accuracy']:.2f}" for c in cells) + " |")
+    lines.append("| interval | " + " | ".join("–" if c is None else _interval(c) for c in cells) + " |")
+    lines.append("| questions | " + " | ".join("–" if c is None else f"{c['n']:,}" for c in cells) + " |")
+    variant = ", blank pictures" if summary.get("images") == "blank" else ""
+    dataset, split = plain_name(str(summary.get("dataset") or UNKNOWN)), summary.get("split") or UNKNOWN
+    return {
+        "title": f"**{dataset}, {split} split{variant}**",
+        "table": "\n".join(lines),
+        "interval": "95 % confidence intervals" if any(c and c.get("ci95") for c in cells) else "no intervals known",
+        "unread": summary["unread"] if isinstance(summary.get("unread"), int) else None,
+        "scoring": summary.get("scoring") if isinstance(summary.get("scoring"), str) else None,
+        "question_hash": summary.get("question_hash"),
+    }
+
+
+def _interval(cell: dict) -> str:
+    return UNKNOWN if not cell.get("ci95") else f"{cell['ci95'][0]:.1f}–{cell['ci95'][1]:.1f}"
+
+
+def eval_results(summary: dict) -> list:
+    """The evaluation as rows of the front matter's model-index."""
+    from huggingface_hub import EvalResult
+
+    if summary.get("images") == "blank":  # the control without pictures is no result to be ranked by
+        return []
+    dataset = str(summary.get("dataset") or UNKNOWN)
+    return [
+        EvalResult(
+            task_type="image-text-to-text",
+            task_name="multiple-choice questions about pictures",
+            dataset_type=dataset if is_hub_id(dataset) else plain_name(dataset).lower(),
+            dataset_name=plain_name(dataset),
+            dataset_split=summary.get("split"),
+            metric_type="accuracy",
+            metric_name=f"accuracy, {column}",
+            metric_value=round(float(summary[column]["accuracy"]), 2),
+        )
+        for column in COLUMNS
+        if summary.get(column)
+    ]

@@ -1,0 +1,85 @@
+"""Processor, model and collator of a stage, ready to train."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from llava_mistral.ground.checkpoint_headers import check_image_token, opening
+from llava_mistral.ground.foreign_code import loading
+from llava_mistral.training.batch_pictures import Pictures
+from llava_mistral.training.collator import AnswerCollator
+from llava_mistral.training.frozen_weights import is_safe, shrink_frozen
+from llava_mistral.training.packing import PackedCollator
+from llava_mistral.training.quantization import load_options, set_trainable
+from llava_mistral.training.stages import check_template, warn_of_untrained_projector
+from llava_mistral.training.vision_features import VisionFeatures, open_cache
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_processor(stage: Any, template: Path | None) -> tuple[Any, str]:
+    """Return the checkpoint's processor, wording as this stage does, and the checkpoint's own template.
+
+    Args:
+        stage: a `StageArguments`.
+        template: chat template of this stage; None: the checkpoint's own.
+
+    Raises:
+        BadInput: stage 2 with a template that drops the question, or a checkpoint that does not open.
+    """
+    name = stage.model_name_or_path
+    with opening(name, "config.json"):
+        config = AutoConfig.from_pretrained(name, **_source(stage))
+    with opening(name):
+        processor = AutoProcessor.from_pretrained(name, **_source(stage))
+    check_image_token(config, processor, name)
+    own_template = processor.chat_template
+    processor.chat_template = template.read_text(encoding="utf-8") if template else own_template
+    file = str(template or stage.model_name_or_path)
+    check_template(processor, stage.stage, file, may_drop_question=stage.may_drop_question)
+    return processor, own_template
+
+
+def load_model(stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, int]]:
+    """Return the model, frozen but for what `stage` trains, with LoRA where that is asked for; and parameter counts.
+
+    Args:
+        stage: a `StageArguments`.
+        config: an `SFTConfig`.
+
+    Returns:
+        the model, and `{"trainable": …, "frozen": …}`.
+    """
+    name = stage.model_name_or_path
+    with opening(name):
+        options = {"dtype": "float32", **_source(stage), **load_options(stage)}
+        model = AutoModelForImageTextToText.from_pretrained(name, **options)
+    if stage.stage == "finetune" and config.process_index == 0:
+        warn_of_untrained_projector(model, name)
+    return prepare_model(model, stage, config)
+
+
+def prepare_model(model: "torch.nn.Module", stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, int]]:
+    """As `load_model`, of a model that is there."""
+    parameters = set_trainable(model, stage)
+    if stage.use_peft:
+        from llava_mistral.training.lora import add_lora
+
+        model, parameters = add_lora(model, stage, config.seed)
+    if stage.frozen_dtype == "auto" and is_safe(config):
+        shrink_frozen(model)
+    return model, parameters
+
+
+def make_collator(stage: Any, config: Any, rows: Any, model: "torch.nn.Module", processor: Any) -> Any:
+    """Return what makes batches of rows, and let `model` read what it makes of their pictures."""
+    cache = open_cache(stage, config, rows, model, processor)
+    VisionFeatures(model, cache)
+    collator = AnswerCollator(processor, Pictures(processor, cache))
+    return PackedCollator(collator) if stage.packed else collator
+
+
+def _source(stage: Any) -> dict[str, Any]:
+    return loading(stage.model_name_or_path, stage.model_revision, field="model_revision")

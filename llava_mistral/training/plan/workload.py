@@ -1,0 +1,214 @@
+"""What a run asks of the machine: its recipe's values as numbers, and the lengths of its samples."""
+
+import os
+import random
+from dataclasses import dataclass, fields
+from math import ceil
+from statistics import fmean
+from typing import Any
+
+from llava_mistral.ground.pictures import open_picture
+from llava_mistral.training.recipe import StageArguments, is_true
+
+# SFTConfig's defaults of what decides memory and steps; a test compares them, for importing TRL takes seconds.
+DEFAULTS = {
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 3.0,
+    "max_steps": -1,
+    "optim": "adamw_torch_fused",
+    "bf16": True,
+    "fp16": False,
+    "gradient_checkpointing": True,
+    "use_cpu": False,
+}
+SAMPLE = 1000  # rows whose lengths are measured; drawn with the run's seed
+
+
+@dataclass(frozen=True)
+class Run:
+    """The values of a run that decide its memory and its steps; see `run_of`.
+
+    Args:
+        batch: samples of a micro-batch on one device; `accumulation` of them make a step.
+        max_steps: 0 where the epochs decide.
+        lora_r: None without LoRA.
+        world: processes that train together; `sharded`: each holds its share of the weights (FSDP, ZeRO-3).
+        deepspeed: how weights are spread is in its own file.
+        packed: samples lie end to end, without padding.
+        small_frozen: frozen matrices are kept in 16 bits.
+        reads_once: the tower reads a picture in the first epoch alone.
+        cuda: on a GPU; TRL's loss and dropout take more memory on a CPU.
+    """
+
+    stage: str
+    batch: int
+    accumulation: int
+    epochs: float
+    max_steps: int
+    optim: str
+    bf16: bool
+    checkpointing: bool
+    lora_r: int | None = None
+    lora_dropout: float = 0.0
+    four_bit: bool = False
+    world: int = 1
+    sharded: bool = False
+    deepspeed: bool = False
+    packed: bool = False
+    small_frozen: bool = False
+    reads_once: bool = False
+    cuda: bool = True
+
+    @property
+    def full(self) -> bool:
+        """Whether the text model's own weights are trained."""
+        return self.stage == "finetune" and self.lora_r is None
+
+    @property
+    def step_samples(self) -> int:
+        """Samples of an optimizer step."""
+        return self.batch * self.accumulation * self.world
+
+
+def run_of(values: dict, world: int = 1, cuda: bool = True) -> Run:
+    """Read the values of `recipe.given_values`; what they leave out has the parser's default."""
+    asked = {**DEFAULTS, **{field.name: field.default for field in fields(StageArguments)}}
+    asked |= {key: value for key, value in values.items() if value is not None}
+    bf16 = is_true(asked["bf16"]) and not is_true(asked["fp16"])
+    sharded, deepspeed = (
+        bool(asked.get(name)) or is_true(os.environ.get(f"ACCELERATE_USE_{name.upper()}", False))
+        for name in ("fsdp", "deepspeed")
+    )
+    lora = is_true(asked["use_peft"])
+    return Run(
+        stage=asked["stage"],
+        batch=int(asked["per_device_train_batch_size"]),
+        accumulation=int(asked["gradient_accumulation_steps"]),
+        epochs=float(asked["num_train_epochs"]),
+        max_steps=max(0, int(asked["max_steps"])),
+        optim=str(asked["optim"]),
+        bf16=bf16,
+        checkpointing=is_true(asked["gradient_checkpointing"]),
+        lora_r=int(asked["lora_r"]) if lora else None,
+        lora_dropout=float(asked["lora_dropout"]) if lora else 0.0,
+        four_bit=is_true(asked["load_in_4bit"]),
+        world=world,
+        sharded=sharded and world > 1,
+        deepspeed=deepspeed,
+        packed=is_true(asked.get("packed", False)),
+        small_frozen=bf16 and not (sharded or deepspeed) and asked.get("frozen_dtype", "float32") == "auto",
+        reads_once=asked.get("vision_cache", "off") != "off",
+        cuda=cuda,
+    )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Lengths of one sample in tokens: in all, of its answer, of its pictures; `tiles` that the tower reads."""
+
+    tokens: int
+    answer: int
+    features: int
+    tiles: int
+
+
+def measure(rows: Any, processor: Any, config: Any, seed: int = 0) -> list[Sample]:
+    """Lengths of all rows, or of `SAMPLE` of them drawn with `seed`, by the words that training will use.
+
+    Args:
+        rows: of `llava_mistral.data.conversations.read_rows`; their pictures are not decoded.
+        processor: with the stage's chat template.
+        config: a `LlavaMistralConfig`.
+    """
+    from llava_mistral.training.collator import AnswerCollator
+
+    chosen = sorted(random.Random(seed).sample(range(len(rows)), min(SAMPLE, len(rows))))
+    drawn = rows.select(chosen).with_format("arrow")[:].to_pylist()  # as stored: pictures are paths and bytes
+    word = AnswerCollator(processor).word
+    ids = [
+        processor.tokenizer([word(row, answered) for row in drawn], add_special_tokens=False).input_ids
+        for answered in (False, True)
+    ]
+    samples = []
+    for row, prompt, whole in zip(drawn, *ids, strict=True):
+        features, tiles = pictures_of(row["images"], processor, config)
+        tokens = len(whole) - len(row["images"]) + features
+        samples.append(Sample(tokens, len(whole) - len(prompt), features, tiles))
+    return samples
+
+
+def pictures_of(images: list[dict], processor: Any, config: Any) -> tuple[int, int]:
+    """Image tokens and tiles of a sample; with anyres both hang on the pictures' sizes."""
+    if config.image_aspect_ratio != "anyres":
+        extra = config.vision_feature_select_strategy == "full"
+        return len(images) * (config.image_seq_length + extra), len(images)
+    if not images:
+        return 0, 0
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    pixels = [size_of(image) for image in images]
+    tokens = processor._get_num_multimodal_tokens(image_sizes=pixels)["num_image_tokens"]
+    side, grid = config.vision_config.image_size, config.image_grid_pinpoints
+    return sum(tokens), sum(image_size_to_num_patches(list(size), grid, side) for size in pixels)
+
+
+def size_of(image: dict) -> tuple[int, int]:
+    """Height and width in pixels, upright, as training will see it."""
+    return open_picture(image).size[::-1]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: `tokens` go through the text model, padding included; rows are of `length` tokens.
+
+    `answers`, `features`, `tiles`: sums over its samples.
+    """
+
+    tokens: int
+    length: int
+    answers: int
+    features: int
+    tiles: int
+
+
+def largest_batch(samples: list[Sample], run: Run, seed: int = 0) -> Batch:
+    """The micro-batch that takes most memory: of padded ones, all rows as long as the longest sample."""
+    most = [max(getattr(sample, name) for sample in samples) for name in ("tokens", "answer", "features", "tiles")]
+    if not run.packed:
+        return Batch(run.batch * most[0], most[0], *(run.batch * count for count in most[1:]))
+    drawn = [sum_of(batch) for batch in shuffled(samples, run, seed)]
+    heavy = max(drawn, key=lambda batch: batch.tokens)
+    return Batch(heavy.tokens, most[0], *(max(getattr(b, n) for b in drawn) for n in ("answers", "features", "tiles")))
+
+
+def sum_of(samples: list[Sample]) -> Batch:
+    """Several samples as one row without padding."""
+    whole = [sum(getattr(sample, name) for sample in samples) for name in ("tokens", "answer", "features", "tiles")]
+    return Batch(whole[0], max(sample.tokens for sample in samples), *whole[1:])
+
+
+def shuffled(samples: list[Sample], run: Run, seed: int) -> list[list[Sample]]:
+    """Micro-batches of a shuffled epoch over `samples`."""
+    order = random.Random(seed).sample(samples, len(samples))
+    return [order[start : start + run.batch] for start in range(0, len(order), run.batch)]
+
+
+def padding(samples: list[Sample], run: Run, seed: int = 0) -> float:
+    """Tokens computed for one token of a sample: 1 when packed, else by the padding of shuffled micro-batches."""
+    if run.packed:
+        return 1.0
+    batches = shuffled(samples, run, seed)
+    padded = sum(len(batch) * max(sample.tokens for sample in batch) for batch in batches)
+    return padded / sum(sample.tokens for sample in samples)
+
+
+def steps_of(rows: int, run: Run) -> tuple[int, int]:
+    """Optimizer steps of an epoch and of the run, as the Trainer counts them."""
+    epoch = ceil(ceil(rows / (run.batch * run.world)) / run.accumulation)
+    return epoch, run.max_steps or ceil(run.epochs * epoch)
+
+
+def mean_of(samples: list[Sample], name: str) -> float:
+    """Mean of a field."""
+    return fmean(getattr(sample, name) for sample in samples)

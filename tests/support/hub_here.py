@@ -1,0 +1,45 @@
+"""A Hub that this very process' client believes in, and something to send it: for faults, which are many and quick."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llava_mistral.local_hub import LocalHub
+from llava_mistral.publishing.connection import connect
+from llava_mistral.publishing.upload import publish, tag
+
+TOKEN = "hf_" + "T" * 34
+CARD = b"---\nlicense: mit\n---\n# A model\n"
+WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
+
+
+@contextmanager
+def hub_here(folder, monkeypatch) -> Iterator[LocalHub]:
+    """Uploads go through LFS, where faults can strike; nothing is cached outside `folder`."""
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    with LocalHub(folder / "hub", token=TOKEN) as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        yield hub
+    set_client_factory(default_client_factory)
+
+
+def save_files(folder) -> dict:
+    """Path in the repository -> a file or bytes."""
+    path = folder / "model.safetensors"
+    path.write_bytes(WEIGHTS)
+    return {"README.md": CARD, "model.safetensors": path, "config.json": b"{}"}
+
+
+def send(files, repo_id="owner/name", timeout=30, **options):
+    """Publish the files and name their commit, as the verb does."""
+    api = connect(timeout)
+    done = publish(api, repo_id, "model", lambda head: files, message="Publish", **options)
+    tag(api, done, "files-1")
+    return done

@@ -1,0 +1,56 @@
+"""A verb, run as a user runs it: in this process, where the libraries are loaded already, or in one of its own."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+HOME = Path(__file__).parents[2]
+
+
+@dataclass
+class Done:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line on standard error; fails when there are more."""
+        lines = self.stderr.strip().splitlines()
+        assert len(lines) == 1, self.stderr
+        return lines[0]
+
+
+def run_here(main: Callable[[], int | None], *arguments: object, code: int = 0) -> Done:
+    """Run a verb's `main` through `run_verb` in this process."""
+    from llava_mistral.ground.command_line import run_verb
+
+    out, err = io.StringIO(), io.StringIO()
+    argv = [f"llava-mistral {main.__module__.rpartition('.')[2]}", *map(str, arguments)]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.object(sys, "argv", argv):
+        try:
+            run_verb(main)
+        except SystemExit as left:
+            done = Done(left.code, out.getvalue(), err.getvalue())
+    assert done.code == code, done
+    return done
+
+
+def run_apart(*command: object, code: int = 0, cwd: Path = HOME, timeout: float = 300, **environment: str) -> Done:
+    """Run `python command…` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == code, done
+    return Done(done.returncode, done.stdout, done.stderr)
