@@ -135,11 +135,16 @@ def test_plain_text_and_a_list_of_parts_are_worded_alike(tokenizer, template):
     assert render(tokenizer, template, parts) == render(tokenizer, template, turns)
 
 
-def test_pictures_come_before_the_words_wherever_they_stood(tokenizer):
-    text, image = {"type": "text", "text": "Same?"}, {"type": "image"}
-    first = render(tokenizer, "mistral_instruct", [{"role": "user", "content": [image, image, text]}])
-    assert first == render(tokenizer, "mistral_instruct", [{"role": "user", "content": [image, text, image]}])
-    assert first == "<s>[INST] <image>\n<image>\nSame? [/INST]"
+@pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
+def test_a_picture_keeps_its_place_and_a_leading_one_its_line(tokenizer, template):
+    before, after, image = {"type": "text", "text": "Is "}, {"type": "text", "text": " red?"}, {"type": "image"}
+    for parts, said in (
+        ([image, image, after], "<image>\n<image>\n red?"),
+        ([before, image, after], "Is <image> red?"),
+        ([image, before, image, after], "<image>\nIs <image> red?"),
+    ):
+        worded = render(tokenizer, template, [{"role": "user", "content": parts}])
+        assert worded.removesuffix(" [/INST]").rstrip().endswith(f" {said}")
 
 
 def test_the_vicuna_default_system_message_is_llavas(tokenizer):
