@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 
 demo: $(VENV)/installed
-	$(VENV)/bin/llava-mistral study --config recipes/miniature/study.yaml
+	$(VENV)/bin/llava-mistral study --config miniature/study
 
 test: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .

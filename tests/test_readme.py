@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 
+from llava_mistral.ground.recipe_files import recipe_file
 from tests.support.running import HOME, run_apart
 
 README = (HOME / "README.md").read_text(encoding="utf-8")
@@ -37,6 +38,8 @@ def test_every_command_in_prose_has_flags_that_exist(command):
 def test_make_has_the_targets_of_readme():
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^demo:", makefile, re.M) and re.search(r"^test:", makefile, re.M)
+    for recipe in re.findall(r"--config (\S+)", makefile):
+        assert recipe_file(recipe).is_file()
     assert "make test" in (HOME / ".ci" / "run").read_text(encoding="utf-8")
 
 
