@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-TRIES = 1000
 NUMBERS = (-1, 0, 1, 3, 1 << 31, 1 << 62, 1 << 64, 10**400, 1.5, True, None, "7", [], {})
 TYPES = ("F64", "F32", "F16", "BF16", "I8", "U8", "BOOL", "F8_E4M3", "F4", "C64", "F99", "", None, 4)
 
@@ -27,20 +26,20 @@ def spoilt_bytes(data: bytes, rng: random.Random, start: int = 0, end: int | Non
     return bytes(data)
 
 
-def pictures() -> Iterator[bytes]:
+def pictures(tries: int) -> Iterator[bytes]:
     from tests.support.odd_pictures import ACCEPTED, JPEG
 
     rng, seeds = random.Random(1), [JPEG, *ACCEPTED.values()]
-    for number in range(TRIES):
+    for number in range(tries):
         yield spoilt_bytes(seeds[number % len(seeds)], rng) or b"\0"
 
 
-def weight_files(whole: bytes) -> Iterator[bytes]:
+def weight_files(whole: bytes, tries: int) -> Iterator[bytes]:
     """Its length, the text of its header, what the header says, or its end is another."""
     rng = random.Random(2)
     length = struct.unpack("<Q", whole[:8])[0]
     text, body = whole[8 : 8 + length], whole[8 + length :]
-    for _ in range(TRIES):
+    for _ in range(tries):
         kind = rng.random()
         if kind < 0.1:
             yield (
@@ -91,7 +90,7 @@ def survey(attempts: Iterator[bytes], attempt: Callable[[bytes], bool]) -> None:
     print(json.dumps({"tried": tried, "opened": opened, "slowest": slowest, "peak": peak}))
 
 
-def survey_pictures() -> None:
+def survey_pictures(tries: int) -> None:
     from llava_mistral.ground.bad_input import BadInput
     from llava_mistral.ground.pictures import open_picture
 
@@ -101,10 +100,10 @@ def survey_pictures() -> None:
         except BadInput:
             return False
 
-    survey(pictures(), attempt)
+    survey(pictures(tries), attempt)
 
 
-def survey_weights(folder: str) -> None:
+def survey_weights(tries: int, folder: str) -> None:
     """What the verbs look at refuses no less than the class, which takes its time; what passes is opened whole."""
     from llava_mistral.ground.bad_input import BadInput
     from llava_mistral.ground.checkpoint_headers import check_files
@@ -129,4 +128,4 @@ def survey_weights(folder: str) -> None:
         assert passed, "the library opens what the verbs refuse"
         return True
 
-    survey(weight_files(file.read_bytes()), attempt)
+    survey(weight_files(file.read_bytes(), tries), attempt)
