@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.running import HOME, run_apart
 from tests.support.tiny_components import TEXT
-from tests.test_modeling_llava_mistral import tiny_model
+from tests.support.tiny_plugin import tiny_model
 
 RESULTS = HOME / "benchmarks" / "results"
 
@@ -58,7 +58,7 @@ def test_the_gpu_benchmark_measures_the_published_shapes():
     from benchmarks.train_gpu import SIZES
     from benchmarks.training_arms import model_config, random_model
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-    from tests.test_recipes import WHOLE, size
+    from tests.support.recipe_sizes import WHOLE, size
 
     class Tokenizer:
         def __len__(self):
