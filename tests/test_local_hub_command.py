@@ -90,8 +90,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_done_is_seen_after_kill_9
         server, url = start_command(tmp_path / "root")
         if not round_:
             create(url)
-        killer = threading.Timer(0.05 + 0.25 * stop.random(), server.kill)
-        killer.start()
+        killer = threading.Timer(0.25 * stop.random(), server.kill)
         try:
             while True:
                 number += 1
@@ -100,13 +99,15 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_done_is_seen_after_kill_9
                 body = commit_body({f"{number}.txt": b"x"}, {f"{number}.bin": content}, summary=str(number))
                 answer = ask(url, "POST", "/api/models/me/model/commit/main", body)
                 acknowledged.append((str(number), answer.json()["commitOid"]))
+                if not killer.is_alive():  # from the first commit of a round on: a busy machine takes its time to begin
+                    killer.start()
         except (ConnectionError, http.client.HTTPException):
             end(server)
     store = Store(tmp_path / "root")
     try:
         repo = store.repo("models", "me/model")
         history = {commit["title"]: commit_id for commit_id, commit in repo.history(repo.resolve("main"))}
-        assert len(acknowledged) > 6 and all(history.get(title) == oid for title, oid in acknowledged)
+        assert len(acknowledged) >= 6 and all(history.get(title) == oid for title, oid in acknowledged)
         for entry in repo.files(repo.resolve("main")).values():
             content = store.blob(entry.sha256).read_bytes()
             assert (hashlib.sha256(content).hexdigest(), len(content)) == (entry.sha256, entry.size)
