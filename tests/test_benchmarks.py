@@ -21,6 +21,18 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
     assert weights < json.loads(done.stdout.splitlines()[-1])["peak_bytes"] < 1.1 * weights
 
 
+@pytest.mark.parametrize("name", ["evaluation", "model", "packing", "selection", "vision_cache"])
+def test_a_rehearsal_leaves_the_committed_figures_alone(name):
+    """By the one place that every benchmark writes to, and by what git is told to leave out."""
+    from benchmarks.result_files import result_file
+
+    assert result_file(f"{name}.json", quick=True).parent == RESULTS / "quick"
+    assert result_file(f"{name}.json", quick=False).parent == RESULTS
+    code = (HOME / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+    assert f'result_file("{name}.json", ' in code and '/ "results"' not in code
+    assert "benchmarks/results/quick/" in (HOME / ".gitignore").read_text().splitlines()
+
+
 @pytest.mark.parametrize("rounds", ["1", "0", "-3"])
 def test_too_few_rounds_for_a_median_are_refused(rounds):
     done = run_apart("benchmarks/model.py", "--rounds", rounds, code=2)
