@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from tests.support.malformed import cases
 from tests.support.running import run_here
 from tests.support.tiny_components import IMAGE_TOKENS
-from tests.test_malformed_llava_json import cases
 
 PICTURE = Image.new("RGB", (60, 20), (10, 200, 90))
 WORDS = {"type": "text", "text": "Which digit?"}
@@ -201,7 +201,7 @@ def test_truncation_may_cut_words_and_never_a_picture(processor, stock, by_itsel
 @pytest.mark.case("G7", "accepted")
 def test_a_question_longer_than_the_context_is_named_before_it_is_asked(stage0, tmp_path):
     from llava_mistral.commands.evaluate import main
-    from tests.test_malformed_problems import PROBLEM
+    from tests.support.small_problems import PROBLEM
 
     def ask(words: int, code: int):
         problems = {"1": PROBLEM | {"split": "test"}, "2": PROBLEM | {"split": "test", "hint": "digit " * words}}

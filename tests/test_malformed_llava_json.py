@@ -13,12 +13,8 @@ from llava_mistral.commands.prune import main as prune_dataset
 from llava_mistral.commands.train import main as train_sft
 from llava_mistral.data.conversations import read_rows
 from llava_mistral.ground.bad_input import BadInput
-from tests.support.malformed import hollow, read_by_libraries
+from tests.support.malformed import ASK, GOOD, TELL, cases, hollow, read_by_libraries
 from tests.support.running import Done, run_here
-
-ASK = {"from": "human", "value": "<image>\nWhat is it?"}
-TELL = {"from": "gpt", "value": "A red square."}
-GOOD = {"id": "good", "image": "red.png", "conversations": [ASK, TELL]}
 
 
 def text(*records) -> bytes:
@@ -31,15 +27,6 @@ def other(**change) -> dict:
 
 def talk(*turns) -> dict:
     return other(conversations=list(turns))
-
-
-def cases(table: dict[str, tuple]) -> list:
-    """A parameter for each line; what its name begins with is the case it shows."""
-
-    def marks(name: str) -> list:
-        return [pytest.mark.case(name.split()[0], outcome) for outcome in ("refused", "accepted")]
-
-    return [pytest.param(*values, id=name, marks=marks(name)) for name, values in table.items()]
 
 
 class World:

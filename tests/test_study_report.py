@@ -6,8 +6,8 @@ import pytest
 
 from llava_mistral.evaluation.study_report import planned, study_page, study_results
 from llava_mistral.ground.bad_input import BadInput
+from tests.support.result_folders import results
 from tests.support.running import HOME, run_apart
-from tests.test_comparison import results
 
 RIGHT = {"random": (20, 22, 24), "principles": (50, 53, 55), "question-dropped": (19, 23, 21)}
 
