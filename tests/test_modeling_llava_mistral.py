@@ -20,6 +20,7 @@ CODE = {
 AUTO_MAP = {
     "AutoConfig": "configuration_llava_mistral.LlavaMistralConfig",
     "AutoModel": "modeling_llava_mistral.LlavaMistralModel",
+    "AutoModelForCausalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
     "AutoModelForImageTextToText": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
 }
@@ -319,7 +320,7 @@ def test_one_bad_element_anywhere_is_found_and_large_weights_are_not_bad(dtype):
     """Odd sizes, as vectorised reductions treat the last elements apart; no sum of these fits into half precision."""
     import torch
 
-    from modeling_llava_mistral.modeling_llava_mistral import _is_finite
+    from modeling_llava_mistral.loading_llava_mistral import _is_finite
 
     weight = torch.full((5, 1003), 6e4, dtype=getattr(torch, dtype))
     assert _is_finite(weight) and _is_finite(-weight) and _is_finite(weight.T) and _is_finite(weight[:0])
