@@ -14,7 +14,9 @@ from tests.support.tiny_plugin import config, tiny_model
 
 CODE = {
     "configuration_llava_mistral.py": "modeling_llava_mistral",
+    "loading_llava_mistral.py": "modeling_llava_mistral",
     "modeling_llava_mistral.py": "modeling_llava_mistral",
+    "pictures_llava_mistral.py": "processing",
     "processing_llava_mistral.py": "processing",
 }
 AUTO_MAP = {
