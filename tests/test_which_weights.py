@@ -125,7 +125,11 @@ def test_every_verb_reads_the_weights_that_the_library_reads(stage0, folder, tmp
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [(second_set, "two (whole )?sets of weights, model.safetensors"), (only_a_variant, "")]
+    ("change", "said"),
+    [
+        (second_set, "two (whole )?sets of weights, model.safetensors"),
+        (only_a_variant, "model.safetensors|no weights"),
+    ],
 )
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_refuses_what_only_the_owner_can_decide(folder, tmp_path, change, said, verb):
