@@ -137,15 +137,15 @@ def test_plain_text_and_a_list_of_parts_are_worded_alike(tokenizer, template):
 
 
 @pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
-def test_a_picture_keeps_its_place_among_the_words(tokenizer, template):
-    text, image = {"type": "text", "text": "Same?"}, {"type": "image"}
-
-    def worded(*parts) -> str:
-        return render(tokenizer, template, [{"role": "user", "content": [*parts]}])
-
-    assert "<image>\n<image>\nSame? " in worded(image, image, text)
-    assert "<image>\nSame?<image>\n " in worded(image, text, image)
-    assert "Same?<image>\nSame? " in worded(text, image, text)
+def test_a_picture_keeps_its_place_and_a_leading_one_its_line(tokenizer, template):
+    before, after, image = {"type": "text", "text": "Is "}, {"type": "text", "text": " red?"}, {"type": "image"}
+    for parts, said in (
+        ([image, image, after], "<image>\n<image>\n red?"),
+        ([before, image, after], "Is <image> red?"),
+        ([image, before, image, after], "<image>\nIs <image> red?"),
+    ):
+        worded = render(tokenizer, template, [{"role": "user", "content": parts}])
+        assert worded.removesuffix(" [/INST]").rstrip().endswith(f" {said}")
 
 
 @pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])

@@ -57,9 +57,12 @@ def test_seeds_give_a_mean_and_an_interval(tmp_path):
     found = compare(groups(tmp_path, mistral=[90, 92, 94], llama=[70, 75, 71]))
     cell = found["models"]["mistral"]["columns"]["ALL"]
     assert (cell["accuracy"], cell["seeds"]) == (pytest.approx(92), [90, 92, 94])
-    assert cell["ci95"] == pytest.approx([92 - 4.9683, 92 + 4.9683], abs=1e-3)
+    assert cell["ci95"][1] - cell["ci95"][0] > 2 * 4.96, "wider than by seeds alone: the questions are a sample, too"
     (pair,) = found["pairs"]
-    assert pair["difference"] == pytest.approx(-20) and pair["test"] == "paired t over 3 seeds"
+    assert pair["difference"] == pytest.approx(-20) and pair["test"] == "t over 3 seeds and the questions"
+    assert pair["ci95"][0] < -20 < pair["ci95"][1] < 0 < pair["visible"]
+    with pytest.raises(BadInput, match="2 seeds are too few for an interval; give 3 or more, or one"):
+        check_comparable(groups(tmp_path, mistral=[1, 2], llama=[3, 4]), "ALL")
     with pytest.raises(BadInput, match=r"different numbers of seeds \(mistral: 2, llama: 1\)"):
         check_comparable(groups(tmp_path, mistral=[1, 2], llama=[3]), "ALL")
 

@@ -106,11 +106,15 @@ def test_a_checkpoint_is_asked_with_real_and_blank_pictures(monkeypatch, tmp_pat
     said = capsys.readouterr().out
     assert "generated, real pictures" in said and "scored by choice likelihood instead: " in said
     assert "blank pictures, on the 12 questions with one:" in said and "exact McNemar p =" in said
+    assert "unread, and counted as wrong:" in said and "with blank ones" in said
+    assert "the same texts by three readers, IMG: ours " in said
     real, blank = (json.loads((out / part / "summary.json").read_text()) for part in ("", "blank"))
     assert (real["images"], blank["images"], real["ALL"]["n"]) == ("real", "blank", 24)
     assert real["question_hash"] == blank["question_hash"]
     assert real["likelihood"]["ALL"]["n"] == 24 and real["versions"]["torch"]
     assert real["scoring"] == "generated" and real["NO"] == blank["NO"]
+    assert sum(real["read"].values()) == 24 and real["readers"]["IMG"]["LLaVA"]["n"] == 12
+    assert real["unread"] == sum(n for form, n in real["read"].items() if form.startswith("unread"))
     predictions = json.loads((out / "predictions.json").read_text())
     assert predictions.keys() == {"results", "likelihood", "outputs", "answers", "columns"}
     before = (out / "summary.json").read_bytes()

@@ -38,7 +38,7 @@ def summarise(
         "recorded": answers.recorded,
         "missing": answers.missing,
         "unknown": answers.unknown,
-        "read": forms(reading(texts.get(p.pid, ""), p.choices) for p in problems) if texts else None,
+        "read": forms(reading(texts[p.pid], p.choices) for p in problems if p.pid in texts) if texts else None,
         "readers": readers(problems, texts) if texts else None,
         "question_hash": question_hash(problems),
         **facts,
@@ -94,9 +94,17 @@ def answered_summary(
 
 
 def ground_truth(problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return the right answers and each column's ids, by which a results folder is compared without its data set."""
+    """Return the right answers, and the ids of each column and skill: a folder is compared without its data set."""
     columns = {column: [problem.pid for problem in problems if belongs(problem, column)] for column in COLUMNS}
-    return {"answers": {problem.pid: problem.answer for problem in problems}, "columns": columns}
+    skills: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.skill:
+            skills.setdefault(problem.skill, []).append(problem.pid)
+    return {
+        "answers": {problem.pid: problem.answer for problem in problems},
+        "columns": columns,
+        **({"skills": skills} if skills else {}),
+    }
 
 
 def prompt_hash(problems: Sequence[Problem], facts: Mapping[str, Any]) -> str:

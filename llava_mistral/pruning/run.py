@@ -12,6 +12,7 @@ from llava_mistral.pruning.model_evidence import ModelEvidence
 from llava_mistral.pruning.output import DATA_FILE, write_llava_json, write_rows
 from llava_mistral.pruning.recipe import PLACES, Machine, PruneRecipe
 from llava_mistral.pruning.samples import Samples, read_samples
+from llava_mistral.pruning.words import ties_of
 from llava_mistral.pruning.workers import Processes
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def choose(
     pool = [i for i, problem in enumerate(problems) if recipe.pool == "all" or problem.has_image]
     if recipe.method == "principles":
         options = {"threshold": recipe.necessity, "whole_coverage": recipe.coverage == "images"}
+        options["ties"] = ties_of(problems, recipe.seed, samples.digests if samples.pictures else None)
         return methods.by_principles(problems, scores, size, **options), None
     if recipe.method == "random":
         return methods.by_chance(problems, pool, size, seed=recipe.seed, stratified=recipe.stratified), None
@@ -129,7 +131,7 @@ def make(
         input_sha256=samples.sha256(),
         source=recipe.source,
         license=recipe.license,
-        notes=[f"not judged by {lack}" for lack in lacks],
+        notes=[*(f"not judged by {lack}" for lack in lacks), *choice.notes],
         skipped=len(bad.listed),
     )
     return PrunedSet(recipe, described, samples, choice, scores, embedding, bad)
@@ -178,5 +180,9 @@ def summary(pruned: PrunedSet, output: str | Path) -> list[str]:
         lines.insert(0, f"{recipe.method}: {pruned.choice.cost}")
     if given["skipped"]:
         lines.append(f"{output}: left out {given['skipped']:,} bad samples, see skipped.json")
-    lines += [f"  {count:>8,}  {reason}" for reason, count in described["counts"].items()]
+    for reason, count in described["counts"].items():
+        lines.append(f"  {count:>8,}  {reason}")
+        if reason == "kept" and described["kept_for_coverage"]:
+            alone = "of these for coverage alone: their image is not needed, and no other sample has their labels"
+            lines.append(f"  {len(described['kept_for_coverage']):>8,}    {alone}")
     return lines + [f"  {note}" for note in described["notes"]]
