@@ -333,6 +333,17 @@ def test_one_bad_element_anywhere_is_found_and_large_weights_are_not_bad(dtype):
             assert not _is_finite(spoilt) and not _is_finite(spoilt.T), (position, bad)
 
 
+@pytest.mark.parametrize("bad", [1.0, float("nan")])
+def test_numbers_that_know_no_smallest_and_largest_are_looked_at_too(bad):
+    """Eight-bit floats, as quantised checkpoints have them."""
+    import torch
+
+    from modeling_llava_mistral.loading_llava_mistral import _is_finite
+
+    weight = torch.tensor([1.0, bad]).to(torch.float8_e4m3fn)
+    assert _is_finite(weight) == (bad == 1.0)
+
+
 @pytest.mark.parametrize("kind", ["missing", "unexpected"])
 def test_who_asks_for_the_loading_info_is_told_what_is_wrong(stage0, tmp_path, kind):
     """Instead of a refusal, as the library's own tools expect; a wrong shape is refused all the same."""
