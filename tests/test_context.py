@@ -51,6 +51,7 @@ def test_positions_that_were_stretched_already_are_not_stretched_twice():
     assert LlavaMistralConfig(text_config=text, image_token_id=5).context_length == 131072
 
 
+@pytest.mark.case("G7", "accepted")
 @pytest.mark.parametrize("form", ["input_ids", "positional", "inputs_embeds"])
 def test_an_answer_is_cut_where_the_context_ends(model, caplog, form):
     import logging
@@ -68,6 +69,7 @@ def test_an_answer_is_cut_where_the_context_ends(model, caplog, form):
     logging.getLogger("transformers").removeHandler(caplog.handler)
 
 
+@pytest.mark.case("G7", "refused")
 def test_a_prompt_that_fills_the_context_comes_back_and_a_longer_one_is_refused(model):
     given = prompt(512)
     assert model.generate(**given, max_new_tokens=5).equal(given["input_ids"])

@@ -115,6 +115,7 @@ ARRAYS = {
 }
 
 
+@pytest.mark.case("G8", "accepted")
 @pytest.mark.parametrize("kind", ARRAYS)
 @pytest.mark.parametrize("tensor", [False, True], ids=["array", "tensor"])
 def test_an_array_of_any_numbers_has_the_pixels_of_its_picture(processor, kind, tensor):
@@ -154,6 +155,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.case("G8", "refused")
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_right_is_refused_with_a_remedy(processor, kind):
     picture, said = REFUSED[kind]
