@@ -79,6 +79,7 @@ def ask(options: argparse.Namespace) -> None:
     from llava_mistral.evaluation.journal import Asked
     from llava_mistral.evaluation.prediction import answer_problems
     from llava_mistral.evaluation.results import answered_summary, blank_text
+    from llava_mistral.ground.checkpoint_headers import computing_type
     from llava_mistral.ground.foreign_code import loading
 
     check_output(options)
@@ -96,8 +97,9 @@ def ask(options: argparse.Namespace) -> None:
         device=options.device,
         revision=options.revision,
     )
+    dtype = computing_type(options.model, options.revision)
     found = {
-        images: answered_summary(problems, answers[images], asked, images=images, **facts(options))
+        images: answered_summary(problems, answers[images], asked, images=images, dtype=dtype, **facts(options))
         for images in answers
     }
     show(found, options)
