@@ -62,7 +62,7 @@ def score_file(options: argparse.Namespace) -> None:
     problems = read_problems(options.problems or options.dataset, split=options.split, pid_splits=options.pid_splits)
     read = options.read or ("results" if predictions.results else "outputs")
     answers = choose(problems, predictions, file=options.predictions, read=read, allow_missing=options.allow_missing)
-    summary = summarise(problems, answers, scoring=read, **facts(options))
+    summary = summarise(problems, answers, texts=predictions.outputs or None, scoring=read, **facts(options))
     results = {pid: UNREAD if index is None else index for pid, index in answers.choices.items()}
     outputs = {pid: text for pid, text in predictions.outputs.items() if pid in results}
     found = {"real": (summary, {"results": results, "outputs": outputs, **ground_truth(problems)})}
@@ -143,12 +143,14 @@ def facts(options: argparse.Namespace) -> dict[str, str | None]:
 
 def show(found: dict[str, tuple[dict, dict]], options: argparse.Namespace) -> None:
     """Print the tables."""
-    from llava_mistral.evaluation.results import cell_text, counts_text
+    from llava_mistral.evaluation.results import cell_text, counts_text, readers_text
     from llava_mistral.evaluation.scoring import table
 
     for images, (summary, _) in found.items():
         print(f"\n{options.model or options.predictions}: {summary['scoring']}, {images} pictures")
         print(f"{table(summary)}\n{counts_text(summary)}")
+        if summary["readers"]:
+            print(readers_text(summary))
         if summary["scoring"] == "generated":
             print(f"scored by choice likelihood instead: {cell_text(summary['likelihood']['ALL'])}")
 

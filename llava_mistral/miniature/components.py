@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.recipe_files import read_yaml
+from llava_mistral.ground.recipe_files import read_yaml, recipe_file
 from llava_mistral.miniature.text_documents import END, NO_PLACE, Document, encode, text_documents, words_of
 from llava_mistral.miniature.tokenizer import train_tokenizer
 
@@ -54,7 +54,7 @@ class ComponentsConfig:
     @classmethod
     def from_yaml(cls, path: str | Path) -> "ComponentsConfig":
         """Read a recipe; raises `BadInput` for a key that does not exist."""
-        values = read_yaml(path)
+        values = read_yaml(recipe_file(path))
         for key in values:
             if key not in cls.__dataclass_fields__:
                 known = ", ".join(cls.__dataclass_fields__)
