@@ -21,6 +21,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     answers.add_argument("--predictions", metavar="FILE", help="{results: {pid: index}} and/or {outputs: {pid: text}}")
     answers.add_argument("--model", metavar="CHECKPOINT", help="a checkpoint folder or a Hub id")
     parser.add_argument("--pid_splits", metavar="FILE", help="ids by split; a folder's own is found by itself")
+    parser.add_argument("--columns", help="columns of a table: question=theirs,choices=theirs,answer=theirs,…")
+    parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a data set that has several")
+    parser.add_argument("--image_folder", action="append", metavar="DIR", help="folder that the pictures lie below")
     parser.add_argument("--split", help="which split to score; with --model test, else every problem of the source")
     parser.add_argument("--output", metavar="DIR", help="write summary.json, predictions.json and chart.png there")
     parser.add_argument(
@@ -53,13 +56,12 @@ def main() -> int | None:
 
 def score_file(options: argparse.Namespace) -> None:
     """Score a file of predictions."""
-    from llava_mistral.data.scienceqa import read_problems
     from llava_mistral.evaluation.results import ground_truth, summarise
     from llava_mistral.evaluation.scoring import UNREAD, choose, read_predictions
 
     check_output(options)
     predictions = read_predictions(options.predictions)
-    problems = read_problems(options.problems or options.dataset, split=options.split, pid_splits=options.pid_splits)
+    problems = problems_of(options)
     read = options.read or ("results" if predictions.results else "outputs")
     answers = choose(problems, predictions, file=options.predictions, read=read, allow_missing=options.allow_missing)
     summary = summarise(problems, answers, texts=predictions.outputs or None, scoring=read, **facts(options))
@@ -74,7 +76,6 @@ def score_file(options: argparse.Namespace) -> None:
 
 def ask(options: argparse.Namespace) -> None:
     """Ask a checkpoint and score its answers: with the real pictures, with blank ones, or both."""
-    from llava_mistral.data.scienceqa import read_problems
     from llava_mistral.evaluation.asking import check_checkpoint
     from llava_mistral.evaluation.journal import Asked
     from llava_mistral.evaluation.prediction import answer_problems
@@ -87,7 +88,7 @@ def ask(options: argparse.Namespace) -> None:
     loading(options.model, options.revision)
     asked = Asked(options.scoring, options.max_new_tokens, template(options.chat_template), options.batch_size)
     options.split = options.split or "test"
-    problems = read_problems(options.dataset or options.problems, split=options.split, pid_splits=options.pid_splits)
+    problems = problems_of(options)
     answers = answer_problems(
         options.model,
         problems,
@@ -107,6 +108,14 @@ def ask(options: argparse.Namespace) -> None:
         save(found, Path(options.output), options)
     if len(found) == 2:
         print(blank_text(problems, *(found[images][1]["results"] for images in ("real", "blank"))))
+
+
+def problems_of(options: argparse.Namespace) -> "list[Problem]":  # noqa: F821
+    """Return the problems that the options name."""
+    from llava_mistral.data.scienceqa import read_problems
+
+    names = ("split", "pid_splits", "columns", "dataset_config", "image_folder")
+    return read_problems(options.dataset or options.problems, **{name: getattr(options, name) for name in names})
 
 
 def check_output(options: argparse.Namespace) -> None:
