@@ -54,3 +54,11 @@ def run_apart(*command: object, code: int = 0, cwd: Path = HOME, timeout: float 
     )
     assert done.returncode == code, done
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def recipe_of(**values: object):
+    """The `Recipe` of these values on a CPU; what a run needs beside them is named and does not exist."""
+    from llava_mistral.training.recipe import parse_recipe
+
+    given = {"model_name_or_path": "base", "dataset": "o/n", "output_dir": "out", "use_cpu": True, **values}
+    return parse_recipe([f"--{key}={value}" for key, value in given.items()])
