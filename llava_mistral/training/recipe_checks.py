@@ -60,11 +60,8 @@ def check_given(given: dict[str, Any], files: Mapping[str, str | None], config: 
         BadInput: names the key.
     """
     for key, remedy in REFUSED.items():
-        default = config.__dataclass_fields__[key]
-        default = default.default if default.default is not MISSING else default.default_factory()
-        if key in given and given[key] not in ACCEPTED.get(key, (None, False, default)):
-            place = {"file": files[key], "field": key}
-            raise BadInput("has no place here", remedy=remedy, **place)
+        if key in given and given[key] not in accepted(key, config):
+            raise BadInput("has no place here", remedy=remedy, file=files[key], field=key)
     for key in ("stage", "model_name_or_path", "dataset", "output_dir"):
         if not isinstance(given.get(key), str) or not given[key]:
             problem = f"{given[key]!r} is not text" if given.get(key) else "is not given"
@@ -78,6 +75,13 @@ def check_given(given: dict[str, Any], files: Mapping[str, str | None], config: 
         if key in given and given[key] not in choices:
             known = f"use one of {', '.join(name for name in choices if name)}"
             raise BadInput(f"{given[key]!r} is not known", remedy=known, file=files[key], field=key)
+
+
+def accepted(key: str, config: type) -> tuple:
+    """The values of a key without effect here that say what happens anyway: its default, none, and no."""
+    field = config.__dataclass_fields__[key]
+    default = field.default if field.default is not MISSING else field.default_factory()
+    return ACCEPTED.get(key, (None, default) if isinstance(default, bool) else (None, False, default))
 
 
 def _is_number(value: Any, fits: Any) -> bool:
