@@ -21,9 +21,9 @@ STATES = {
     **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "adamw_torch_8bit"), EIGHT_BITS),
     "paged_adamw_8bit": EIGHT_BITS,  # pages may leave for the host where memory is short: at most this
     "adamw_torch_4bit": 1 + 8 / 128,  # torchao: half a byte each, blocks of 128
-    **dict.fromkeys(("paged_adamw", "paged_adamw_32bit", "adamw_apex_fused"), 8),
+    "paged_adamw_32bit": 8,
     **dict.fromkeys(("lion_8bit", "paged_lion_8bit"), EIGHT_BITS / 2),  # one moment
-    **dict.fromkeys(("lion", "lion_32bit", "paged_lion_32bit", "adagrad"), 4),
+    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "adagrad"), 4),
     "sgd": 0,
 }
 NF4 = 0.5 + 0.127 / 8  # bytes a weight, with double quantisation
