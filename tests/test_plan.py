@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.recipe_files import RECIPES
 from llava_mistral.training.plan.gpus import GPUS, fits, fitting_changes
 from llava_mistral.training.plan.memory import memory_of
 from llava_mistral.training.plan.workload import (
@@ -18,9 +19,10 @@ from llava_mistral.training.plan.workload import (
     run_of,
     steps_of,
 )
-from tests.support.running import recipe_of, run_apart, run_here
-from tests.test_recipes import LORA, PROJECTOR, RECIPES, TOWER, WHOLE, config_of, parse
-from tests.test_train_sft import QUICK, train
+from tests.support.recipe_sizes import LORA, PROJECTOR, TOWER, WHOLE, config_of
+from tests.support.running import parsed, recipe_of, run_apart, run_here
+from tests.support.tiny_plugin import tiny_config
+from tests.support.training_runs import QUICK, train
 
 RUN = Run("finetune", 4, 8, 15.0, 0, "adamw_torch_fused", True, True)
 QUESTIONS = [Sample(tokens=700, answer=3, features=576, tiles=1), Sample(tokens=250, answer=3, features=0, tiles=0)]
@@ -28,20 +30,6 @@ QUESTIONS = [Sample(tokens=700, answer=3, features=576, tiles=1), Sample(tokens=
 
 def largest(run: Run) -> Batch:
     return largest_batch(QUESTIONS, run)
-
-
-def tiny_config(kind: str, **text):
-    from modeling_llava_mistral import LlavaMistralConfig
-    from tests.support.tiny_components import TEXT, VISION
-
-    model_type = "llama" if kind == "llama" else "mistral"
-    return LlavaMistralConfig(
-        vision_config={"model_type": "clip_vision_model", **VISION},
-        text_config={"model_type": model_type, "vocab_size": 320, **TEXT, **text},
-        image_token_id=300,
-        image_aspect_ratio="anyres" if kind == "anyres" else "pad",
-        projector_type="linear" if kind == "linear" else "mlp2x_gelu",
-    )
 
 
 @pytest.mark.parametrize("kind", ["mistral", "llama", "anyres", "linear"])
@@ -79,7 +67,7 @@ def test_the_full_fine_tune_needs_what_its_recipe_says_and_lora_is_the_way_out(t
     """116 and 108 GB of weights, gradients and moments in the text model and projector; the tower is beside them."""
     config = config_of(tmp_path, text)
     recipe = RECIPES / text / "finetune.yaml"
-    run = run_of(*parse(recipe, "--use_cpu"))
+    run = run_of(*parsed(recipe, "--use_cpu"))
     memory = memory_of(config, run, largest(run))
     states = memory.weights + memory.gradients + memory.optimizer - 4 * TOWER
     assert f"{states / 1e9:.0f} GB with {'Mistral' if text == 'mistral' else 'LLaMA'}" in recipe.read_text()
@@ -88,7 +76,7 @@ def test_the_full_fine_tune_needs_what_its_recipe_says_and_lora_is_the_way_out(t
         said = [change.said for change in fitting_changes(config, run, largest, gpu)]
         assert said[0] == "--use_peft True (LoRA)" and said[1].startswith("FSDP over ")
     for name in ("pretrain", "finetune_lora", "finetune_qlora"):
-        other = run_of(*parse(RECIPES / text / f"{name}.yaml", "--use_cpu"))
+        other = run_of(*parsed(RECIPES / text / f"{name}.yaml", "--use_cpu"))
         assert fits(config, other, largest, GPUS["A100-80GB"]), name
 
 

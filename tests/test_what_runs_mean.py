@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.running import recipe_of, run_here
 from tests.support.tiny_components import save_rows
+from tests.support.training_runs import interrupt, train
 from tests.test_packed_training import INSTRUCT, mixed_rows  # noqa: F401
-from tests.test_train_sft import train
 
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8}
 
@@ -87,8 +87,6 @@ def in_tiles(vision_folder, mistral_folder, tmp_path_factory):
 def test_the_newline_of_tiles_is_trained_saved_resumed_and_merged_with_lora(in_tiles, tmp_path, monkeypatch):
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
-
-    from tests.test_train_sft import interrupt
 
     stage0, rows = in_tiles
     saving = {"save_strategy": "steps", "save_steps": 2, **LORA, **INSTRUCT}

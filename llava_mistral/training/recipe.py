@@ -48,8 +48,20 @@ class StageArguments:
     model_name_or_path: str = field(default="", metadata={"help": "checkpoint to start from: folder or Hub id"})
     model_revision: str | None = field(default=None, metadata={"help": "commit, tag or branch of a Hub checkpoint"})
     dataset: str = field(default="", metadata={"help": "LLaVA JSON, ScienceQA folder, datasets folder or Hub id"})
-    dataset_split: str = field(default="train", metadata={"help": "split of a data set that has several"})
-    image_folder: str | None = field(default=None, metadata={"help": "where the pictures of a LLaVA JSON lie"})
+    dataset_split: str | None = field(
+        default=None, metadata={"help": "split, which must exist; train or the only one"}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set with several"})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "folder that the pictures lie below; may be given several times"}
+    )
+    conversations: str = field(
+        default="whole",
+        metadata={
+            "help": "one sequence each, every answer learned; or one per answer",
+            "choices": ["whole", "answers"],
+        },
+    )
     answer_style: str = field(default="letter", metadata={"help": "ScienceQA answers: letter, or explained"})
     columns: str | None = field(
         default=None, metadata={"help": "columns of a datasets folder or Hub id: question=theirs,answer=theirs,…"}
@@ -83,7 +95,9 @@ class StageArguments:
         metadata={"help": "stage 2: learning rate of the projector; by default 2e-5 with LoRA, else learning_rate"},
     )
     eval_dataset: str | None = field(default=None, metadata={"help": "held-out data, for --eval_strategy"})
-    eval_split: str = field(default="validation", metadata={"help": "split of --eval_dataset that is held out"})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "split of --eval_dataset that is held out; validation, or test"}
+    )
     sample_answers: int = field(default=4, metadata={"help": "held-out rows answered for you at each evaluation"})
     frozen_dtype: str = field(
         default="auto",

@@ -7,6 +7,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+from llava_mistral.data.sources import image_folders
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import check_files
 from llava_mistral.training.recipe import PLANNED_GPUS, Recipe, template_file
@@ -102,11 +103,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_folder(recipe, stage.model_name_or_path)
     for key in ("dataset", "eval_dataset"):
         _check_exists(recipe, key, getattr(stage, key))
-    if stage.image_folder:
-        _check_exists(recipe, "image_folder", f"{stage.image_folder}/")
-        if Path(stage.image_folder).is_file():
-            problem, remedy = "is a file, not a folder", "name the folder of the pictures"
-            raise BadInput(problem, remedy=remedy, file=stage.image_folder, field="image_folder")
+    image_folders(recipe.given.get("image_folder"))
     cache = stage.vision_cache or "off"
     if cache in ("True", "on") or Path(cache).expanduser().is_file():
         remedy = "name one, or auto or off"

@@ -94,7 +94,9 @@ _STORED = "how often and how many checkpoints are kept moves no weight"
 _LOADED = "batches are the same whoever prepares them"
 _PLANNED = "of the plan alone"
 BESIDE_IDENTITY = {
-    **dict.fromkeys(("dataset", "dataset_split", "image_folder", "columns"), _COMPARED),
+    **dict.fromkeys(
+        ("dataset", "dataset_split", "dataset_config", "conversations", "image_folder", "columns"), _COMPARED
+    ),
     **dict.fromkeys(("check_pictures", "on_bad_sample", "max_bad_samples"), _COMPARED),
     "chat_template": "the words of the template are compared, wherever its file lies",
     "may_drop_question": "permits a template, and that is compared",
