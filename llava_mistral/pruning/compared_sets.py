@@ -25,7 +25,7 @@ from llava_mistral.pruning.measures import (
 )
 from llava_mistral.pruning.principles import Scores
 from llava_mistral.pruning.recipe import Machine, PruneRecipe
-from llava_mistral.pruning.run import ALONE, HERE, read, score, vectors_of
+from llava_mistral.pruning.run import ALONE, HERE, read_whole, score, vectors_of
 from llava_mistral.pruning.selection_charts import coverage_bars, histograms, maps, say, table
 from llava_mistral.pruning.selection_report import page
 
@@ -108,7 +108,7 @@ def make_comparison(
     Args:
         recipe: how to read the samples, and where the vectors lie and the scorer, if any, by which all are judged.
     """
-    samples, _ = read(recipe)
+    samples, _ = read_whole(replace(recipe, method="full", size=None))
     selections = selections_of(samples, manifests)
     scores = score(recipe, samples, scores_folder, ask)
     embedding = embedding_of(vectors_of(recipe, machine), samples, selections) if recipe.embeddings else None

@@ -24,7 +24,9 @@ def add_data(add: Callable) -> None:
 def add_method(add: Callable) -> None:
     """Add the flags of how to choose."""
     add("--method", choices=METHODS)
-    add("--size", type=int, help="how many samples to keep (full: all)")
+    add("--size", help="how many samples to keep: 1000, 1e3, or a share of all such as 10%% or 0.1 (full: all)")
+    answers = "what is chosen where a record holds several answers: whole conversations, or single answers"
+    add("--choose", choices=["conversations", "answers"], default="conversations", help=answers)
     add("--seed", type=int, default=0, help="seed of the random choice")
     add("--necessity", type=float, default=0.5, help="principles: from what score on an image is needed")
     cover = "principles: cover the labels of all pictured samples, or only of those whose image is needed"
@@ -49,5 +51,7 @@ def add_output(add: Callable) -> None:
     add("--output", help="folder to write")
     add("--answer_style", choices=["letter", "explained"], default="letter", help="wording of the answer")
     add("--llava_json", action="store_true", help="write the rows as LLaVA JSON too")
+    dry = "list all faults of the data by kind, with counts and the first records; write nothing"
+    add("--dry_run", action="store_true", help=dry)
     add("--source", help="where the data comes from, for the manifest and the card")
     add("--license", help="its licence, such as cc-by-4.0")

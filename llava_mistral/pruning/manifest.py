@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ def describe(
     license: str | None = None,
     notes: Sequence[str] = (),
     skipped: int = 0,
+    counted: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of a choice among `problems`.
 
@@ -39,14 +40,18 @@ def describe(
         license: its terms; by default those known of the source, else null.
         notes: what the method could not judge by, in words.
         skipped: samples that could not be used and are not among `problems`; `skipped.json` names them.
+        counted: conversations and answers, "kept" and in the "input" (`Samples.counted`); by default one per sample.
     """
     ids = [problem.pid for problem in problems]
+    sizes = {"kept": len(choice.picks), "input": len(ids)}
+    counted = counted or {key: {"conversations": size, "answers": size} for key, size in sizes.items()}
     name = recipe["dataset"].rstrip("/")
     source = source or _carried(name, "source") or (name if _is_hub_id(name) else Path(name).name)
     license = license or _carried(name, "license") or _known_licence(f"{source} {name}")
     return {
         "method": recipe["method"],
         "size": len(choice.picks),
+        **{f"kept_{what}": count for what, count in counted["kept"].items()},
         "seed": recipe["seed"],
         "source": source,
         "license": license,
@@ -55,6 +60,7 @@ def describe(
             "split": recipe["split"],
             "rows": len(ids),
             "skipped": skipped,
+            **counted["input"],
             "sha256": input_sha256,
         },
         "recipe": recipe,

@@ -147,7 +147,7 @@ def by_chance(
     problems: Sequence[Problem], pool: Sequence[int], size: int, *, seed: int, stratified: bool = False
 ) -> Choice:
     """Choose at random, evenly over the skills when `stratified`: the control of every other method."""
-    _check_size(size, pool)
+    check_size(size, pool)
     order = random.Random(seed).sample(list(pool), len(pool))
     picks = order[:size]
     if stratified:
@@ -170,7 +170,12 @@ def everything(problems: Sequence[Problem], pool: Sequence[int], size: int | Non
     return Choice(list(pool), {i: NO_IMAGE for i in range(len(problems)) if i not in members})
 
 
-def _check_size(size: int, pool: Sequence[int]) -> None:
+def check_size(size: int, pool: Sequence[int]) -> None:
+    """Refuse to pick more than there are.
+
+    Raises:
+        BadInput: `size` is above the size of the pool.
+    """
     if size > len(pool):
         remedy = f"use 1 to {len(pool)}"
         raise BadInput(f"{size} of {len(pool)} samples cannot be picked", remedy=remedy, field="size")

@@ -6,16 +6,18 @@ bytes.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.sources import undecoded
 from llava_mistral.ground.pictures import open_picture, png_bytes
+from llava_mistral.pruning.samples import goes_on
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+SPEAKERS = {"user": "human", "assistant": "gpt"}
 DATA_FILE = "data/train-00000-of-00001.parquet"
 ROWS_PER_GROUP = 100  # as https://huggingface.co/docs/hub/datasets-image recommends for rows with pictures
 
@@ -52,25 +54,40 @@ def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
 
 
 def write_llava_json(table: "Dataset", folder: Path, *, source: str | Path) -> None:
-    """Write the rows as LLaVA's training JSON: folder/llava.json and the pictures below folder/images."""
+    """Write the rows as LLaVA's training JSON: folder/llava.json and the pictures below folder/images.
+
+    The rows of one conversation, which follow each other, become one record. An answer that is no row's is marked
+    `"loss": false`: it is there to be read, not to be learned.
+    """
     records = []
     (folder / "images").mkdir()
-    for place, row in enumerate(_rows(table)):
-        record: dict[str, Any] = {"id": row["id"]}
+    for place, (name, row, learned) in enumerate(_conversations(table)):
+        record: dict[str, Any] = {"id": name}
         names = []
         for number, cell in enumerate(row["images"]):
             names.append(f"{place:06d}-{number}.png")
-            picture = open_picture(cell, file=source, record=row["id"])
+            picture = open_picture(cell, file=source, record=name)
             (folder / "images" / names[-1]).write_bytes(png_bytes(picture))
         record |= {"image": names[0] if len(names) == 1 else names} if names else {}
-        speaker = {"user": "human", "assistant": "gpt"}
-        turns = [
-            {"from": speaker[turn["role"]], "value": turn["content"]} for turn in row["prompt"] + row["completion"]
-        ]
+        turns = []
+        for number, turn in enumerate(row["prompt"] + row["completion"]):
+            turns.append({"from": SPEAKERS[turn["role"]], "value": turn["content"]})
+            turns[-1] |= {"loss": False} if turn["role"] == "assistant" and number not in learned else {}
         turns[0]["value"] = "<image>\n" * len(names) + turns[0]["value"]
         records.append(record | {"conversations": turns})
     (folder / "llava.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _rows(table: "Dataset") -> Iterable[dict[str, Any]]:
-    return iter(undecoded(table))
+def _conversations(table: "Dataset") -> Iterator[tuple[str, dict[str, Any], set[int]]]:
+    """Yield the id of each conversation, its longest row, and which of its turns the rows have for an answer."""
+    name, count, row, learned = "", 0, {}, set()
+    for new in undecoded(table):
+        if count and goes_on(name, count, row, new):
+            count += 1
+        else:
+            if count:
+                yield name, row, learned
+            name, count, learned = new["id"], 1, set()
+        row, learned = new, learned | set(range(len(new["prompt"]), len(new["prompt"] + new["completion"])))
+    if count:
+        yield name, row, learned

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.pruning.model_evidence import ModelEvidence, pooled_gains, weigh
-from llava_mistral.pruning.words import answer_of, plain
+from llava_mistral.pruning.words import Conversation, answer_of, plain
 
 NO_IMAGE = "has no image"
 NOT_NEEDED = "the image is not needed: the text decides"
@@ -139,8 +139,16 @@ def _against(found: list[tuple[float, str]], of_model: float) -> str:
 
 
 def text_evidence(problem: Problem) -> list[tuple[float, str]]:
-    """Return (log-odds, reason) of everything in the problem's own words that speaks for or against the picture."""
-    lead, ask = _split_question(problem.question)
+    """Return (log-odds, reason) of everything in the problem's own words that speaks for or against the picture.
+
+    A conversation needs its picture when one of its questions does: the one that speaks for it the most is heard.
+    """
+    asked = problem.asked if isinstance(problem, Conversation) else (problem.question,)
+    return max((_evidence_of(problem, question) for question in asked), key=lambda found: sum(one[0] for one in found))
+
+
+def _evidence_of(problem: Problem, question: str) -> list[tuple[float, str]]:
+    lead, ask = _split_question(question)
     hint = problem.hint or ""
     places = {"ask": ask, "lead": lead, "hint": hint}
     found = [(cue.weight, cue.why) for cue in CUES if cue.pattern.search(places[cue.place])]

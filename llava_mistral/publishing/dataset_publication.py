@@ -182,9 +182,10 @@ def _check_rows(manifest: dict, shards: dict[str, list], folder: Path) -> None:
     if rows == 0:
         raise BadInput("holds no rows", remedy="prune again and keep at least one", file=folder)
     kept = manifest.get("kept")
-    if isinstance(kept, list) and len(kept) != rows:
+    expected = manifest.get("rows", len(kept) if isinstance(kept, list) else rows)  # a conversation may be several
+    if expected != rows:
         raise BadInput(
-            f"the folder holds {rows} rows, its manifest keeps {len(kept)}",
+            f"the folder holds {rows} rows, its manifest keeps {expected}",
             remedy="prune again into a new folder",
             file=folder / MANIFEST,
             field="kept",
