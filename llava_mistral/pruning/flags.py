@@ -27,7 +27,7 @@ def add_method(add: Callable) -> None:
     add("--size", help="how many samples to keep: 1000, 1e3, or a share of all such as 10%% or 0.1 (full: all)")
     answers = "what is chosen where a record holds several answers: whole conversations, or single answers"
     add("--choose", choices=["conversations", "answers"], default="conversations", help=answers)
-    add("--seed", type=int, default=0, help="seed of the random choice")
+    add("--seed", type=int, default=0, help="seed of what is drawn, and of what decides between equals")
     add("--necessity", type=float, default=0.5, help="principles: from what score on an image is needed")
     cover = "principles: cover the labels of all pictured samples, or only of those whose image is needed"
     add("--coverage", choices=["images", "fitting"], default="images", help=cover)
@@ -36,10 +36,11 @@ def add_method(add: Callable) -> None:
     add("--stratified", action="store_true", help="random: evenly over the skills")
     within = "farthest: give every such label its fair share of the size"
     add("--within", choices=["subject", "topic", "category", "skill"], help=within)
-    add("--embeddings", help="farthest: .npy file, a float16 or float32 row per sample, in order")
-    embedder = (
-        "farthest: CLIP-like model or LLaVA checkpoint that makes the embeddings, and keeps them in --embeddings"
-    )
+    outliers = "farthest, clusters: leave out this share first, the samples whose 10th nearest neighbour is farthest"
+    add("--drop_outliers", type=float, default=0.0, metavar="SHARE", help=outliers)
+    add("--clusters", type=int, help="clusters: how many, an even share of each; default 50")
+    add("--embeddings", help="farthest, clusters: .npy file, a float16 or float32 row per sample, in order")
+    embedder = "farthest: CLIP-like model or LLaVA checkpoint that makes the vectors, kept in --embeddings"
     add("--embedder", help=embedder)
     add("--device", help="torch device, such as cuda:0; default: the GPU where there is one")
     add("--threads", type=int, help="farthest: worker threads; default: all cores")

@@ -10,10 +10,12 @@ from typing import Any
 from llava_mistral.ground.bad_input import BadInput
 
 _SIZE = re.compile(r"(?=.*\d)([+-]?(?:\d{1,3}(?:,\d{3})+|[\d_]+)?(?:\.\d+)?(?:(?<=\d)e[+-]?\d{1,2})?)\s*([%km])?")
-METHODS = ("principles", "farthest", "random", "full")
-# What has a say in one method only.
-ONLY_FOR = {"within": "farthest", "embeddings": "farthest", "embedder": "farthest", "max_memory": "farthest"}
-ONLY_FOR |= {"stratified": "random", "scorer": "principles"}
+METHODS = ("principles", "farthest", "clusters", "random", "full")
+BY_VECTORS = ("farthest", "clusters")
+# What has a say in some methods only.
+ONLY_FOR = dict.fromkeys(("embeddings", "embedder", "drop_outliers"), BY_VECTORS)
+ONLY_FOR |= {"within": ("farthest",), "max_memory": ("farthest",), "clusters": ("clusters",)}
+ONLY_FOR |= {"stratified": ("random",), "scorer": ("principles",)}
 # What a set is made from; it may lie elsewhere when the set is made again.
 PLACES = ("dataset", "embeddings", "embedder", "pid_splits", "image_folder", "scorer")
 
@@ -28,6 +30,8 @@ class PruneRecipe:
         necessity: "principles": from what score on an image is needed.
         coverage: "principles": cover the labels of all pictured samples ("images") or of those that fit ("fitting").
         within: "farthest": the level whose every label gets a fair share.
+        drop_outliers: "farthest", "clusters": the share of samples, those farthest from others, that is left out.
+        clusters: "clusters": how many; None: `clusters.CLUSTERS`.
     """
 
     dataset: str
@@ -42,6 +46,8 @@ class PruneRecipe:
     scorer: str | None = None
     stratified: bool = False
     within: str | None = None
+    drop_outliers: float = 0.0
+    clusters: int | None = None
     embeddings: str | None = None
     embedder: str | None = None
     answer_style: str = "letter"

@@ -57,7 +57,7 @@ def check_size(recipe: PruneRecipe, samples: Samples) -> None:
     if recipe.method == "full":
         methods.everything(problems, pool, size)
     elif recipe.method != "principles" or recipe.scorer:
-        methods.check_size(size, pool)
+        methods.check_size(size, pool[int(recipe.drop_outliers * len(pool)) :])
     elif size > len(pool) // 4:  # below that, judging all words twice costs more than it saves
         scores, coverage = principles.score(problems), recipe.coverage == "images"
         methods.by_principles(problems, scores, size, threshold=recipe.necessity, whole_coverage=coverage)
@@ -100,8 +100,7 @@ def choose(
         return methods.by_chance(problems, pool, size, seed=recipe.seed, stratified=recipe.stratified), None
     if recipe.method == "full":
         return methods.everything(problems, pool, size), None
-    vectors = vectors_of(recipe, machine)
-    return vectors.farthest(samples, pool, size, within=recipe.within, processes=processes)
+    return vectors_of(recipe, machine).choose(samples, pool, size, recipe, processes)
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,10 @@ def make(
         BadInput: the data cannot be read, or the recipe cannot be followed on it.
     """
     samples, bad = read_whole(recipe)
-    if recipe.method != "farthest" and processes.rank:
-        return None
+    if recipe.method != "farthest":
+        if processes.rank:
+            return None
+        processes = ALONE  # the others are gone
     scores = score(recipe, samples, scores_folder, ask)
     choice, embedding = choose(recipe, samples, scores, machine, processes)
     if processes.rank:

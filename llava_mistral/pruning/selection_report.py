@@ -35,6 +35,8 @@ summary{cursor:pointer;color:#2b6cb0}
 """
 
 _FACTS = {"images": "samples with an image", "fitting": "samples whose image is needed", "radius": "covering radius"}
+_FACTS |= {"start": "the first pick", "outliers": "outliers left out", "embeddings_sha256": "hash of the vectors"}
+_FACTS |= {"smallest_cluster": "samples in the smallest cluster", "largest_cluster": "samples in the largest cluster"}
 _FACTS |= {"minimum_distance": "smallest distance between two kept", "radius_bound": "the radius is"}
 
 
