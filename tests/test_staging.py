@@ -13,14 +13,7 @@ from llava_mistral.publishing.dataset_publication import prepare_dataset
 from llava_mistral.publishing.parquet import clean_png
 from llava_mistral.publishing.scanning import scan_folder
 from tests.support.malformed import stored_as
-from tests.support.tiny_publications import png, save_checkpoint, save_dataset
-
-FORBIDDEN = [
-    "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "events.out.1",
-    "wandb/run.json", ".env", ".git/config", "core", "__pycache__/x.pyc", "pytorch_model.bin", "my_notes.txt",
-    "checkpoint-8/config.json", "modeling_other.py", ".cache/x.json", "README.md", "samples/8.json", "skipped.json",
-    "runs/events.out.1", ".lock", ".damaged-checkpoint-8/model.safetensors", "MANIFEST.json", "samples/8.png",
-]  # fmt: skip
+from tests.support.tiny_publications import FORBIDDEN, png, save_checkpoint, save_dataset, with_gps
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +105,16 @@ def write(name, text):
     return change
 
 
+def only(change):
+    """With no single file beside it."""
+
+    def changed(folder):
+        (folder / "model.safetensors").unlink()
+        change(folder)
+
+    return changed
+
+
 def config(**fields):
     return lambda folder: replace(folder / "config.json", lambda value: {**value, **fields})
 
@@ -132,13 +135,13 @@ def config(**fields):
         (write("model.safetensors", "\x02\0\0\0\0\0\0\0[]"), "no whole safetensors"),
         (
             write("model.safetensors.index.json", '{"weight_map": {"w": "../../secret"}}'),
-            "no weight file of this folder",
+            "outside of its folder",
         ),
         (
-            write("model.safetensors.index.json", '{"weight_map": {"w": "model-00001-of-00002.safetensors"}}'),
-            "model-00001-of-00002.safetensors is missing",
+            only(write("model.safetensors.index.json", '{"weight_map": {"w": "model-00001-of-00002.safetensors"}}')),
+            "model-00001-of-00002.safetensors, which is absent",
         ),
-        (write("model.safetensors.index.json", "{}"), "no weight_map"),
+        (write("model.safetensors.index.json", "{}"), "no index of shards"),
         (stored_as("int8"), "linear_2.weight is stored as I8"),
     ],
 )
@@ -227,16 +230,6 @@ def test_a_manifest_cannot_loosen_a_known_sources_licence(tmp_path):
 @pytest.mark.case("S21", "accepted")
 def test_scienceqa_carries_its_licence_unasked(tmp_path):
     assert licences.dataset_licence({"input": {"name": "scienceqa"}}, None, tmp_path) == "cc-by-nc-sa-4.0"
-
-
-def with_gps() -> bytes:
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: lies on its side
-    exif[0x010E] = "at /home/somebody"
-    exif.get_ifd(0x8825)[1] = "N"
-    return png(3, format="JPEG", exif=exif, comment=b"secret comment")
 
 
 @pytest.mark.case("S22", "refused")

@@ -8,9 +8,13 @@ from llava_mistral.pruning.recipe import METHODS
 def add_data(add: Callable) -> None:
     """Add the flags of what to choose from."""
     add("--dataset", help="ScienceQA folder, problems.json, LLaVA JSON, datasets folder or Hub id")
-    add("--split", default="train", help="split to choose from")
+    add("--split", help="split to choose from, which must exist; by default train, or the only one")
+    add("--dataset_config", help="configuration of a data set that has several")
     add("--pid_splits", help="ScienceQA's pid_splits.json, where it does not lie beside problems.json")
-    add("--image_folder", help="folder of the pictures of a LLaVA JSON")
+    add("--image_folder", action="append", help="folder that the pictures lie below; may be given several times")
+    conversations = "choose whole conversations, or each of their answers by itself (--choose answers)"
+    names, kinds = ("--conversations", "--choose"), ["whole", "answers"]
+    add(*names, type=_sample_kind, choices=kinds, default="whole", help=conversations)
     add("--pool", choices=["all", "images"], default="all", help="choose from all samples or pictured ones")
     columns = "columns of a datasets folder or Hub id: question=theirs,choices=theirs,answer=theirs,…"
     add("--columns", help=columns)
@@ -21,12 +25,14 @@ def add_data(add: Callable) -> None:
     add("--max_bad_samples", type=float, default=0.01, help="share of skipped samples that is refused")
 
 
+def _sample_kind(text: str) -> str:
+    return "whole" if text == "conversations" else text
+
+
 def add_method(add: Callable) -> None:
     """Add the flags of how to choose."""
     add("--method", choices=METHODS)
     add("--size", help="how many samples to keep: 1000, 1e3, or a share of all such as 10%% or 0.1 (full: all)")
-    answers = "what is chosen where a record holds several answers: whole conversations, or single answers"
-    add("--choose", choices=["conversations", "answers"], default="conversations", help=answers)
     add("--seed", type=int, default=0, help="seed of what is drawn, and of what decides between equals")
     add("--necessity", type=float, default=0.5, help="principles: from what score on an image is needed")
     cover = "principles: cover the labels of all pictured samples, or only of those whose image is needed"

@@ -6,24 +6,23 @@ bytes.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mistral.data.llava_json import llava_record
 from llava_mistral.data.sources import undecoded
 from llava_mistral.ground.pictures import open_picture, png_bytes
-from llava_mistral.pruning.samples import goes_on
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SPEAKERS = {"user": "human", "assistant": "gpt"}
 DATA_FILE = "data/train-00000-of-00001.parquet"
 ROWS_PER_GROUP = 100  # as https://huggingface.co/docs/hub/datasets-image recommends for rows with pictures
 
 
 def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
-    """Write training rows {id, images, prompt, completion, …} as parquet with their pictures inside.
+    """Write training rows {id, images, prompt, completion, …} as parquet, with their pictures inside and `messages`.
 
     Raises:
         BadInput: a picture cannot be read; the message names the row.
@@ -33,7 +32,9 @@ def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
     from datasets import Features, Image, List
     from tqdm import tqdm
 
-    schema = Features(table.features | {"images": List(Image())}).arrow_schema  # what a reader gets decodes itself
+    # What a reader gets decodes itself. `messages` is the whole conversation, for trainers that know no other column.
+    columns = table.features | {"images": List(Image()), "messages": table.features["prompt"]}
+    schema = Features(columns).arrow_schema
     table = undecoded(table)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -49,45 +50,25 @@ def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
                 ]
                 for name, cells in zip(batch["id"], batch["images"], strict=True)
             ]
+            turns = zip(batch["prompt"], batch["completion"], strict=True)
+            batch["messages"] = [prompt + completion for prompt, completion in turns]
             writer.write_table(pa.Table.from_pydict(batch, schema=schema))
             bar.update(len(batch["id"]))
 
 
 def write_llava_json(table: "Dataset", folder: Path, *, source: str | Path) -> None:
-    """Write the rows as LLaVA's training JSON: folder/llava.json and the pictures below folder/images.
-
-    The rows of one conversation, which follow each other, become one record. An answer that is no row's is marked
-    `"loss": false`: it is there to be read, not to be learned.
-    """
+    """Write the rows as LLaVA's training JSON: folder/llava.json and the pictures below folder/images."""
     records = []
     (folder / "images").mkdir()
-    for place, (name, row, learned) in enumerate(_conversations(table)):
-        record: dict[str, Any] = {"id": name}
+    for place, row in enumerate(_rows(table)):
         names = []
         for number, cell in enumerate(row["images"]):
             names.append(f"{place:06d}-{number}.png")
-            picture = open_picture(cell, file=source, record=name)
+            picture = open_picture(cell, file=source, record=row["id"])
             (folder / "images" / names[-1]).write_bytes(png_bytes(picture))
-        record |= {"image": names[0] if len(names) == 1 else names} if names else {}
-        turns = []
-        for number, turn in enumerate(row["prompt"] + row["completion"]):
-            turns.append({"from": SPEAKERS[turn["role"]], "value": turn["content"]})
-            turns[-1] |= {"loss": False} if turn["role"] == "assistant" and number not in learned else {}
-        turns[0]["value"] = "<image>\n" * len(names) + turns[0]["value"]
-        records.append(record | {"conversations": turns})
+        records.append(llava_record(row, names))
     (folder / "llava.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _conversations(table: "Dataset") -> Iterator[tuple[str, dict[str, Any], set[int]]]:
-    """Yield the id of each conversation, its longest row, and which of its turns the rows have for an answer."""
-    name, count, row, learned = "", 0, {}, set()
-    for new in undecoded(table):
-        if count and goes_on(name, count, row, new):
-            count += 1
-        else:
-            if count:
-                yield name, row, learned
-            name, count, learned = new["id"], 1, set()
-        row, learned = new, learned | set(range(len(new["prompt"]), len(new["prompt"] + new["completion"])))
-    if count:
-        yield name, row, learned
+def _rows(table: "Dataset") -> Iterable[dict[str, Any]]:
+    return iter(undecoded(table))

@@ -26,7 +26,7 @@ class PruneRecipe:
 
     Attributes:
         size: how many samples to keep, or what share of them (a float, at most 1); None with "full": all.
-        choose: what a sample is where one record holds several answers: "conversations" or "answers".
+        conversations: what a sample is where one record holds several answers: the "whole", or each of its "answers".
         necessity: "principles": from what score on an image is needed.
         coverage: "principles": cover the labels of all pictured samples ("images") or of those that fit ("fitting").
         within: "farthest": the level whose every label gets a fair share.
@@ -38,9 +38,8 @@ class PruneRecipe:
     method: str
     size: int | float | None = None
     seed: int = 0
-    split: str = "train"
+    split: str | None = None
     pool: str = "all"
-    choose: str = "conversations"
     necessity: float = 0.5
     coverage: str = "images"
     scorer: str | None = None
@@ -60,6 +59,8 @@ class PruneRecipe:
     check_pictures: str = "full"
     on_bad_sample: str = "error"
     max_bad_samples: float = 0.01
+    dataset_config: str | None = None
+    conversations: str = "whole"
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any], file: Path) -> "PruneRecipe":
@@ -68,13 +69,16 @@ class PruneRecipe:
         Raises:
             BadInput: the manifest, which lies at `file`, lacks a part of it.
         """
-        missing = [name for name in NAMES if name not in manifest["recipe"]]
+        # As before there were these.
+        given = {"dataset_config": None, "conversations": "answers", "drop_outliers": 0.0, "clusters": None}
+        given |= manifest["recipe"]
+        missing = [name for name in NAMES if name not in given]
         if missing:
             problem = f"lacks {', '.join(missing)}"
             raise BadInput(problem, remedy="make the set again", file=file, field="recipe")
         # The name of a folder that moved would be another source.
         told = {"source": manifest.get("source"), "license": manifest.get("license")}
-        return cls(**{name: manifest["recipe"][name] for name in NAMES} | told)
+        return cls(**{name: given[name] for name in NAMES} | told)
 
     def moved(self, places: Mapping[str, str | None]) -> "PruneRecipe":
         """Return the recipe with what it is made from at other `places`; None leaves a place as it is."""

@@ -28,7 +28,7 @@ Ask = Callable[[str, "list[Problem]", Path], Mapping[str, ModelEvidence]]
 
 def read(recipe: PruneRecipe, bad: BadSamples) -> Samples:
     """Return the samples to choose from; no picture is opened."""
-    names = ("split", "pid_splits", "image_folder", "answer_style", "columns", "choose")
+    names = ("split", "pid_splits", "image_folder", "answer_style", "columns", "dataset_config", "conversations")
     return read_samples(recipe.dataset, **{name: getattr(recipe, name) for name in names}, bad=bad)
 
 
@@ -124,16 +124,14 @@ class PrunedSet:
         """Write rows (where the pictures are at hand), skipped.json, report and manifest into an empty folder."""
         from llava_mistral.pruning.selection_report import write_report
 
-        rows = 0
         if self.samples.pictures:
             table = self.samples.rows(self.choice.picks)
-            rows = len(table)
             write_rows(table, folder / DATA_FILE, source=self.recipe.dataset)
             if self.recipe.llava_json:
                 write_llava_json(table, folder, source=self.recipe.dataset)
         self.bad.write(folder)
         write_report(folder, self.manifest, self.samples, self.choice, self.scores, self.embedding)
-        manifest.write_manifest(self.manifest | {"rows": rows}, folder)
+        manifest.write_manifest(self.manifest, folder)
 
 
 def make(
@@ -172,6 +170,7 @@ def make(
         notes=[*(f"not judged by {lack}" for lack in lacks), *choice.notes],
         skipped=len(bad.listed),
         counted={"kept": samples.counted(choice.picks), "input": samples.counted(range(len(samples.problems)))},
+        pictures=samples.count_pictures(),
     )
     return PrunedSet(recipe, described, samples, choice, scores, embedding, bad)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.bad_samples import BadSamples
-from llava_mistral.data.json_records import first_sign
+from llava_mistral.data.json_records import first_sign, is_lines
 from llava_mistral.data.picture_check import wrong_pictures
-from llava_mistral.data.scienceqa import INSTRUCTION, LETTERS, Problem, read_problems
-from llava_mistral.data.sources import undecoded
+from llava_mistral.data.scienceqa import Problem, read_problems
+from llava_mistral.data.sources import list_lengths, undecoded
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import bytes_of
 from llava_mistral.pruning.words import Conversation
@@ -37,6 +37,7 @@ class Samples:
         pictures: whether the pictures are at hand; an extract may have the text alone.
         answers: how many answers each sample holds.
         conversations: the number of the conversation that each sample is, or is an answer of.
+        images: how many pictures each sample has.
     """
 
     source: Path
@@ -46,6 +47,12 @@ class Samples:
     pictures: bool
     answers: list[int]
     conversations: list[int]
+    images: list[int]
+
+    def count_pictures(self) -> dict[str, int]:
+        """Return how many pictures there are, and how many samples without one."""
+        without = sum(not problem.has_image for problem in self.problems)
+        return {"pictures": sum(self.images), "rows_without_picture": without}
 
     def sha256(self) -> str:
         """Return the hash of everything the samples say, in their order (pictures are hashed in the output)."""
@@ -97,37 +104,40 @@ class Samples:
             self.pictures,
             [self.answers[i] for i in kept],
             [self.conversations[i] for i in kept],
+            [self.images[i] for i in kept],
         )
 
 
 def read_samples(
     path: str | Path,
     *,
-    split: str = "train",
+    split: str | None = None,
     pid_splits: str | Path | None = None,
     image_folder: str | Path | None = None,
     answer_style: str = "letter",
     columns: str | None = None,
-    choose: str = "conversations",
     bad: BadSamples | None = None,
+    dataset_config: str | None = None,
+    conversations: str = "whole",
 ) -> Samples:
-    """Read a ScienceQA folder, problems.json, LLaVA JSON, `datasets` folder or Hub id; no picture is opened.
+    """Read whatever `conversations.read_rows` reads, to whose arguments these belong; no picture is opened.
 
     Args:
-        columns: of a `datasets` source, "question=their_column,…" (`columns.parse_columns`).
-        choose: "conversations": each is one sample; "answers": each answer of a conversation is.
         bad: what becomes of samples that cannot be used; by default the first one is refused.
+        conversations: "whole": each is one sample; "answers": each answer of a conversation is.
 
     Raises:
         BadInput: what the readers raise; a source without samples.
     """
     path, bad = Path(path), bad or BadSamples()
-    if not columns and _is_scienceqa(path):
-        return _of_problems(read_problems(path, split=split, pid_splits=pid_splits), path, answer_style)
+    options = {"image_folder": image_folder, "columns": columns, "dataset_config": dataset_config, "bad": bad}
+    if _is_scienceqa(path):
+        problems = read_problems(path, split=split or "train", pid_splits=pid_splits, **options)
+        return _of_problems(problems, path, answer_style)
     from llava_mistral.data.conversations import read_rows
 
-    options = {"image_folder": image_folder, "split": split, "answer_style": answer_style, "columns": columns}
-    return _of_rows(read_rows(path, **options, bad=bad), path, choose == "conversations")
+    options |= {"split": split, "answer_style": answer_style, "conversations": conversations}
+    return _of_rows(read_rows(path, **options), path)
 
 
 def check_ids(samples: Samples) -> None:
@@ -144,14 +154,10 @@ def check_ids(samples: Samples) -> None:
 
 
 def _is_scienceqa(path: Path) -> bool:
-    """Whether `path` holds problems (with choices and metadata), not conversations; a file's first sign tells."""
+    """Whether `path` is, or holds, a problems.json."""
     if path.is_file():
-        return first_sign(path) != "["
-    if (path / "problems.json").is_file():
-        return True
-    from llava_mistral.data.sources import load_splits
-
-    return {"question", "choices", "answer"} <= set(next(iter(load_splits(path).values())).column_names)
+        return path.suffix.lower() == ".json" and first_sign(path) != "[" and not is_lines(path)
+    return (path / "problems.json").is_file()
 
 
 def _of_problems(problems: list[Problem], path: Path, answer_style: str) -> Samples:
@@ -164,83 +170,60 @@ def _of_problems(problems: list[Problem], path: Path, answer_style: str) -> Samp
         return [[] if problems[i].image is None else [problems[i].image] for i in indices]
 
     pictures = all(problem.image is not None for problem in problems if problem.has_image)
-    return Samples(path, problems, rows, cells, pictures, [1] * len(problems), list(range(len(problems))))
+    images = [int(problem.has_image) for problem in problems]
+    return Samples(path, problems, rows, cells, pictures, [1] * len(problems), list(range(len(problems))), images)
 
 
-def _of_rows(table: "Dataset", path: Path, whole: bool) -> Samples:
+def _of_rows(table: "Dataset", path: Path) -> Samples:
     table = undecoded(table)
+    images = list_lengths(table, "images")
     texts = table.select_columns([name for name in table.column_names if name != "images"])
-    groups: list[list[int]] = []  # rows of each conversation
-    questions: list[list[str]] = []
-    answers: list[list[str]] = []
-    firsts: list[dict[str, Any]] = []
-    before: dict[str, Any] = {}
-    for number, row in enumerate(texts):
+    problems, answers, conversations = [], [], []
+    before: dict[str, Any] | None = None
+    for row, count in zip(texts, images, strict=True):
         asked, said = _turns(row)
-        if not (groups and goes_on(firsts[-1]["id"], len(groups[-1]), before, row)):
-            groups.append([])
-            firsts.append(row)
-        if not whole or len(groups[-1]) == 0:
-            questions.append([])
-            answers.append([])
-        groups[-1].append(number)
-        questions[-1] += asked
-        answers[-1] += said
+        problems.append(replace(_problem(row, asked, said), has_image=count > 0))
+        answers.append(len(said))
+        last = conversations[-1] if conversations else -1
+        conversations.append(last if before is not None and _goes_on(before, row) else last + 1)
         before = row
-    if whole:
-        own, of, heads = groups, list(range(len(groups))), firsts
-    else:
-        own = [[number] for group in groups for number in group]
-        of = [place for place, group in enumerate(groups) for _ in group]
-        heads = texts
-    has_image = [bool(images) for images in table["images"]] if len(table) else []
-    problems = [
-        replace(_problem(row, *said), has_image=has_image[rows[0]])
-        for row, rows, *said in zip(heads, own, questions, answers, strict=True)
-    ]
     return Samples(
         path,
         problems,
-        lambda indices: table.select([number for i in indices for number in own[i]]),
-        lambda indices: table.select([own[i][0] for i in indices])["images"][:] if len(indices) else [],
+        lambda indices: table.select(indices),
+        lambda indices: table.select(indices)["images"][:] if len(indices) else [],
         True,
-        [len(said) for said in answers],
-        of,
+        answers,
+        conversations,
+        images,
     )
 
 
 def _turns(row: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return what is asked in a row and answered in its completion."""
+    """Return what is asked in a row, and what is answered and learned."""
     asked = [turn["content"] for turn in row["prompt"] if turn["role"] == "user"][-1:]
     asked += [turn["content"] for turn in row["completion"] if turn["role"] == "user"]
-    said = [turn["content"] for turn in row["completion"] if turn["role"] == "assistant"]
-    return asked, said or [row["completion"][-1]["content"]]
+    learned = [turn for turn in row["completion"] if turn["role"] == "assistant" and turn.get("loss") is not False]
+    return asked, [turn["content"] for turn in learned]
 
 
-def goes_on(name: str, count: int, before: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Return whether a row asks on in the conversation `name`, of which `count` rows were met, the last `before`."""
-    met = before["prompt"] + before["completion"]
-    return str(row["id"]) == f"{name}#{count + 1}" and row["prompt"][:-1] == met
+def _goes_on(before: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Return whether a row is the next answer of the conversation of the row before it, and named so (`id#2`)."""
+    words = [turn["content"] for turn in before["prompt"] + before["completion"]]
+    name, _, number = str(row["id"]).rpartition("#")
+    return (
+        number.isdigit()
+        and str(before["id"]).startswith(name)
+        and words == [turn["content"] for turn in row["prompt"][: len(words)]]
+    )
 
 
 def _problem(row: dict[str, Any], asked: list[str], said: list[str]) -> Problem:
     known = {name: str(row[name]) for name in _JUDGED if row.get(name) is not None}
-    question, answer = "\n".join(asked), "\n".join(said)
-    if len(said) > 1:
-        fields = {"solution": answer} | known | {"question": question, "choices": (), "asked": tuple(asked)}
-        return Conversation(pid=str(row["id"]), **fields)
-    return Problem(pid=str(row["id"]), **({"solution": answer} | known | _parts(question, answer)))
-
-
-def _parts(asked: str, said: str) -> dict[str, Any]:
-    """Return the fields of a question that `question_text` worded; any other text is a question without choices."""
-    lines = asked.split("\n")
-    if lines[-1] != INSTRUCTION:
-        return {"question": asked, "choices": ()}
-    lines = lines[:-1]
-    hint = lines.pop(0).removeprefix("Context: ") if lines[0].startswith("Context: ") else ""
-    first = max((i for i, line in enumerate(lines) if line.startswith("A. ")), default=len(lines))
-    choices = tuple(line[3:] for line in lines[first:])
-    letter = said.removesuffix(".")[-1:]
-    answer = LETTERS.index(letter) if letter and letter in LETTERS[: len(choices)] else None
-    return {"question": "\n".join(lines[:first]), "choices": choices, "answer": answer, "hint": hint}
+    if row.get("choices"):
+        fields = {"question": row["question"], "answer": row["answer"], "hint": row["hint"]}
+        return Problem(pid=str(row["id"]), choices=tuple(row["choices"]), **fields, **known)
+    known = {"solution": "\n".join(said)} | known | {"question": "\n".join(asked), "choices": ()}
+    if len(asked) > 1:
+        return Conversation(pid=str(row["id"]), **known, asked=tuple(asked))
+    return Problem(pid=str(row["id"]), **known)

@@ -29,7 +29,8 @@ body{font:15px/1.45 system-ui,sans-serif;max-width:74rem;margin:1.5rem auto;padd
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem}h3{font-size:1rem;display:inline}
 table{border-collapse:collapse;max-width:100%}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;
  unicode-bidi:isolate;max-width:28rem}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n{white-space:nowrap}.bars{width:100%}.bars td{line-height:1.1}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n{white-space:nowrap}
+.bars{width:100%}.bars td{line-height:1.1}
 .bars td:first-child{width:40%}.wide{overflow-x:auto}
 .sheet{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:1.5rem}
 .card{display:flex;gap:.8rem;border-top:1px solid var(--line);padding:.6rem 0}
