@@ -13,6 +13,7 @@ import pytest
 from llava_mistral.commands import chat as app
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.local_hub import LocalHub
+from tests.support.publishing_runs import publish
 from tests.support.running import HOME
 from tests.support.tiny_llava import save_tiny_llava
 from tests.support.tiny_publications import png
@@ -107,24 +108,6 @@ def test_a_folder_that_cannot_answer_is_refused(tmp_path, files, revision, said)
         (tmp_path / name).write_text("{}")
     with pytest.raises(BadInput, match=said):
         app.find(str(tmp_path), revision)
-
-
-def publish(hub, home, checkpoint, name: str = "me/model") -> list[str]:
-    """Two commits of a model; their ids, oldest first."""
-    code = (
-        "import sys, huggingface_hub as h; api = h.HfApi(); name = sys.argv[2]\n"
-        "api.create_repo(name); a = api.upload_folder(repo_id=name, folder_path=sys.argv[1])\n"
-        "b = api.upload_file(repo_id=name, path_in_repo='NOTICE', path_or_fileobj=b'two')\n"
-        "print(a.oid, b.oid)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, checkpoint, name],
-        env=hub.environment(home),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.split()
 
 
 @pytest.mark.parametrize("revision", [None, pytest.param("first", marks=pytest.mark.slow)])

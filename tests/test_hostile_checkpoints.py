@@ -14,9 +14,9 @@ from llava_mistral.commands import prune as prune_dataset
 from llava_mistral.commands import publish as push_to_hub
 from llava_mistral.commands import train as train_sft
 from tests.support.hub_here import TOKEN, hub_here
+from tests.support.refusals import Trap, refused, training
 from tests.support.running import run_here
 from tests.support.small_problems import save_problems
-from tests.test_security import Trap, refused, training
 
 shows = pytest.mark.case
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.support.running import run_apart
-from tests.support.tiny_components import IMAGE_TOKENS, TEXT, VISION
+from tests.support.tiny_components import IMAGE_TOKENS, TEXT
+from tests.support.tiny_plugin import config, tiny_model
 
 CODE = {
     "configuration_llava_mistral.py": "modeling_llava_mistral",
@@ -19,6 +20,7 @@ CODE = {
 AUTO_MAP = {
     "AutoConfig": "configuration_llava_mistral.LlavaMistralConfig",
     "AutoModel": "modeling_llava_mistral.LlavaMistralModel",
+    "AutoModelForCausalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
     "AutoModelForImageTextToText": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
 }
@@ -27,26 +29,6 @@ QUESTIONS = (
     "What is 2 + 2?",
     "<image>\nWhich digit is written? A. zero B. one C. two",
 )
-
-
-def config(**changes):
-    from modeling_llava_mistral import LlavaMistralConfig
-
-    parts = {
-        "vision_config": {"model_type": "clip_vision_model", **VISION},
-        "text_config": {"model_type": "mistral", "vocab_size": 448, "sliding_window": 12, **TEXT},
-        "image_token_id": 400,
-    }
-    return LlavaMistralConfig(**{**parts, **changes})
-
-
-def tiny_model(seed: int = 0, **changes):
-    import torch
-
-    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-
-    torch.manual_seed(seed)
-    return LlavaMistralForConditionalGeneration(config(**changes)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +320,7 @@ def test_one_bad_element_anywhere_is_found_and_large_weights_are_not_bad(dtype):
     """Odd sizes, as vectorised reductions treat the last elements apart; no sum of these fits into half precision."""
     import torch
 
-    from modeling_llava_mistral.modeling_llava_mistral import _is_finite
+    from modeling_llava_mistral.loading_llava_mistral import _is_finite
 
     weight = torch.full((5, 1003), 6e4, dtype=getattr(torch, dtype))
     assert _is_finite(weight) and _is_finite(-weight) and _is_finite(weight.T) and _is_finite(weight[:0])

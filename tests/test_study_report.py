@@ -8,8 +8,8 @@ from llava_mistral.data.scienceqa import Problem
 from llava_mistral.evaluation.study_figures import majority_by_wording, planned, restated, study_results
 from llava_mistral.evaluation.study_report import study_page
 from llava_mistral.ground.bad_input import BadInput
+from tests.support.result_folders import results
 from tests.support.running import HOME, run_apart
-from tests.test_comparison import results
 
 RIGHT = {"random": (20, 22, 24), "principles": (50, 53, 55), "question-dropped": (19, 23, 21)}
 

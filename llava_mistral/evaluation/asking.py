@@ -12,7 +12,13 @@ from llava_mistral.data.scienceqa import LETTERS, Problem, question_text
 from llava_mistral.evaluation.journal import Answer, Asked
 from llava_mistral.evaluation.questions import Question
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.checkpoint_headers import check_files, check_image_token, opening, read_config_file
+from llava_mistral.ground.checkpoint_headers import (
+    check_files,
+    check_image_token,
+    opening,
+    read_config_file,
+    weight_files,
+)
 from llava_mistral.ground.foreign_code import loading
 from llava_mistral.ground.pictures import open_picture
 
@@ -120,7 +126,7 @@ class Checkpoint:
             add_special_tokens=False,  # the template writes <bos> itself
             return_tensors="pt",
         )
-        context = self.model.config.text_config.max_position_embeddings
+        context = self.model.config.context_length
         for problem, length in zip(problems, batch["attention_mask"].sum(1).tolist(), strict=True):
             if length > context:
                 said = f"the prompt has {length} tokens and the text model a context of {context}"
@@ -215,7 +221,7 @@ def weights_fingerprint(name: str, revision: str | None = None) -> str:
     """
     folder = Path(name)
     digest = hashlib.sha256(b"" if folder.is_dir() else f"{name} {revision}".encode())
-    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+    for path in [*weight_files(folder), *folder.glob("adapter_model.safetensors")] if folder.is_dir() else ():
         state = path.stat()
         digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     if (folder / "config.json").is_file():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llava_mistral.data.scienceqa import INSTRUCTION, answer_text, question_text, read_problems
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.recipe_files import read_yaml
+from llava_mistral.ground.recipe_files import read_yaml, recipe_file
 
 BAG = 16  # words before a caption: as many as the tower has patches
 
@@ -55,7 +55,7 @@ class ComponentsConfig:
     @classmethod
     def from_yaml(cls, path: str | Path) -> "ComponentsConfig":
         """Read a recipe; raises `BadInput` for a key that does not exist."""
-        values = read_yaml(path)
+        values = read_yaml(recipe_file(path))
         for key in values:
             if key not in cls.__dataclass_fields__:
                 known = ", ".join(cls.__dataclass_fields__)

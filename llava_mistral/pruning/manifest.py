@@ -12,11 +12,10 @@ from llava_mistral.data.scienceqa import Problem
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.strict_json import read_json
 from llava_mistral.pruning.methods import Choice, coverage_counts
+from llava_mistral.pruning.recipe import PLACES
 
 NAME = "manifest.json"
 _VERSIONS = ("llava-mistral", "numpy", "datasets", "pyarrow", "pillow")
-# What a set is made from; it may lie elsewhere when the set is verified.
-PLACES = ("dataset", "embeddings", "embedder", "pid_splits", "image_folder", "scorer")
 # Terms of sources that say in their name what they are (https://scienceqa.github.io, section License).
 KNOWN_LICENCES = {"scienceqa": "cc-by-nc-sa-4.0"}
 

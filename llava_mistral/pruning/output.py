@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mistral.data.llava_json import llava_record
 from llava_mistral.data.sources import undecoded
 from llava_mistral.ground.pictures import open_picture, png_bytes
 
@@ -56,19 +57,12 @@ def write_llava_json(table: "Dataset", folder: Path, *, source: str | Path) -> N
     records = []
     (folder / "images").mkdir()
     for place, row in enumerate(_rows(table)):
-        record: dict[str, Any] = {"id": row["id"]}
         names = []
         for number, cell in enumerate(row["images"]):
             names.append(f"{place:06d}-{number}.png")
             picture = open_picture(cell, file=source, record=row["id"])
             (folder / "images" / names[-1]).write_bytes(png_bytes(picture))
-        record |= {"image": names[0] if len(names) == 1 else names} if names else {}
-        speaker = {"user": "human", "assistant": "gpt"}
-        turns = [
-            {"from": speaker[turn["role"]], "value": turn["content"]} for turn in row["prompt"] + row["completion"]
-        ]
-        turns[0]["value"] = "<image>\n" * len(names) + turns[0]["value"]
-        records.append(record | {"conversations": turns})
+        records.append(llava_record(row, names))
     (folder / "llava.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

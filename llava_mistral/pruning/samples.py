@@ -13,10 +13,12 @@ from llava_mistral.data.picture_check import checked, wrong_pictures
 from llava_mistral.data.scienceqa import INSTRUCTION, LETTERS, Problem, read_problems
 from llava_mistral.data.sources import undecoded
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.pictures import bytes_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_BATCH = 100  # samples whose pictures lie in memory at a time
 _JUDGED = ("task", "grade", "subject", "topic", "category", "skill", "lecture", "solution", "split")
 
 
@@ -44,6 +46,19 @@ class Samples:
             said |= {name: getattr(problem, name) for name in _JUDGED}
             digest.update(json.dumps(said, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
+
+    def cells(self, indices: Sequence[int]) -> list[list[Any]]:
+        """Return the pictures of the samples at `indices`, undecoded."""
+        return undecoded(self.rows(indices))["images"] if len(indices) else []
+
+    def digests(self, indices: Sequence[int]) -> dict[int, bytes]:
+        """Return {sample: hash of the files of its pictures}."""
+        found = {}
+        for start in range(0, len(indices), _BATCH):
+            part = indices[start : start + _BATCH]
+            for i, cells in zip(part, self.cells(part), strict=True):
+                found[i] = hashlib.sha256(b"".join(hashlib.sha256(bytes_of(cell)).digest() for cell in cells)).digest()
+        return found
 
 
 def read_samples(

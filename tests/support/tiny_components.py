@@ -85,3 +85,11 @@ def save_rows(folder: Path, count: int = 8) -> Path:
         records.append({"id": str(index), "image": f"{index}.png", "conversations": turns})
     (folder / "rows.json").write_text(json.dumps(records))
     return folder / "rows.json"
+
+
+TEXT_ROW = {
+    "id": "text",
+    "images": [],
+    "prompt": [{"role": "user", "content": "What is 2 + 2?"}],
+    "completion": [{"role": "assistant", "content": "four"}],
+}
