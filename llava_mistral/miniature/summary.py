@@ -41,17 +41,20 @@ def pick_samples(problems: Mapping[str, Problem], skill: str) -> list[Problem]:
 
 def _table(summaries: Mapping[str, Mapping[str, Any]], skill: str) -> str:
     width = max(map(len, summaries)) + 2
-    head = " " * width + "".join(f"{column:>8}" for column in (*COLUMNS, "digit"))
+    head = " " * width + "".join(f"{column:>8}" for column in (*COLUMNS, "digit", "unread"))
     rows = []
     for name, summary in summaries.items():
         cells = [*(summary.get(column) for column in COLUMNS), summary["skills"][skill]]
         rows.append(
-            f"{name:<{width}}" + "".join(f"{cell['accuracy']:8.2f}" if cell else f"{'-':>8}" for cell in cells)
+            f"{name:<{width}}"
+            + "".join(f"{cell['accuracy']:8.2f}" if cell else f"{'-':>8}" for cell in cells)
+            + f"{summary['unread']:8d}"
         )
     counts = [next(iter(summaries.values()))[column] for column in COLUMNS]
     number = next(iter(summaries.values()))["skills"][skill]["n"]
     tail = f"{'questions':<{width}}" + "".join(f"{cell['n'] if cell else 0:8d}" for cell in counts) + f"{number:8d}"
-    return "\n".join([f"accuracy in percent; digit: {skill.lower()}", head, *rows, tail])
+    title = f"accuracy in percent; digit: {skill.lower()}; unread: answers that name no choice, and count as wrong"
+    return "\n".join([title, head, *rows, tail])
 
 
 def _asked(problem: Problem, outputs: Mapping[str, str]) -> str:
@@ -98,7 +101,13 @@ def draw_picture(
             [cell["ci95"][1] - cell["accuracy"] for cell in cells],
         ]
         axes.bar(
-            x, heights, 0.24, yerr=spread, capsize=3, label=name, color=("#9a9a9a", "#0072B2", "#E69F00")[place % 3]
+            x,
+            heights,
+            0.24,
+            yerr=spread,
+            capsize=3,
+            label=_with_unread(name, summary),
+            color=("#9a9a9a", "#0072B2", "#E69F00")[place % 3],
         )
     axes.set_xticks(range(len(bars)), list(bars))
     axes.set(ylim=(0, 100), ylabel="accuracy %")
@@ -107,6 +116,10 @@ def draw_picture(
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
     return path
+
+
+def _with_unread(name: str, summary: Mapping[str, Any]) -> str:
+    return f"{name} ({summary['unread']:,} unread)" if summary["unread"] else name
 
 
 def _choice(problem: Problem, answer: str) -> str:
