@@ -343,7 +343,7 @@ def test_two_rows_of_one_id_are_refused(prune, tmp_path):
     (tmp_path / "set").mkdir()
     Dataset.from_dict({"id": ["a", "a"], "images": [[], []], **turns}).to_parquet(tmp_path / "set/train.parquet")
     done = prune("--dataset", tmp_path / "set", "--method", "full", "--output", tmp_path / "out", check=2)
-    assert "field id: the id 'a' is there twice" in done.stderr
+    assert "record 1: field id: is there twice" in done.stderr
 
 
 def test_bad_input_is_told_at_once(tmp_path):

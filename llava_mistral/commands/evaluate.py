@@ -28,7 +28,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", help="which split to score; with --model the test split, else the whole source")
     parser.add_argument("--output", metavar="DIR", help="write summary.json, predictions.json, pages and chart there")
     parser.add_argument("--columns", metavar="OURS=THEIRS,…", help="what the data's columns are, as in training")
-    parser.add_argument("--image_folder", metavar="DIR", help="what a JSON file's pictures lie below")
+    parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a data set that has several")
+    parser.add_argument("--image_folder", action="append", metavar="DIR", help="folder that the pictures lie below")
     parser.add_argument(
         "--match",
         metavar="RULE",
@@ -72,7 +73,7 @@ def questions(options: argparse.Namespace) -> tuple[list, dict[str, str] | None,
     source = options.problems or options.dataset
     rule = match_of("normalised" if options.match in (None, LETTERED) else options.match)
     if options.model and options.split is None:
-        options.split = held_out_split(source)
+        options.split = held_out_split(source, options.dataset_config)
     asked, groups = read_asked(
         source,
         split=options.split,
@@ -80,6 +81,7 @@ def questions(options: argparse.Namespace) -> tuple[list, dict[str, str] | None,
         columns=options.columns,
         group_by=options.group_by,
         image_folder=options.image_folder,
+        dataset_config=options.dataset_config,
         pid_splits=options.pid_splits,
     )
     if not isinstance(asked[0], Question):
@@ -123,6 +125,7 @@ def ask(options: argparse.Namespace) -> None:
     from llava_mistral.evaluation.journal import Asked
     from llava_mistral.evaluation.prediction import answer_problems
     from llava_mistral.evaluation.results import blank_text
+    from llava_mistral.ground.checkpoint_headers import computing_type
     from llava_mistral.ground.foreign_code import loading
 
     check_output(options)
@@ -148,7 +151,11 @@ def ask(options: argparse.Namespace) -> None:
         device=options.device,
         revision=options.revision,
     )
-    found = {images: judged_answers(asked, own, how, rule, groups, images, options) for images, own in answers.items()}
+    told = {"group_by": options.group_by, "dtype": computing_type(options.model, options.revision), **facts(options)}
+    found = {
+        images: judged_answers(asked, own, how, rule, groups, {"images": images, **told})
+        for images, own in answers.items()
+    }
     show(found, options)
     if options.output:
         save(found, asked, Path(options.output), options)
@@ -156,15 +163,14 @@ def ask(options: argparse.Namespace) -> None:
         print(blank_text(asked, *(found[images][1] for images in ("real", "blank"))))
 
 
-def judged_answers(asked, answers, how, rule, groups, images: str, options: argparse.Namespace) -> tuple[dict, dict]:
+def judged_answers(asked, answers, how, rule, groups, told: dict) -> tuple[dict, dict]:
     """Return (summary, predictions) of a checkpoint's answers, lettered or in words."""
     from llava_mistral.evaluation.results import answered_summary
     from llava_mistral.evaluation.words_results import prompt_hash, texts_of, words_summary
 
-    told = {"group_by": options.group_by, "images": images, **facts(options)}
     if rule is None:
         return answered_summary(asked, answers, how, groups=groups, **told)
-    told |= how.header()
+    told = {**told, **how.header()}
     told["prompt_hash"] = prompt_hash(asked, told)
     return words_summary(asked, texts_of(asked, answers), rule, groups, **told)
 

@@ -28,6 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     common = "print how much pruned sets of one data set have in common; with --output: one report of all"
     parser.add_argument("--compare", metavar="DIR", nargs="+", help=common)
     args = parser.parse_args()
+    args.image_folder = os.pathsep.join(args.image_folder) if args.image_folder else None
     _check_arguments(parser, args)
     return args
 

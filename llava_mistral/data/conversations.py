@@ -26,6 +26,7 @@ from llava_mistral.data.sources import (
     StoredPicture,
     chosen_split,
     image_folders,
+    list_lengths,
     load_splits,
     picture_folders,
     state_of,
@@ -158,8 +159,8 @@ def _read_table(
     config: str | None,
     held_out_of: str | Path | None,
 ) -> "Dataset":
-    folders = picture_folders(path, image_folder)
     splits = load_splits(path, config=config)
+    folders = picture_folders(path, image_folder)
     name = chosen_split(list(splits), split, path, held_out=held_out_of is not None)
     if held_out_of is not None and split is None and name not in ("validation", "val", "valid", "dev", "test"):
         if os.path.realpath(held_out_of) == os.path.realpath(path):
@@ -211,11 +212,5 @@ def row_features(metadata: tuple[str, ...] = (), *, loss: bool = False) -> "Feat
 
 def count_pictures(rows: "Dataset") -> dict[str, int]:
     """Return {"pictures", "rows_without_picture"} of training rows; no picture is opened."""
-    import pyarrow.compute as pc
-
-    pictures = without = 0
-    for batch in rows.select_columns("images").with_format("arrow").iter(10_000):
-        lengths = pc.fill_null(pc.list_value_length(batch["images"]), 0)
-        pictures += pc.sum(lengths).as_py()
-        without += pc.sum(pc.equal(lengths, 0)).as_py()
-    return {"pictures": pictures, "rows_without_picture": without}
+    counts = list_lengths(rows, "images")
+    return {"pictures": sum(counts), "rows_without_picture": counts.count(0)}

@@ -34,6 +34,7 @@ from llava_mistral.data.turns import (
 )
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
+from llava_mistral.ground.strict_json import decoder
 
 FORMS = {
     "trl": {"prompt", "completion"},
@@ -46,7 +47,9 @@ FORMS = {
 WHOLE = ("whole", "answers")
 NAMES = ("id", "pid", "__key__")
 _PICTURE_NAME = re.compile(r"[^\n]{1,400}\.(jpe?g|png|webp|gif|bmp|tiff?|avif|jp2)", re.IGNORECASE)
-_LISTS = ("choices", "images", "image", "messages", "conversations", "prompt", "completion")  # as text in a CSV
+# What a table such as a CSV may hold as JSON text, and what such a list holds.
+_LISTS = dict.fromkeys(("messages", "conversations", "prompt", "completion"), dict)
+_LISTS |= dict.fromkeys(("choices", "image", "images"), str)
 Row = dict[str, Any]
 
 
@@ -105,7 +108,8 @@ class RecordReader:
         Raises:
             BadInput: the record cannot be used.
         """
-        record = {key: _unpacked(value) if key in _LISTS else value for key, value in record.items()}
+        if self.split:
+            record = {key: _unpacked(value, _LISTS[key]) if key in _LISTS else value for key, value in record.items()}
         given = self.given_pictures(record, index)
         if form == "choices":
             rows = [self._problem(record, index, name)]
@@ -279,11 +283,12 @@ def _listed(value: Any) -> list[Any]:
     return [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
 
 
-def _unpacked(value: Any) -> Any:
-    """Return a list that a CSV holds as JSON text."""
+def _unpacked(value: Any, kind: type) -> Any:
+    """Return the list of `kind` that a text holds as JSON, or the value as it is."""
     if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):
         with suppress(ValueError, RecursionError):
-            return json.loads(value)
+            found = decoder().decode(value)
+            return found if all(isinstance(one, kind) for one in found) else value
     return value
 
 

@@ -15,6 +15,8 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import (
     check_files,
     check_image_token,
+    computing_type,
+    context_length,
     opening,
     read_config_file,
     weight_files,
@@ -29,7 +31,9 @@ MID_GREY = (128, 128, 128)
 
 
 class Checkpoint:
-    """A model and its processor, from a folder or a Hub id.
+    """A model and its processor, from a folder or a Hub id; `dtype` is the type it computes in.
+
+    A checkpoint that was trained in 16 bits is asked in 16 bits, whatever its file holds.
 
     Raises:
         BadInput: the folder lacks a part, weights are missing from the file, the template drops the question, or the
@@ -60,7 +64,7 @@ class Checkpoint:
         self.lead, self.letter_ids = self._letter_tokens()
         with opening(name), _found(name, revision):
             self.model, found = AutoModelForImageTextToText.from_pretrained(
-                name, dtype="auto", output_loading_info=True, **stranger
+                name, dtype=computing_type(name, revision), output_loading_info=True, **stranger
             )
         # transformers fills what is missing with random numbers, leaves out what it does not know, and goes on.
         wrong = [str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(found[f"{kind}_keys"])]
@@ -68,12 +72,12 @@ class Checkpoint:
             problem = f"{len(wrong)} weights are missing, of another shape or left over (first: {wrong[0]})"
             raise BadInput(problem, remedy="save the checkpoint again, whole", file=name)
         self.model.to(self.device).eval()
+        self.dtype = str(self.model.dtype).removeprefix("torch.")
 
     def prompt(self, problem: Problem | Question) -> str:
         """Return the question's prompt as text, one image token for each picture."""
         if isinstance(problem, Question):
-            last = [part["text"] for part in problem.chat()[-1]["content"] if part["type"] == "text"]
-            return self._templated(problem.chat(), "".join(last))
+            return self._templated(list(problem.chat), problem.question)
         return self._worded(problem.has_image, question_text(problem))
 
     def _worded(self, has_image: bool, text: str, answer: str | None = None) -> str:
@@ -115,7 +119,7 @@ class Checkpoint:
         """Return the tensors of a batch: left-padded prompts and their pictures, on the processor's device.
 
         Raises:
-            BadInput: a prompt, its image tokens counted, is longer than the text model's context.
+            BadInput: a prompt, its image tokens counted, leaves no room for an answer in the text model's context.
         """
         pictures = [picture for problem in problems for picture in pictures_of(problem, images)]
         batch = self.processor(
@@ -126,9 +130,9 @@ class Checkpoint:
             add_special_tokens=False,  # the template writes <bos> itself
             return_tensors="pt",
         )
-        context = self.model.config.context_length
+        context, answer = context_length(self.model.config), max(1, len(self.lead))
         for problem, length in zip(problems, batch["attention_mask"].sum(1).tolist(), strict=True):
-            if length > context:
+            if context is not None and length + answer > context:
                 said = f"the prompt has {length} tokens and the text model a context of {context}"
                 raise BadInput(said, remedy="shorten the question or drop it", record=problem.pid, field="question")
         return batch

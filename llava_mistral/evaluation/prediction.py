@@ -15,6 +15,7 @@ from llava_mistral.evaluation.journal import Answer, Asked, Journal
 from llava_mistral.evaluation.matching import match_of
 from llava_mistral.evaluation.questions import Question, words_hash
 from llava_mistral.evaluation.scoring import question_hash
+from llava_mistral.ground.checkpoint_headers import computing_type
 
 
 def answer_problems(
@@ -38,6 +39,7 @@ def answer_problems(
     """
     check_pictures(problems)
     header = {**asked.header(), "questions": asked_hash(problems), "weights": weights_fingerprint(name, revision)}
+    header["dtype"] = computing_type(name, revision)
     checkpoint, answers = None, {}
     for kind in images:
         path = run_folder(folder, kind) / "predictions.jsonl" if folder else None

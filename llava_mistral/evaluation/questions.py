@@ -2,24 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_mistral.data.columns import METADATA, parse_columns, renamed
+from llava_mistral.data.columns import METADATA, parse_columns
 from llava_mistral.data.conversations import read_rows
 from llava_mistral.data.cqm import read_cqm
-from llava_mistral.data.json_records import first_sign
-from llava_mistral.data.scienceqa import Problem, read_problems, table_problems
+from llava_mistral.data.json_records import first_sign, is_lines
+from llava_mistral.data.records import form_of
+from llava_mistral.data.scienceqa import Problem, read_problems
 from llava_mistral.data.sources import load_splits, undecoded
+from llava_mistral.data.tables import prepared
+from llava_mistral.data.turns import chat_of
 from llava_mistral.evaluation.matching import Match, check_answer
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.strict_json import read_json
 
 LETTERED = "letters"
-IMAGE_TOKEN = "<image>"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Question:
     """
 
     pid: str
-    turns: tuple[tuple[str, str], ...]  # (role, text); a picture's place is an `<image>`, or before the first words
+    chat: tuple[dict[str, Any], ...]  # the turns before the answer, as a chat template takes them (`chat_of`)
     images: tuple[Any, ...]  # what `open_picture` takes
     answer: str
     group: str | None = None
@@ -42,23 +44,9 @@ class Question:
 
     @property
     def question(self) -> str:
-        """The last turn, which is answered."""
-        return self.turns[-1][1]
-
-    def chat(self) -> list[dict[str, Any]]:
-        """Return the turns as a chat template takes them, pictures in their places."""
-        placed = sum(text.count(IMAGE_TOKEN) for _, text in self.turns) == len(self.images)
-        ahead = 0 if placed else len(self.images)
-        chat = []
-        for role, text in self.turns:
-            parts = [{"type": "image"}] * ahead if role == "user" else []
-            ahead = 0 if role == "user" else ahead
-            for place, words in enumerate(text.split(IMAGE_TOKEN) if placed and self.images else [text]):
-                parts = (
-                    parts + [{"type": "image"}] * (place > 0) + ([{"type": "text", "text": words}] if words else [])
-                )
-            chat.append({"role": role, "content": parts})
-        return chat
+        """The words of the last turn, which is answered."""
+        content = self.chat[-1]["content"]
+        return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def read_asked(
@@ -68,8 +56,9 @@ def read_asked(
     match: str | None = None,
     columns: str | None = None,
     group_by: str | None = None,
-    image_folder: str | None = None,
-    pid_splits: str | None = None,
+    image_folder: Sequence[str] | None = None,
+    dataset_config: str | None = None,
+    pid_splits: str | Path | None = None,
 ) -> tuple[list[Problem] | list[Question], dict[str, str] | None]:
     """Return (questions, {pid: group}) of data in any form that training takes; no groups where none are asked for.
 
@@ -90,28 +79,32 @@ def read_asked(
         label = next(name for name in ("skill", *METADATA) if name not in mapping)
         mapping = mapping | {label: group_by}
     path, words = Path(path), match not in (None, LETTERED)
-    problems = None if words else _problems(path, split, mapping, pid_splits)
-    if problems is None and match == LETTERED:
+    where = {"image_folder": image_folder, "dataset_config": dataset_config}
+    if not words and _has_choices(path, mapping, dataset_config):
+        problems = read_problems(path, split=split, pid_splits=pid_splits, columns=mapping, **where)
+        return problems, _groups(problems, group_by, label, path)
+    rows = undecoded(read_rows(path, split=split, columns=mapping, conversations="answers", **where))
+    if not words and "choices" in rows.column_names and all(row["choices"] for row in rows.select_columns("choices")):
+        problems = list(map(_row_problem, rows))
+        return problems, _groups(problems, group_by, label, path)
+    if match == LETTERED:
         raise BadInput("has no choices", remedy="name their column (--columns choices=…) or a --match", file=path)
-    if problems is None:
-        rows = read_rows(path, image_folder=image_folder, columns=mapping, **({"split": split} if split else {}))
-        asked = [question for row in undecoded(rows) for question in _row_questions(row, label)]
-        return asked, _groups(asked, group_by, [question.group for question in asked], path)
-    return problems, _groups(problems, group_by, [getattr(problem, label or "skill") for problem in problems], path)
+    asked = [_row_question(row, label) for row in rows]
+    return asked, _groups(asked, group_by, "group", path)
 
 
-def held_out_split(path: str | Path) -> str | None:
-    """Return the split that a checkpoint is asked by default; a list of records has none.
+def held_out_split(path: str | Path, config: str | None = None) -> str | None:
+    """Return the split that a checkpoint is asked by default; records in a file have none.
 
     Raises:
         BadInput: there are several, and none is a test or validation split.
     """
     path = Path(path)
-    if path.name == "problems.json" or (path / "problems.json").is_file():
+    if (path / "problems.json").is_file() or _is_absent_json(path):
         return "test"
-    if path.is_file():
-        return None if first_sign(path) == "[" else "test"
-    names = list(load_splits(path))
+    if path.suffix.lower() == ".json" or (path.is_file() and is_lines(path)):
+        return None if is_lines(path) or first_sign(path) == "[" else "test"
+    names = list(load_splits(path, config=config))
     for name in ("test", "validation", "val", "valid", "dev"):
         if name in names:
             return name
@@ -121,52 +114,55 @@ def held_out_split(path: str | Path) -> str | None:
     return names[0]
 
 
+def _is_absent_json(path: Path) -> bool:
+    """Whether a JSON file is named that is not there, which `read_problems` says best."""
+    return path.suffix.lower() == ".json" and not path.is_file()
+
+
+def _has_choices(path: Path, mapping: Mapping[str, str], config: str | None) -> bool:
+    """Whether `read_problems` reads the source: problems.json, LLaVA's CQM-A form, or a table with choices.
+
+    Of a list of records the first one tells; a later one in another form is refused by name.
+    """
+    if (path / "problems.json").is_file() or _is_absent_json(path):
+        return True
+    if path.is_file() and is_lines(path):
+        return False
+    if path.suffix.lower() == ".json":
+        if first_sign(path) != "[":
+            return True
+        with suppress(BadInput):
+            return bool(read_cqm(path, read_json(path)[:1]))
+        return False
+    tables = load_splits(path, config=config)
+    return all(form_of(prepared(table, mapping, path)[1], path) == "choices" for table in tables.values())
+
+
 def _groups(
-    asked: Sequence[Problem | Question], by: str | None, values: Sequence[str | None], path: str | Path
+    asked: Sequence[Problem | Question], by: str | None, label: str | None, path: Path
 ) -> dict[str, str] | None:
     if by is None:
         return None
-    if not any(value is not None for value in values):
+    values = {one.pid: getattr(one, label) for one in asked}
+    if all(value is None for value in values.values()):
         raise BadInput(f"no question has a {by}", remedy="name a column of the data", file=path, field="group_by")
-    return {one.pid: "(none)" if value is None else value for one, value in zip(asked, values, strict=True)}
+    return {pid: "(none)" if value is None else value for pid, value in values.items()}
 
 
-def _problems(
-    path: Path, split: str | None, mapping: Mapping[str, str], pid_splits: str | None
-) -> list[Problem] | None:
-    """Return the lettered questions of a source, None where its rows have no choices."""
-    if path.is_file() or (path / "problems.json").is_file():
-        if path.is_file() and first_sign(path) == "[" and not _is_cqm(path):
-            return None
-        if mapping:
-            raise BadInput("has no columns to name", remedy="leave out --columns", file=path, field="columns")
-        return read_problems(path, split=split, pid_splits=pid_splits)
-    splits = load_splits(path, split)
-    tables = {name: undecoded(renamed(table, mapping, path)) for name, table in splits.items()}
-    if not all({"question", "choices", "answer"} <= set(table.column_names) for table in tables.values()):
-        return None
-    return [make() for name, table in tables.items() for make in table_problems(table, name, path)]
+def _row_problem(row: Mapping[str, Any]) -> Problem:
+    """Return a row of `read_rows` that has choices as the question it was made of."""
+    image = row["images"][0] if row["images"] else None
+    told = {name: row.get(name) for name in METADATA}
+    fields = {"question": row["question"], "choices": tuple(row["choices"]), "answer": row["answer"]}
+    return Problem(row["id"], **fields, hint=row.get("hint"), image=image, has_image=image is not None, **told)
 
 
-def _is_cqm(path: Path) -> bool:
-    """Whether the first record is LLaVA's form of a lettered question; a later one that is not is refused by name."""
-    data = read_json(path)
-    with suppress(BadInput):
-        return bool(read_cqm(path, data[:1]))
-    return False
-
-
-def _row_questions(row: Mapping[str, Any], label: str | None) -> Iterator[Question]:
-    """Yield one question for each answer of a row that is to be learned."""
-    turns = [(turn["role"], turn["content"]) for turn in row["prompt"]]
-    group = row.get(label) if label else None
-    number = 0
-    for turn in row["completion"]:
-        if turn["role"] == "assistant" and turn.get("loss") is not False:
-            number += 1
-            name = row["id"] if number == 1 else f"{row['id']}#{number}"
-            yield Question(name, tuple(turns), tuple(row["images"] or ()), turn["content"], group)
-        turns.append((turn["role"], turn["content"]))
+def _row_question(row: Mapping[str, Any], label: str | None) -> Question:
+    """Return a row of one answer as a question in words."""
+    *before, last = [*row["prompt"], *row["completion"]]
+    own = {"images": row["images"], "prompt": before, "completion": [last]}
+    chat = tuple(chat_of(own, answered=False))
+    return Question(row["id"], chat, tuple(row["images"] or ()), last["content"], row.get(label) if label else None)
 
 
 def check_questions(questions: Sequence[Question], match: Match, path: str | Path) -> None:
@@ -183,5 +179,5 @@ def check_questions(questions: Sequence[Question], match: Match, path: str | Pat
 
 def words_hash(questions: Sequence[Question]) -> str:
     """Return the SHA-256 of what was asked: ids, turns, right answers, and numbers of pictures."""
-    asked = sorted((q.pid, [list(turn) for turn in q.turns], q.answer, len(q.images)) for q in questions)
+    asked = sorted(([q.pid, list(q.chat), q.answer] for q in questions), key=lambda one: one[0])
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

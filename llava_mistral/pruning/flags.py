@@ -8,9 +8,12 @@ from llava_mistral.pruning.recipe import METHODS
 def add_data(add: Callable) -> None:
     """Add the flags of what to choose from."""
     add("--dataset", help="ScienceQA folder, problems.json, LLaVA JSON, datasets folder or Hub id")
-    add("--split", default="train", help="split to choose from")
+    add("--split", help="split to choose from, which must exist; by default train, or the only one")
+    add("--dataset_config", help="configuration of a data set that has several")
     add("--pid_splits", help="ScienceQA's pid_splits.json, where it does not lie beside problems.json")
-    add("--image_folder", help="folder of the pictures of a LLaVA JSON")
+    add("--image_folder", action="append", help="folder that the pictures lie below; may be given several times")
+    conversations = "choose whole conversations, or each of their answers by itself"
+    add("--conversations", choices=["whole", "answers"], default="whole", help=conversations)
     add("--pool", choices=["all", "images"], default="all", help="choose from all samples or pictured ones")
     columns = "columns of a datasets folder or Hub id: question=theirs,choices=theirs,answer=theirs,…"
     add("--columns", help=columns)

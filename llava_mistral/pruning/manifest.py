@@ -30,6 +30,7 @@ def describe(
     license: str | None = None,
     notes: Sequence[str] = (),
     skipped: int = 0,
+    pictures: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of a choice among `problems`.
 
@@ -38,6 +39,7 @@ def describe(
         source: where the data comes from; by default the name of the recipe's data set.
         license: its terms; by default those known of the source, else null.
         notes: what the method could not judge by, in words.
+        pictures: how many the input has, and how many of its samples have none.
         skipped: samples that could not be used and are not among `problems`; `skipped.json` names them.
     """
     ids = [problem.pid for problem in problems]
@@ -52,9 +54,10 @@ def describe(
         "license": license,
         "input": {
             "name": source,
-            "split": recipe["split"],
+            "split": recipe["split"] or "train",
             "rows": len(ids),
             "skipped": skipped,
+            **(pictures or {}),
             "sha256": input_sha256,
         },
         "recipe": recipe,

@@ -30,7 +30,7 @@ class PruneRecipe:
     method: str
     size: int | None = None
     seed: int = 0
-    split: str = "train"
+    split: str | None = None
     pool: str = "all"
     necessity: float = 0.5
     coverage: str = "images"
@@ -49,6 +49,8 @@ class PruneRecipe:
     check_pictures: str = "full"
     on_bad_sample: str = "error"
     max_bad_samples: float = 0.01
+    dataset_config: str | None = None
+    conversations: str = "whole"
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any], file: Path) -> "PruneRecipe":
@@ -57,13 +59,14 @@ class PruneRecipe:
         Raises:
             BadInput: the manifest, which lies at `file`, lacks a part of it.
         """
-        missing = [name for name in NAMES if name not in manifest["recipe"]]
+        given = {"dataset_config": None, "conversations": "answers"} | manifest["recipe"]  # as before there were two
+        missing = [name for name in NAMES if name not in given]
         if missing:
             problem = f"lacks {', '.join(missing)}"
             raise BadInput(problem, remedy="make the set again", file=file, field="recipe")
         # The name of a folder that moved would be another source.
         told = {"source": manifest.get("source"), "license": manifest.get("license")}
-        return cls(**{name: manifest["recipe"][name] for name in NAMES} | told)
+        return cls(**{name: given[name] for name in NAMES} | told)
 
     def moved(self, places: Mapping[str, str | None]) -> "PruneRecipe":
         """Return the recipe with what it is made from at other `places`; None leaves a place as it is."""

@@ -30,6 +30,7 @@ def read(recipe: PruneRecipe) -> tuple[Samples, BadSamples]:
     """Return the samples to choose from, and the bad ones that were left out."""
     bad = BadSamples(recipe.on_bad_sample, recipe.max_bad_samples)
     names = ("split", "pid_splits", "image_folder", "answer_style", "columns", "check_pictures")
+    names += ("dataset_config", "conversations")
     return read_samples(recipe.dataset, **{name: getattr(recipe, name) for name in names}, bad=bad), bad
 
 
@@ -133,6 +134,7 @@ def make(
         license=recipe.license,
         notes=[*(f"not judged by {lack}" for lack in lacks), *choice.notes],
         skipped=len(bad.listed),
+        pictures=samples.count_pictures(),
     )
     return PrunedSet(recipe, described, samples, choice, scores, embedding, bad)
 
