@@ -201,6 +201,12 @@ def test_pictures_lie_below_any_folder_that_is_named_and_links_lead_among_them(t
     assert len(trained(path, image_folder=":".join(map(str, folders)))) == 2
     with pytest.raises(BadInput, match="is outside of"):
         read_rows(path, image_folder=folders[0])
+    out = pruned(path, tmp_path / "out", "--image_folder", folders[0], "--image_folder", folders[1])
+    assert len(read_rows(out)) == 2
+    from llava_mistral.commands.train import joined
+
+    given = ["--image_folder", "a", "--stage", "finetune", "--image_folder", "b"]
+    assert joined(given, "--image_folder") == ["--stage", "finetune", "--image_folder", "a:b"]
 
 
 def test_one_bad_row_of_a_table_is_skipped_whatever_ails_it(tmp_path):
@@ -235,3 +241,28 @@ def test_a_questions_picture_is_read_from_the_column_that_has_it(tmp_path):
     shown = [open_picture(problem.image).tobytes() for problem in read_problems(tmp_path / "set")]
     assert shown == [open_picture(picture).tobytes() for picture in (one, two)]
     assert [len(images) for images in read_rows(tmp_path / "set")["images"]] == [1, 1]
+
+
+def test_evaluation_reads_columns_configurations_and_folders_as_training_does(tmp_path):
+    from llava_mistral.commands.evaluate import main
+    from tests.support.running import run_here
+
+    folder = tmp_path / "set"
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.png").write_bytes(random_picture(random.Random(1)))
+    for name, right in (("red", "a"), ("blue", "b")):
+        (folder / name).mkdir(parents=True)
+        row = f'1,a.png,Which?,"[""a"", ""b""]",{right}'
+        (folder / name / "test.csv").write_text(f"id,img,ask,options,said\n{row}\n")
+    configs = [
+        {"config_name": name, "data_files": [{"split": "test", "path": f"{name}/test.csv"}]}
+        for name in ("red", "blue")
+    ]
+    (folder / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
+    (tmp_path / "predictions.json").write_text('{"results": {"1": 1}}')
+    given = ("--dataset", folder, "--predictions", tmp_path / "predictions.json", "--dataset_config", "blue")
+    given += ("--split", "test", "--columns", "image=img,question=ask,choices=options,answer=said")
+    run_here(main, *given, "--image_folder", tmp_path / "far", "--output", tmp_path / "out")
+    columns = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (columns["ALL"]["correct"], columns["IMG"]["n"]) == (1, 1)
+    assert "a.png does not exist" in run_here(main, *given, code=2).stderr

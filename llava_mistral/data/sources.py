@@ -163,7 +163,9 @@ def _loaded(path: Path, config: str | None) -> Any:
         if "Config name is missing" in text or "BuilderConfig" in text and "not found" in text:
             remedy = "name one of its configurations with --dataset_config"
             raise BadInput(text[:400], remedy=remedy, file=path, field="dataset_config") from error
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        said = (
+            f"{type(error).__name__}: {next((line for line in str(error).splitlines() if line.strip()), 'no message')}"
+        )
         raise BadInput(
             f"does not load as a data set ({said})", remedy="check the path or the id", file=path
         ) from error
