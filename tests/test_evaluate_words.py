@@ -139,7 +139,12 @@ def test_summaries_of_words_are_compared_and_shown_on_a_card(monkeypatch, tmp_pa
         (pair,) = json.loads((tmp_path / "both" / "comparison.json").read_text())["pairs"]
         assert pair["difference"] == pytest.approx(-100 * 8 / 12) and pair["test"].startswith(test)
     card = result_table(checked_summary(summary))
-    assert "| ALL | IMG |" in card["table"].replace("| | ", "| ") and len(eval_results(summary)) == 2
+    assert "| ALL | IMG |" in card["table"].replace("| | ", "| ") and "| mean token F1 | " in card["table"]
+    told = {(row.task_name, row.metric_type, row.metric_name) for row in eval_results(summary)}
+    assert told == {
+        ("questions with answers in words about pictures", "f1", f"f1, {column}, match: f1")
+        for column in ("ALL", "IMG")
+    }
 
 
 @pytest.mark.parametrize(
@@ -203,6 +208,9 @@ def test_a_checkpoint_is_asked_the_test_split_and_never_silently_another(tmp_pat
 def test_the_page_shows_some_of_either_kind_whatever_their_number():
     asked = [Question(str(i), ({"role": "user", "content": "?"},), (), "yes") for i in range(200)]
     right = {one.pid: index % 2 == 0 for index, one in enumerate(asked)}
-    page = answers_page(asked, dict.fromkeys(right, "x" * 5000), right, lambda one: [], title="t & u", facts="<b>")
+    told = {"unread": {"1"}, "title": "t & u", "facts": "<b>"}
+    page = answers_page(asked[:2], {"0": "y", "1": "?"}, right, lambda one: [], **told)
+    assert "answered (unread): ?" in page and "answered (right): y" in page and "(wrong)" not in page
+    page = answers_page(asked, dict.fromkeys(right, "x" * 5000), right, lambda one: [], **told)
     assert "Wrong answers: 24 of 100" in page and "Right answers: 24 of 100" in page
     assert "t &amp; u" in page and "&lt;b&gt;" in page and "x" * 1201 not in page
