@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mistral.data.scienceqa import LETTERS, Problem, question_text
+from llava_mistral.data.problem import LETTERS, Problem, question_parts, text_parts
 from llava_mistral.evaluation.journal import Answer, Asked
 from llava_mistral.evaluation.questions import Question
 from llava_mistral.ground.bad_input import BadInput
@@ -77,22 +77,21 @@ class Checkpoint:
     def prompt(self, problem: Problem | Question) -> str:
         """Return the question's prompt as text, one image token for each picture."""
         if isinstance(problem, Question):
-            return self._templated(list(problem.chat), problem.question)
-        return self._worded(problem.has_image, question_text(problem))
+            return self._templated(list(problem.chat), problem.texts)
+        return self._worded(question_parts(problem))
 
-    def _worded(self, has_image: bool, text: str, answer: str | None = None) -> str:
-        content = [{"type": "image"}] * has_image + [{"type": "text", "text": text}]
+    def _worded(self, content: list[dict[str, str]], answer: str | None = None) -> str:
         turns = [{"role": "user", "content": content}]
         if answer is not None:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        return self._templated(turns, text)
+        return self._templated(turns, [part["text"] for part in content if part["type"] == "text"])
 
-    def _templated(self, turns: list[dict[str, Any]], text: str) -> str:
+    def _templated(self, turns: list[dict[str, Any]], texts: list[str]) -> str:
         asked = turns[-1]["role"] == "user"
         prompt = self.processor.apply_chat_template(turns, add_generation_prompt=asked, tokenize=False)
         from processing.processing_llava_mistral import WORD_JOINER  # it keeps a `</s>` in the question a text
 
-        if text.replace(WORD_JOINER, "") not in prompt.replace(WORD_JOINER, ""):
+        if not all(text.replace(WORD_JOINER, "") in prompt.replace(WORD_JOINER, "") for text in texts):
             remedy = "give one that does with --chat_template"
             raise BadInput(
                 "the chat template drops the question", remedy=remedy, file=self.name, field="chat_template"
@@ -107,8 +106,8 @@ class Checkpoint:
         after a prompt.
         """
         tokens = functools.partial(self.processor.tokenizer, add_special_tokens=False)
-        asked = len(tokens(self._worded(False, "?"))["input_ids"])
-        ids = [tokens(self._worded(False, "?", letter))["input_ids"][asked:] for letter in LETTERS]
+        asked = len(tokens(self._worded(text_parts("?")))["input_ids"])
+        ids = [tokens(self._worded(text_parts("?"), letter))["input_ids"][asked:] for letter in LETTERS]
         position = next((i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), None)
         if position is None:
             remedy = "use a tokenizer that knows the letters A to Z"

@@ -45,8 +45,13 @@ class Question:
     @property
     def question(self) -> str:
         """The words of the last turn, which is answered."""
+        return "".join(self.texts)
+
+    @property
+    def texts(self) -> list[str]:
+        """The same words, parted where pictures stand among them."""
         content = self.chat[-1]["content"]
-        return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        return [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
 
 
 def read_asked(
