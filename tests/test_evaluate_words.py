@@ -180,6 +180,25 @@ def test_answers_in_words_have_no_likelihood(monkeypatch, tmp_path, words, check
         evaluate(monkeypatch, *arguments)
 
 
+@pytest.mark.parametrize("lettered", [True, False])
+@pytest.mark.parametrize("form", ["list", "lines", "csv"])
+def test_records_of_a_file_are_asked_as_they_would_be_trained_on(tmp_path, form, lettered):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    record = {"id": "r7", "image": "a.png", "ask": "Which?", "label": "B" if lettered else "dog", "place": "farm"}
+    record |= {"options": list(KINDS)} if lettered else {}
+    path = tmp_path / {"list": "data.json", "lines": "data.jsonl", "csv": "data.csv"}[form]
+    if form == "csv":
+        fields = record | ({"options": json.dumps(record["options"])} if lettered else {})
+        quoted = ['"' + text.replace('"', '""') + '"' for text in fields.values()]
+        path.write_text(f"{','.join(fields)}\n{','.join(quoted)}\n")
+    else:
+        path.write_text(json.dumps([record]) if form == "list" else json.dumps(record) + "\n")
+    columns = "question=ask,answer=label" + ",choices=options" * lettered
+    (one,), groups = read_asked(path, columns=columns, group_by="place", image_folder=[str(tmp_path)])
+    assert (one.question, one.has_image, groups) == ("Which?", True, {one.pid: "farm"})
+    assert (one.answer, one.choices) == ((1, KINDS) if lettered else ("dog", ()))
+
+
 def test_a_conversation_is_asked_turn_by_turn_with_its_pictures(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     turns = [("human", "<image>\nWhat?"), ("gpt", "A cat."), ("human", "Where?"), ("gpt", "On a mat.")]
