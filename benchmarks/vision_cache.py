@@ -167,7 +167,7 @@ def fresh() -> tuple:
     import torch
     from transformers import CLIPImageProcessorPil
 
-    from llava_mistral.miniature.components import train_tokenizer
+    from llava_mistral.miniature.tokenizer import train_tokenizer
     from modeling_llava_mistral import LlavaMistralConfig, LlavaMistralForConditionalGeneration
     from processing import LlavaMistralProcessor
 

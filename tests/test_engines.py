@@ -232,3 +232,28 @@ def test_no_weight_of_a_checkpoint_is_thrown_away_by_an_engine(stage0, base):
     patterns = base._keys_to_ignore_on_load_unexpected or ()
     assert "lm_head.weight" in names
     assert not {name for name in names for pattern in patterns if re.search(pattern, name)}
+
+
+@pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
+def test_vllm_sees_that_a_message_may_have_parts(template):
+    """It looks for a loop over `message['content']` inside one over `messages`; without one it would write pictures
+    into the words, where the template parts them."""
+    import jinja2
+
+    from processing import CHAT_TEMPLATES
+
+    source = (CHAT_TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
+    from transformers.utils.chat_template_utils import _get_template_variables
+
+    assert "protected_tokens" in _get_template_variables(source)
+    source = re.sub(r"\{%-? *(end)?generation *-?%\}", "", source)  # a tag of the library's own
+    loops = list(jinja2.Environment().parse(source).find_all(jinja2.nodes.For))
+    messages = [loop.target.name for loop in loops if getattr(loop.iter, "name", None) == "messages"]
+    contents = [
+        loop
+        for loop in loops
+        if isinstance(loop.iter, jinja2.nodes.Getitem)
+        and loop.iter.arg == jinja2.nodes.Const("content")
+        and getattr(loop.iter.node, "name", None) in messages
+    ]
+    assert contents

@@ -105,6 +105,16 @@ def write(name, text):
     return change
 
 
+def only(change):
+    """With no single file beside it."""
+
+    def changed(folder):
+        (folder / "model.safetensors").unlink()
+        change(folder)
+
+    return changed
+
+
 def config(**fields):
     return lambda folder: replace(folder / "config.json", lambda value: {**value, **fields})
 
@@ -125,13 +135,13 @@ def config(**fields):
         (write("model.safetensors", "\x02\0\0\0\0\0\0\0[]"), "no whole safetensors"),
         (
             write("model.safetensors.index.json", '{"weight_map": {"w": "../../secret"}}'),
-            "no weight file of this folder",
+            "outside of its folder",
         ),
         (
-            write("model.safetensors.index.json", '{"weight_map": {"w": "model-00001-of-00002.safetensors"}}'),
-            "model-00001-of-00002.safetensors is missing",
+            only(write("model.safetensors.index.json", '{"weight_map": {"w": "model-00001-of-00002.safetensors"}}')),
+            "model-00001-of-00002.safetensors, which is absent",
         ),
-        (write("model.safetensors.index.json", "{}"), "no weight_map"),
+        (write("model.safetensors.index.json", "{}"), "no index of shards"),
         (stored_as("int8"), "linear_2.weight is stored as I8"),
     ],
 )

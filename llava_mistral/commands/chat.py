@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import computing_type
 from llava_mistral.ground.command_line import VerbParser, run_verb
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -182,7 +183,9 @@ def open_chat(source: Source, max_new_tokens: int = 256) -> Chat:
         raise BadInput(
             "has no processor for pictures and chats", remedy="give a vision-language checkpoint", file=source.name
         )
-    model = AutoModelForImageTextToText.from_pretrained(source.name, dtype="auto", **source.pinned())
+    model = AutoModelForImageTextToText.from_pretrained(
+        source.name, dtype=computing_type(source.name, source.commit), **source.pinned()
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Chat(source, model.to(device).eval(), processor, max_new_tokens)
 

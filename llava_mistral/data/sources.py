@@ -169,6 +169,9 @@ def _builder(path: Path) -> tuple[str | None, dict[str, Any]]:
     """
     if path.is_file():
         return _TABLES[path.suffix.lower()], {"data_files": {"train": [str(path.absolute())]}}
+    card = path / "README.md"
+    if card.is_file() and "configs" in card.read_text(encoding="utf-8", errors="replace").split("\n---")[0]:
+        return None, {}  # it says itself what belongs to what
     files = _files_of(path)
     if any(file.name in _METADATA for file in files):
         return "imagefolder", {"data_dir": str(path.absolute())}
@@ -274,3 +277,11 @@ def _retyped(kind: Any, decode: bool) -> Any:
     if isinstance(kind, LargeList):
         return LargeList(_retyped(kind.feature, decode))
     return List(_retyped(kind.feature, decode), length=kind.length) if isinstance(kind, List) else kind
+
+
+def list_lengths(rows: "Dataset", name: str) -> list[int]:
+    """Return how many items each row's list has, 0 where there is none; no picture is read."""
+    import pyarrow.compute as pc
+
+    batches = rows.select_columns(name).with_format("arrow").iter(10_000)
+    return [count for batch in batches for count in pc.fill_null(pc.list_value_length(batch[name]), 0).to_pylist()]

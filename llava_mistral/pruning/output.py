@@ -22,7 +22,7 @@ ROWS_PER_GROUP = 100  # as https://huggingface.co/docs/hub/datasets-image recomm
 
 
 def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
-    """Write training rows {id, images, prompt, completion, …} as parquet with their pictures inside.
+    """Write training rows {id, images, prompt, completion, …} as parquet, with their pictures inside and `messages`.
 
     Raises:
         BadInput: a picture cannot be read; the message names the row.
@@ -32,7 +32,9 @@ def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
     from datasets import Features, Image, List
     from tqdm import tqdm
 
-    schema = Features(table.features | {"images": List(Image())}).arrow_schema  # what a reader gets decodes itself
+    # What a reader gets decodes itself. `messages` is the whole conversation, for trainers that know no other column.
+    columns = table.features | {"images": List(Image()), "messages": table.features["prompt"]}
+    schema = Features(columns).arrow_schema
     table = undecoded(table)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -48,6 +50,8 @@ def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
                 ]
                 for name, cells in zip(batch["id"], batch["images"], strict=True)
             ]
+            turns = zip(batch["prompt"], batch["completion"], strict=True)
+            batch["messages"] = [prompt + completion for prompt, completion in turns]
             writer.write_table(pa.Table.from_pydict(batch, schema=schema))
             bar.update(len(batch["id"]))
 

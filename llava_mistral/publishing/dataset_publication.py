@@ -108,7 +108,13 @@ def _picture(config: str, files: Iterable[str]) -> dict[str, str]:
 
 
 def prepare_dataset(
-    folder: Path, repo_id: str, workspace: Path, *, license: str | None = None, split: str | None = None
+    folder: Path,
+    repo_id: str,
+    workspace: Path,
+    *,
+    license: str | None = None,
+    split: str | None = None,
+    config_name: str | None = None,
 ) -> DatasetPublication:
     """Stage a pruned dataset as one config: its rows with clean pictures, its manifest without local paths.
 
@@ -117,6 +123,8 @@ def prepare_dataset(
 
     Args:
         split: the name of its one split on the Hub, where it is to be another than the folder's.
+        config_name: the config's name, where it is to be another than the method's: what `load_dataset` takes by
+            itself, and the only one that some trainers look for, is called "default".
 
     Raises:
         BadInput: no manifest, no licence, an unreadable picture, a row that holds what must not leave.
@@ -133,7 +141,10 @@ def prepare_dataset(
         sources = {split: next(iter(sources.values()))}
     elif split:
         raise BadInput(f"the folder has the splits {', '.join(sources)}", remedy="leave --split out", field="split")
-    config, staged = manifest["method"], workspace / "files"
+    if config_name and not re.fullmatch(r"\w+([-.]\w+)*", config_name):
+        problem, remedy = f"{config_name!r} is no name for a config", "use letters, digits and dashes"
+        raise BadInput(problem, remedy=remedy, field="config_name")
+    config, staged = config_name or manifest["method"], workspace / "files"
     (staged / config).mkdir(parents=True)
     shards = {}
     with tqdm(desc="pictures", unit=" rows", disable=None) as bar:

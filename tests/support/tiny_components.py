@@ -64,7 +64,7 @@ def save_text_model(folder: Path, model_type: str = "mistral") -> Path:
 
 def tiny_tokenizer():
     """Mistral's conventions over a small vocabulary: `▁` for a space, bytes for what is unknown."""
-    from llava_mistral.miniature.components import train_tokenizer
+    from llava_mistral.miniature.tokenizer import train_tokenizer
 
     return train_tokenizer(TEXTS, 400)
 
