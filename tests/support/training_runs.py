@@ -63,3 +63,6 @@ def losses(folder) -> list[float]:
 
 
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "mm_projector_lr": "5e-3"}
+
+
+INSTRUCT = {"chat_template": TEMPLATES / "mistral_instruct.jinja"}
