@@ -196,17 +196,3 @@ def interrupted(trainee):
     run = trainee("finetune")
     run.killed(at=r"os\.rename \.partial/checkpoint-12 ")
     return run
-
-
-@pytest.fixture(scope="module")
-def mixed_rows(tmp_path_factory):
-    """Eleven rows, of which seven have a picture, with questions of every length: the last step is incomplete."""
-    from tests.support.tiny_components import save_rows
-
-    file = save_rows(tmp_path_factory.mktemp("mixed"), 7)
-    records = json.loads(file.read_text())
-    for index in range(4):
-        turns = [{"from": "human", "value": "What is 2 + 2? " * (1 + 5 * index)}, {"from": "gpt", "value": "four"}]
-        records.insert(2 * index, {"id": f"text-{index}", "conversations": turns})
-    file.write_text(json.dumps(records))
-    return file
