@@ -250,6 +250,34 @@ def test_each_refusal_has_its_own_words_and_is_not_repeated(hub, files, rule, sa
     assert TOKEN not in str(error.value)
 
 
+@pytest.mark.case("H9", "survived")
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (401, "does not accept the token"),
+        (403, "may not write to"),
+        (404, "does not exist, or the token cannot see it"),
+    ],
+)
+def test_a_refusal_of_the_xet_client_ends_at_once_in_its_own_words(hub, files, monkeypatch, status, said):
+    """It raises a ConnectionError for whatever answer its token request gets."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.add_fault(route="xet-token", status=status, times=0)
+    started = time.monotonic()
+    with pytest.raises(BadInput, match=said):
+        send(files)
+    assert len([request for request in hub.requests if request["route"] == "xet-token"]) <= 2
+    assert time.monotonic() - started < 30, "no tries that cannot help"
+
+
+def test_a_long_wait_says_what_it_waits_for(hub, files, capsys):
+    hub.add_fault(route="info", status=503, retry_after=6, times=1)
+    send(files)
+    assert "503" in capsys.readouterr().err
+
+
 def test_a_wrong_token_is_said_and_never_shown(hub, files, monkeypatch, caplog):
     monkeypatch.setenv("HF_TOKEN", "hf_" + "W" * 34)
     with pytest.raises(BadInput) as error:
