@@ -13,7 +13,7 @@ from llava_mistral.commands import evaluate as evaluate_scienceqa
 from llava_mistral.commands import prune as prune_dataset
 from llava_mistral.commands import publish as push_to_hub
 from llava_mistral.commands import train as train_sft
-from tests.support.hub_here import TOKEN, hub_here
+from tests.support.hub_here import hub_here
 from tests.support.running import run_here
 from tests.support.small_problems import save_problems
 from tests.test_security import Trap, refused, training
@@ -142,38 +142,3 @@ def test_its_legal_neighbours_are_loaded(copy, problems, tmp_path):
     change(sharded / "tokenizer_config.json", tokenizer_file="tokenizer.json", vocab_file=None)
     main, *arguments = loads("evaluate", sharded, problems, None, tmp_path / "out")
     assert "pictures" in run_here(main, *arguments).stdout
-
-
-@pytest.fixture
-def on_the_hub(hub, stage0) -> str:
-    """The commit of the checkpoint as `me/model`."""
-    from huggingface_hub import HfApi
-
-    HfApi(token=TOKEN).create_repo("me/model")
-    return HfApi(token=TOKEN).upload_folder(repo_id="me/model", folder_path=stage0).oid
-
-
-@pytest.mark.parametrize("verb", ["evaluate", "train", "plan", "embedder", "scorer"])
-@pytest.mark.parametrize("revision", [None, "main"])
-@shows("S12", "refused")
-def test_code_on_the_hub_is_not_run_at_a_revision_that_moves(
-    on_the_hub, problems, rows_file, tmp_path, verb, revision, hub
-):
-    flag = {"evaluate": "--revision", "train": "--model_revision", "plan": "--model_revision"}.get(verb)
-    name, more = "me/model", ()
-    if revision:
-        name, more = (name, (flag, revision)) if flag else (f"me/model@{revision}", ())
-    main, *arguments = loads(verb, name, problems, rows_file, tmp_path / "out", *more)
-    line = refused(main, *arguments, output=tmp_path / "out")
-    assert f"me/model brings code of its own, which may be another at {revision or 'main'} tomorrow" in line
-    assert "its commit of 40 hexadecimal digits" in line and (flag or "OWNER/NAME@COMMIT") in line
-    assert not [request for request in hub.requests if request["path"].endswith(".py")]
-
-
-@pytest.mark.parametrize("verb", ["evaluate", "scorer"])
-@shows("S12", "accepted")
-def test_code_on_the_hub_is_run_at_a_commit(on_the_hub, problems, tmp_path, verb):
-    name, more = (f"me/model@{on_the_hub}", ()) if verb == "scorer" else ("me/model", ("--revision", on_the_hub))
-    main, *arguments = loads(verb, name, problems, None, tmp_path / "out", *more)
-    run_here(main, *arguments)
-    assert any((tmp_path / "out").iterdir())

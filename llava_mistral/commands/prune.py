@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
+from llava_mistral.ground.foreign_code import add_flag
 
 ONLY_FOR = {"within": "farthest", "embeddings": "farthest", "embedder": "farthest", "max_memory": "farthest"}
 ONLY_FOR |= {"stratified": "random", "scorer": "principles"}
@@ -80,6 +81,7 @@ def parse_arguments():
     how.add_argument("--device", help="torch device, such as cuda:0; default: the GPU where there is one")
     how.add_argument("--threads", type=int, help="farthest: worker threads; default: all cores")
     how.add_argument("--max_memory", help="farthest: resident memory to stay within, such as 1GB")
+    add_flag(how)
     out = parser.add_argument_group("what to write")
     out.add_argument("--output", help="folder to write")
     out.add_argument("--answer_style", choices=["letter", "explained"], default="letter", help="wording of the answer")
@@ -136,13 +138,13 @@ def score(args, samples, folder: Path):
         return principles.score(samples.problems)
     from llava_mistral.evaluation.journal import Asked
     from llava_mistral.evaluation.prediction import answer_problems
-    from llava_mistral.ground.foreign_code import NAMED, loading, split_revision
+    from llava_mistral.ground.foreign_code import loading, split_revision
     from llava_mistral.pruning import model_evidence
     from llava_mistral.pruning.workers import pick_device
 
     pictured = model_evidence.askable(samples.problems, args.dataset)
     scorer, revision = split_revision(args.scorer)
-    loading(scorer, revision, field="scorer", remedy=NAMED)
+    loading(scorer, revision)
     how = {"images": ("real", "blank"), "folder": folder, "device": pick_device(args.device), "revision": revision}
     answers = answer_problems(scorer, pictured, Asked(scoring="likelihood"), **how)
     told = model_evidence.evidence(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import run_verb
-from llava_mistral.ground.foreign_code import loading
+from llava_mistral.ground.foreign_code import loading, take_flag
 from llava_mistral.ground.recipe_files import recipe_file
 from llava_mistral.training.processes import is_first, join_launch, whole_weights
 from llava_mistral.training.recipe import (
@@ -33,7 +33,7 @@ from llava_mistral.training.saving.run_record import complete_run
 
 
 def main() -> int | None:
-    arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
+    arguments = take_flag([argument for argument in sys.argv[1:] if argument != "--verbose"])
     join_launch()
     arguments = with_recipe_file(arguments)
     if {"-h", "--help"} & set(arguments):
@@ -67,7 +67,7 @@ def with_recipe_file(arguments: list[str]) -> list[str]:
 def train(arguments: list[str], values: dict) -> int | None:
     """Train, save and record; returns the exit code of a signal that ended it early."""
     started = time.time()
-    loading(values["model_name_or_path"], values.get("model_revision"), field="model_revision")
+    loading(values["model_name_or_path"], values.get("model_revision"))
     rows, bad = checked_rows(values)
     held_out, _ = checked_rows(values, "eval_dataset", "eval_split")
     stage, config = parse(arguments)

@@ -299,7 +299,7 @@ def _check_four_bit(values: dict, lora: bool, file: str | None) -> None:
         raise BadInput("weights of 4 bits cannot be trained", remedy=remedy, file=file, field="load_in_4bit")
     planned = is_true(values.get("plan", False))
     if not planned and importlib.util.find_spec("bitsandbytes") is None:
-        remedy = "pip install 'llava-mistral[qlora]' on a machine with a GPU, or leave it out for LoRA"
+        remedy = "pip install '.[qlora]' on a machine with a GPU, or leave it out for LoRA"
         raise BadInput("bitsandbytes is not installed", remedy=remedy, file=file, field="load_in_4bit")
 
 

@@ -186,7 +186,7 @@ def configuration(values: dict) -> Any:
     from transformers import AutoConfig
 
     name = values["model_name_or_path"]
-    load = loading(name, values.get("model_revision"), field="model_revision")
+    load = loading(name, values.get("model_revision"))
     with opening(name, "config.json"):
         return AutoConfig.from_pretrained(name, **load)
 
@@ -195,7 +195,7 @@ def worded_processor(values: dict) -> Any:
     """The checkpoint's, with the stage's chat template."""
     from transformers import AutoProcessor
 
-    load = loading(values["model_name_or_path"], values.get("model_revision"), field="model_revision")
+    load = loading(values["model_name_or_path"], values.get("model_revision"))
     processor = AutoProcessor.from_pretrained(values["model_name_or_path"], **load)
     template = values.get("chat_template") or ("plain" if values["stage"] == "pretrain" else None)
     if template:
