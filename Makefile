@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 
 demo: $(VENV)/installed
-	$(VENV)/bin/llava-mistral study --config recipes/miniature/study.yaml
+	$(VENV)/bin/llava-mistral study --config miniature/study
 
 test: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 # The dear checks, minutes each: before a release, or before an issue is called resolved.
 slow: $(VENV)/installed

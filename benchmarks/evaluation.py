@@ -19,10 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.result_files import result_file
 from llava_mistral.evaluation.results import versions, write_json
 from llava_mistral.ground.command_line import VerbParser, run_verb
-
-RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 
 
 def main() -> int | None:
@@ -35,8 +34,7 @@ def main() -> int | None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(options, Path(scratch))
-    RESULTS.parent.mkdir(exist_ok=True)
-    write_json(RESULTS, result)
+    write_json(result_file("evaluation.json", options.quick), result)
     print("RESULT " + json.dumps({"speedup": round(result["speedup"], 2)}))
     return 0 if result["same_answers"] else 1
 

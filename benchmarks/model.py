@@ -28,10 +28,10 @@ from threading import Event, Thread
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.result_files import result_file
 from llava_mistral.evaluation.results import versions, write_json
 from llava_mistral.ground.command_line import VerbParser, run_verb
 
-RESULTS = Path(__file__).parent / "results" / "model.json"
 VISION = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}
 TEXT = {"hidden_size": 512, "intermediate_size": 1792, "num_attention_heads": 8, "num_key_value_heads": 2}
 IMAGE_TOKEN, WORDS, DECODED = 32000, 64, 32
@@ -54,8 +54,7 @@ def main() -> int | None:
         parser.error(f"--rounds {options.rounds} is too few for a median; give 10 or more")
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(options, Path(scratch))
-    RESULTS.parent.mkdir(exist_ok=True)
-    write_json(RESULTS, result)
+    write_json(result_file("model.json", options.quick), result)
     print("RESULT " + json.dumps({name: result[name] for name in ("forward", "prefill", "decode", "load_peak")}))
     return 0 if result["same_logits"] else 1
 

@@ -29,11 +29,11 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.result_files import result_file
 from llava_mistral.evaluation.results import versions, write_json
 from llava_mistral.ground.command_line import VerbParser, run_verb
 
 HOME = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "packing.json"
 BATCH, VOCABULARY, IMAGE_TOKEN = 32, 2048, 2047
 ROW_TOKENS = 4096
 MISTRAL_IMAGE = 32001  # the id the image token gets behind Mistral's 32,000 and the padding token
@@ -60,8 +60,7 @@ def main() -> int:
         if not path.is_file():
             parser.error(f"{path} does not exist; give --scienceqa and --tokenizer")
     result = measure(options)
-    RESULTS.parent.mkdir(exist_ok=True)
-    write_json(RESULTS, result)
+    write_json(result_file("packing.json", options.quick), result)
     print("RESULT " + json.dumps({name: result[name] for name in ("all", "image")}))
     return 0
 

@@ -26,6 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.result_files import result_file
+
 HOME = Path(__file__).resolve().parent
 PAGE = HOME.parent / "docs" / "pruning.md"
 FLOAT32_SEES = 1e-5  # of squared distances of about 1 that are summed over 512 to 1,024 terms
@@ -230,12 +234,11 @@ def main() -> None:
     }
     made_by = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}
     made_by |= {"cores": len(os.sched_getaffinity(0)), "quick": args.quick}
-    results = HOME / "results"
-    results.mkdir(exist_ok=True)
     everything = summary | {"runs": {"small": small, "large": large, "scale": scale}, "made_by": made_by}
-    (results / "selection.json").write_text(json.dumps(everything, indent=1) + "\n")
-    draw(scale, results / "selection.png")
-    PAGE.write_text(put_into(PAGE.read_text(encoding="utf-8"), as_markdown(everything)), encoding="utf-8")
+    result_file("selection.json", args.quick).write_text(json.dumps(everything, indent=1) + "\n")
+    draw(scale, result_file("selection.png", args.quick))
+    if not args.quick:
+        PAGE.write_text(put_into(PAGE.read_text(encoding="utf-8"), as_markdown(everything)), encoding="utf-8")
     print(f"RESULT {json.dumps(summary)}")
 
 

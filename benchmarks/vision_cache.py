@@ -23,10 +23,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.result_files import result_file
 from llava_mistral.evaluation.results import versions, write_json
 from llava_mistral.ground.command_line import VerbParser, run_verb
 
-RESULTS = Path(__file__).parent / "results" / "vision_cache.json"
 # A ninth of the patches of ViT-L/14-336, and a text model of the same width and depth.
 VISION = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "image_size": 128, "patch_size": 16}
 TEXT = {"hidden_size": 256, "intermediate_size": 896, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -47,8 +47,7 @@ def main() -> int | None:
         parser.error("nothing is read twice in less than two epochs and one round; give --epochs 2 or more")
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(options, Path(scratch))
-    RESULTS.parent.mkdir(exist_ok=True)
-    write_json(RESULTS, result)
+    write_json(result_file("vision_cache.json", options.quick), result)
     print("RESULT " + json.dumps({name: result[name] for name in ("run", "hit")}))
     return 0 if result["same_losses"] else 1
 
@@ -168,7 +167,7 @@ def fresh() -> tuple:
     import torch
     from transformers import CLIPImageProcessorPil
 
-    from llava_mistral.miniature.components import train_tokenizer
+    from llava_mistral.miniature.tokenizer import train_tokenizer
     from modeling_llava_mistral import LlavaMistralConfig, LlavaMistralForConditionalGeneration
     from processing import LlavaMistralProcessor
 

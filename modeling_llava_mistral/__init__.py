@@ -1,6 +1,15 @@
 """What the model is. Importing this package is the plugin: the Auto classes then know `llava_mistral`."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+
+from processing import LlavaMistralProcessor
 
 from .configuration_llava_mistral import LlavaMistralConfig
 from .modeling_llava_mistral import (
@@ -28,8 +37,9 @@ LlavaMistralPreTrainedModel.read_original = staticmethod(_read_model)
 
 AutoConfig.register("llava_mistral", LlavaMistralConfig, exist_ok=True)
 AutoModel.register(LlavaMistralConfig, LlavaMistralModel, exist_ok=True)
-AutoModelForImageTextToText.register(LlavaMistralConfig, LlavaMistralForConditionalGeneration, exist_ok=True)
-AutoModelForMultimodalLM.register(LlavaMistralConfig, LlavaMistralForConditionalGeneration, exist_ok=True)
+for _auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    _auto_class.register(LlavaMistralConfig, LlavaMistralForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(LlavaMistralConfig, LlavaMistralProcessor, exist_ok=True)
 
 # Saving then copies the published files into the folder, which is what makes it loadable by strangers.
 LlavaMistralConfig.register_for_auto_class()

@@ -25,6 +25,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_llava_mistral.LlavaMistralConfig",
     "AutoModel": "modeling_llava_mistral.LlavaMistralModel",
     "AutoModelForImageTextToText": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
+    "AutoModelForCausalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",  # trainers look for it
     "AutoModelForMultimodalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
 }
 
@@ -49,7 +50,7 @@ class LlavaMistralConfig(LlavaConfig):
         text_config (`dict`, `MistralConfig` or `LlamaConfig`): the language model; Mistral-7B with a vocabulary padded
             to 32,064 (room for the image and the padding token) when left out. Its `layer_types` follow from Mistral's
             `sliding_window` (null: every token sees all before it), because some engines read only those; change the
-            window in the settings or in a new configuration, not in that of a model.
+            window before a model is made, not in that of a model.
         image_token_id (`int`): id of the placeholder that is repeated once per image feature; below the vocabulary
         size.
         projector_type (`str`): `"mlp2x_gelu"` (LLaVA-1.5) or `"linear"` (LLaVA-1.0).
@@ -83,11 +84,6 @@ class LlavaMistralConfig(LlavaConfig):
     image_grid_pinpoints: list | None = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """As [`PreTrainedConfig.get_config_dict`].
 
@@ -96,6 +92,8 @@ class LlavaMistralConfig(LlavaConfig):
                 seven billion weights, or read what is the other's as its own.
         """
         config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if isinstance(config, dict) and "mm_vision_tower" in config and cls.read_original is not None:
+            config = cls.read_original(config, str(pretrained_model_name_or_path), kwargs.get("image_token_id"))
         found = config.get("model_type") if isinstance(config, dict) else None
         if found != cls.model_type and not (isinstance(config, dict) and "mm_vision_tower" in config):
             said = "there is no config.json in it" if config == {} else f"config.json is of model_type {found!r}"
@@ -122,9 +120,7 @@ class LlavaMistralConfig(LlavaConfig):
         super().__post_init__(**kwargs)
         _refuse_text_model(self.text_config.model_type)
         _refuse_mixed_layers(getattr(self.text_config, "layer_types", None))
-        # transformers' Mistral goes by `sliding_window` alone, SGLang by `layer_types` alone.
-        attention = "full_attention" if self.window is None else "sliding_attention"
-        self.text_config.layer_types = [attention] * self.text_config.num_hidden_layers
+        set_layer_types(self)
         side = self.vision_config.image_size
         self.image_seq_length = (side // self.vision_config.patch_size) ** 2
         if self.image_aspect_ratio == "anyres" and self.image_grid_pinpoints is None:
@@ -136,6 +132,19 @@ class LlavaMistralConfig(LlavaConfig):
     def window(self) -> int | None:
         """How many tokens a token attends to, itself included; None: all before it. LLaMA has no window."""
         return self.text_config.sliding_window if self.text_config.model_type == "mistral" else None
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens the text model takes in, answer included: scaled rotary positions count.
+
+        As vLLM reckons: `factor` times the positions before scaling, where that is more than the positions.
+        """
+        positions = longest = self.text_config.max_position_embeddings
+        rope = getattr(self.text_config, "rope_parameters", None) or {}
+        if rope.get("rope_type", "default") != "default":
+            before = rope.get("original_max_position_embeddings") or positions
+            longest = max(positions, int(before * (rope.get("factor") or 1)))
+        return longest
 
     def window_binds(self, length: int) -> bool:
         """Whether a sequence of `length` tokens, image tokens included, is longer than the sliding window."""
@@ -195,6 +204,13 @@ class LlavaMistralConfig(LlavaConfig):
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} {value!r} is unknown; use {', '.join(known)}")
+
+
+def set_layer_types(config: LlavaMistralConfig) -> None:
+    """Let every layer attend as the window says: Mistral goes by `sliding_window` alone, SGLang by `layer_types`."""
+    text = config.text_config
+    window = text.sliding_window if text.model_type == "mistral" else None
+    text.layer_types = ["full_attention" if window is None else "sliding_attention"] * text.num_hidden_layers
 
 
 def _refuse_sizes(part: str, config) -> None:

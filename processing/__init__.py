@@ -1,7 +1,7 @@
 """The processor, which turns pictures and words into what the model reads, and its chat templates.
 
 The processor needs transformers and is imported on first use, so that a program that only wants the templates
-starts at once.
+starts at once. With it comes the plugin, so that AutoProcessor, AutoTokenizer and AutoConfig know the model.
 """
 
 from pathlib import Path
@@ -17,17 +17,8 @@ def __getattr__(name: str):
         from processing.processing_llava_mistral import LlavaMistralProcessor
 
         LlavaMistralProcessor.read_original = staticmethod(read_processor)
-        _register(LlavaMistralProcessor)
+        globals()[name] = LlavaMistralProcessor
+        import modeling_llava_mistral  # noqa: F401  registers all of them
+
         return LlavaMistralProcessor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _register(processor_class) -> None:
-    """Let AutoProcessor open folders without remote code, the original code's too, where the plugin is imported.
-
-    The configuration is looked up in the library, not imported: neither package needs the other.
-    """
-    from transformers import CONFIG_MAPPING, AutoProcessor
-
-    if "llava_mistral" in CONFIG_MAPPING:
-        AutoProcessor.register(CONFIG_MAPPING["llava_mistral"], processor_class, exist_ok=True)

@@ -1,28 +1,23 @@
 """The processor of LLaVA-Mistral: a conversation and its pictures become tensors."""
 
-import sys
-
+from jinja2 import TemplateError
 from transformers import LlavaNextProcessor, LlavaProcessor
-from transformers.image_utils import is_valid_image
+
+from .pictures_llava_mistral import as_rgb, check_form
 
 # Between the first two characters of a control token that a user wrote: it shows nothing, and the token stays text.
 WORD_JOINER = "\u2060"
-WEB = "starlette.exceptions"  # is loaded where a web server runs
 ROLES = ("system", "user", "assistant")
 _PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")
 
 
-def refusal(said: str) -> ValueError:
-    """Return the error of a request that cannot be answered; a web server that runs here says 400 and the reason.
+class RefusedRequest(TemplateError, ValueError):
+    """A request that cannot be answered. Servers may answer with `status_code` and the message.
 
-    `transformers serve` (5.23) answers a ValueError with 500 and no word, as if the fault were its own. What it
-    answers otherwise is starlette's HTTPException, so this error is one, too, wherever starlette is loaded already.
+    It is a `TemplateError`, too, because trainers try a template out and expect one where it refuses.
     """
-    said, web = " ".join(said.split())[:300], sys.modules.get(WEB)
-    if web is None:
-        return ValueError(said)
-    kind = type("RefusedRequest", (web.HTTPException, ValueError), {"__str__": lambda self: self.detail})
-    return kind(400, said)
+
+    status_code = 400
 
 
 class LlavaMistralProcessor(LlavaProcessor):
@@ -33,7 +28,8 @@ class LlavaMistralProcessor(LlavaProcessor):
     `(pictures, 3, height, width)`, or with anyres `(pictures, tiles, 3, height, width)` and `image_sizes`
     `(pictures, 2)`.
     `apply_chat_template` words a conversation and does the same; an `<image>` or `</s>` in a user's own words stays
-    text. No address is fetched: a picture is a PIL picture, an array, a path or base64.
+    text. A picture is a PIL picture, an array, a path, the bytes of a file or base64, and has the same pixels in each
+    of these forms (`pictures_llava_mistral.py`). No address is fetched.
 
     Args:
         image_processor: `CLIPImageProcessor` (centre crop), `LlavaImageProcessor` with `do_pad` (LLaVA-1.5's square by
@@ -48,6 +44,9 @@ class LlavaMistralProcessor(LlavaProcessor):
 
     # The library's loader looks for the names of the parts in the class itself when it is remote code.
     attributes = ["image_processor", "tokenizer"]
+
+    # A server sets this: what its clients give as `url` is then a picture's bytes and never a path of the server's.
+    serves_strangers = False
 
     # How a folder of the original LLaVA code becomes a processor. The plugin sets it when `processing` is imported
     # (`original.py`, which does not travel); code in a published folder never meets such a folder.
@@ -126,57 +125,96 @@ class LlavaMistralProcessor(LlavaProcessor):
         return family._get_num_multimodal_tokens(self, image_sizes, **kwargs)
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
-        """As [`ProcessorMixin.apply_chat_template`], but a control token in somebody's own words stays text.
+        """As [`ProcessorMixin.apply_chat_template`], after a look at the messages and their pictures.
 
-        A word joiner (U+2060) parts it, so that no picture is looked for where someone asks about HTML, and nobody
-        ends the turn of another.
+        A control token in somebody's words stays text: the template parts it with a word joiner (U+2060).
+        Where a template does not (one of the caller's own, or of an older checkpoint), it is done here.
+
+        Args:
+            protected_tokens (`list[str]`, *optional*): the tokens that are parted; by default those that the template
+                and the pictures use (image, beginning, end, padding, unknown, and `[INST]` where it is written). A
+                token of your own that was added with `add_tokens` is that token, in everybody's words, unless it is
+                named here. An empty list parts none.
 
         Raises:
             ValueError: it is no conversation of system, user and assistant (with a `chat_template` of the caller's,
                 of whatever roles that knows), or a picture is none, or an address: a server would fetch or open, in
-                its own name, what a stranger points at. The message is named by its place.
+                its own name, what a stranger points at. The message is named by its place. The error is a
+                `jinja2.TemplateError`, too.
         """
         try:
-            words = self._literal(conversation, own_template=chat_template is None)
-            return super().apply_chat_template(words, chat_template, **kwargs)
+            batched = isinstance(conversation, list | tuple) and conversation
+            batched = batched and isinstance(conversation[0], list | tuple)
+            chats = []
+            for chat in conversation if batched else [conversation]:
+                self._check_chat(chat, own_template=chat_template is None)
+                chats.append(_decoded_chat(chat) if kwargs.get("tokenize") else chat)
+            template = chat_template or self.chat_template
+            if isinstance(template, str) and WORD_JOINER not in template:
+                tokens = kwargs.get("protected_tokens")
+                tokens = self._control_tokens() if tokens is None else tokens
+                chats = [_parted_chat(chat, tokens) for chat in chats]
+                kwargs = {key: value for key, value in kwargs.items() if key != "protected_tokens"}
+            return super().apply_chat_template(chats if batched else chats[0], chat_template, **kwargs)
         except Exception as error:  # Pillow, Jinja and the library have no error in common
-            raise refusal(str(error) or type(error).__name__) from error
+            reason = " ".join((str(error) or type(error).__name__).split())[:300]
+            raise RefusedRequest(reason) from error
 
-    def _literal(self, conversation, own_template: bool):
-        """Return the conversation, or batch of them, with every control token in its texts parted."""
-        batched = isinstance(conversation, list | tuple) and conversation and isinstance(conversation[0], list | tuple)
-        for chat in conversation if batched else [conversation]:
-            _check_chat(chat, own_template)
-        tokens = {token for token in self.tokenizer.all_special_tokens if len(token) > 1}
-        added = self.tokenizer.added_tokens_decoder.values()
-        tokens |= {str(token) for token in added if token.special and len(str(token)) > 1}
+    def _control_tokens(self) -> list[str]:
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return [self.image_token, *filter(None, (getattr(self.tokenizer, name) for name in names))]
 
-        def parted(text):
-            for token in tokens:
-                text = text.replace(token, token[:1] + WORD_JOINER + token[1:])
-            return text
+    def _check_chat(self, chat, own_template: bool) -> None:
+        """Refuse what no template could word, with the place and the remedy."""
 
-        def literal(content):
+        def wrong(index, field, problem, remedy):
+            return ValueError(f"message {index}: field {field}: {problem}; {remedy}")
+
+        if not isinstance(chat, list | tuple) or not chat:
+            raise ValueError(
+                "the conversation is no list of messages, or an empty one; give [{'role': 'user', 'content': …}, …]"
+            )
+        for index, message in enumerate(chat):
+            role = message.get("role") if isinstance(message, dict) else None
+            if not isinstance(role, str) or (own_template and role not in ROLES):
+                raise wrong(index, "role", f"{str(role)[:40]!r} is unknown", f"use {', '.join(ROLES)}")
+            if own_template and role == "system" and index:
+                raise wrong(index, "role", "the system message must come first", "move it or drop it")
+            content = message.get("content")
             if isinstance(content, str):
-                return parted(content)
-            parts, said = [], ""
+                continue
+            if not isinstance(content, list | tuple) or not all(isinstance(part, dict) for part in content):
+                raise wrong(index, "content", "is neither a text nor a list of parts", "give one of them")
             for part in content:
-                if isinstance(part.get("text"), str):
-                    text = parted(part["text"])
-                    if any(token in said + text for token in tokens):  # a template puts the parts side by side
-                        text = WORD_JOINER + text
-                    part, said = {**part, "text": text}, said + text
-                parts.append(part)
-            return parts
+                kind = part.get("type")
+                if kind == "text" and not isinstance(part.get("text"), str):
+                    raise wrong(index, "text", f"is {type(part.get('text')).__name__}, not text", "give a text")
+                if not isinstance(kind, str) or (own_template and kind not in ("text", "image", "image_url")):
+                    raise wrong(index, "type", f"{str(kind)[:40]!r} is unknown", "use text or image")
+                if own_template and kind != "text" and role != "user":
+                    raise wrong(index, "content", f"a picture cannot come from {role}", "put it into a user's message")
+                self._check_picture(part, index)
 
-        def worded(chat):
-            return [{**message, "content": literal(message["content"])} for message in chat]
+    def _check_picture(self, part: dict, index: int) -> None:
+        if part["type"] not in ("image", "image_url"):
+            return
+        try:
+            for key in ("url", "image_url") if self.serves_strangers else ():
+                address = part.get(key)
+                name = address.get("url") if isinstance(address, dict) else address
+                if isinstance(name, str) and not name.startswith("data:"):
+                    raise ValueError(
+                        f"the picture {name[:80]!r} is an address; send its bytes as data:image/png;base64,…"
+                    )
+            check_form([part[key] for key in _PICTURE_KEYS if key in part])
+        except ValueError as error:
+            raise ValueError(f"message {index}: field image: {error}") from None
 
-        return [worded(chat) for chat in conversation] if batched else worded(conversation)
-
-    def prepare_inputs_layout(self, images=None, **kwargs):
-        _check_pictures(images)
-        return super().prepare_inputs_layout(images=images, **kwargs)
+    def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        check_form(images)
+        scaled = kwargs.get("do_rescale", kwargs.get("images_kwargs", {}).get("do_rescale")) is False
+        images = _decoded(images, keep_arrays=scaled)
+        return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     def _validated(self, images, text) -> None:
         """Refuse a batch whose samples do not have the pictures their prompts speak of, and name the first of them."""
@@ -195,67 +233,63 @@ class LlavaMistralProcessor(LlavaProcessor):
         super().validate_inputs(images=images, text=text, **kwargs)
 
 
-def _check_chat(chat, own_template: bool) -> None:
-    """Refuse what no template could word, with the place and the remedy; templates fail with an error of Jinja's."""
+def _decoded(images, keep_arrays: bool):
+    """Return pictures in any nesting as RGB; with `keep_arrays`, arrays are what the caller has scaled already."""
+    if isinstance(images, list | tuple):
+        return [_decoded(image, keep_arrays) for image in images]
+    if images is None or (keep_arrays and hasattr(images, "ndim")):
+        return images
+    if getattr(images, "ndim", 0) == 4:
+        return [as_rgb(image) for image in images]
+    return as_rgb(images)
 
-    def wrong(index, field, problem, remedy):
-        return ValueError(f"message {index}: field {field}: {problem}; {remedy}")
 
-    if not isinstance(chat, list | tuple) or not chat:
-        raise ValueError(
-            "the conversation is no list of messages, or an empty one; give [{'role': 'user', 'content': …}, …]"
-        )
+def _decoded_chat(chat: list[dict]) -> list[dict]:
+    """Return the messages with every picture decoded; one that cannot be is named by its message."""
+    decoded = []
     for index, message in enumerate(chat):
-        role = message.get("role") if isinstance(message, dict) else None
-        if not isinstance(role, str) or (own_template and role not in ROLES):
-            raise wrong(index, "role", f"{str(role)[:40]!r} is unknown", f"use {', '.join(ROLES)}")
-        if own_template and role == "system" and index:
-            raise wrong(index, "role", "the system message must come first", "move it or drop it")
-        content = message.get("content")
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [_decoded_part(part, index) for part in content]
+        decoded.append({**message, "content": content})
+    return decoded
+
+
+def _decoded_part(part: dict, index: int) -> dict:
+    given = [part[key] for key in _PICTURE_KEYS if key in part]
+    if part["type"] not in ("image", "image_url") or len(given) != 1:
+        return part
+    picture = given[0]["url"] if isinstance(given[0], dict) and "url" in given[0] else given[0]
+    if hasattr(picture, "ndim"):  # whether its numbers are scaled already, the arguments of the call say
+        return part
+    try:
+        return {"type": "image", "image": as_rgb(picture)}
+    except ValueError as error:
+        raise ValueError(f"message {index}: field image: {error}") from error
+
+
+def _parted_chat(chat: list[dict], tokens: list[str]) -> list[dict]:
+    """Return the messages with every one of `tokens` in their texts parted, as the shipped templates do."""
+
+    def parted(text: str) -> str:
+        for token in (token for token in tokens if len(token) > 1):
+            text = text.replace(token, token[:1] + WORD_JOINER + token[1:])
+        return text
+
+    def literal(content):
         if isinstance(content, str):
-            continue
-        if not isinstance(content, list | tuple) or not all(isinstance(part, dict) for part in content):
-            raise wrong(index, "content", "is neither a text nor a list of parts", "give one of them")
+            return parted(content)
+        parts, before = [], ""
         for part in content:
-            kind = part.get("type")
-            if kind == "text" and not isinstance(part.get("text"), str):
-                raise wrong(index, "text", f"is {type(part.get('text')).__name__}, not text", "give a text")
-            if not isinstance(kind, str) or (own_template and kind not in ("text", "image", "image_url")):
-                raise wrong(index, "type", f"{str(kind)[:40]!r} is unknown", "use text or image")
-            if own_template and kind != "text" and role != "user":
-                raise wrong(index, "content", f"a picture cannot come from {role}", "put it into a user's message")
-            given = {key: part[key] for key in _PICTURE_KEYS if key in part} if kind in ("image", "image_url") else {}
-            try:
-                for key in ("url", "image_url"):
-                    _check_bytes(given.get(key))
-                _check_pictures([*given.values()])
-            except ValueError as error:
-                raise ValueError(f"message {index}: field image: {error}") from None
+            if isinstance(part.get("text"), str):
+                text = parted(part["text"])
+                if any(token in before + text for token in tokens):  # a template puts the parts side by side
+                    text = WORD_JOINER + text
+                part, before = {**part, "text": text}, before + text
+            parts.append(part)
+        return parts
 
-
-def _check_bytes(address) -> None:
-    """Refuse what a server would open for a client: a `url` that is a path of its own. Elsewhere a path is a path."""
-    if WEB not in sys.modules:
-        return
-    name = address.get("url") if isinstance(address, dict) else address
-    if isinstance(name, str) and not name.startswith("data:"):
-        raise ValueError(f"the picture {name[:80]!r} is an address; send its bytes as data:image/png;base64,…")
-
-
-def _check_pictures(pictures) -> None:
-    """Refuse pictures that are none, and addresses: whoever asks would choose what this machine connects to."""
-    if isinstance(pictures, list | tuple):
-        for picture in pictures:
-            if picture is None:
-                raise ValueError("the picture is None; give a picture, or leave it and its token out")
-            _check_pictures(picture)
-        return
-    name = pictures.get("url") if isinstance(pictures, dict) else pictures  # OpenAI's image_url
-    if isinstance(name, str):
-        if "://" in name[:20]:
-            raise ValueError(f"the picture {name[:80]!r} is an address; fetch it yourself and give the picture")
-    elif pictures is not None and not is_valid_image(pictures):
-        raise ValueError(f"{type(pictures).__name__} is no picture; give a PIL picture, an array, a path or base64")
+    return [{**message, "content": literal(message["content"])} for message in chat]
 
 
 LlavaMistralProcessor.register_for_auto_class()

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,11 +47,18 @@ def offline_unless_a_hub_is_here(request):
     if not {"LocalHub", "hub_here"} & vars(request.module).keys():
         yield
         return
+    with reaching_hubs(True):
+        yield
+
+
+@contextmanager
+def reaching_hubs(reach: bool) -> Iterator[None]:
+    """Whether clients ask a Hub; transformers notes in each tokenizer it saves whether it did."""
     from huggingface_hub import constants
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("HF_HUB_OFFLINE")
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setenv("HF_HUB_OFFLINE", "" if reach else "1")
+        patch.setattr(constants, "HF_HUB_OFFLINE", not reach)
         yield
 
 
@@ -89,7 +98,8 @@ def stage0(tmp_path_factory, vision_folder, mistral_folder) -> Path:
     from tests.support.running import run_here
 
     folder = tmp_path_factory.mktemp("checkpoints") / "stage0"
-    run_here(main, "--vision", vision_folder, "--llm", mistral_folder, "--output", folder)
+    with reaching_hubs(False):
+        run_here(main, "--vision", vision_folder, "--llm", mistral_folder, "--output", folder)
     return folder
 
 
@@ -99,6 +109,30 @@ def rows_file(tmp_path_factory) -> Path:
     from tests.support.tiny_components import save_rows
 
     return save_rows(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="session")
+def stage1(stage0, rows_file, tmp_path_factory) -> Path:
+    """Stage 0 after its projector was trained. Read it; copy it before you change it."""
+    from tests.support.training_runs import train
+
+    folder = tmp_path_factory.mktemp("trained") / "stage1"
+    with reaching_hubs(False):
+        train("pretrain", stage0, rows_file, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def anyres(tmp_path_factory, vision_folder, mistral_folder) -> Path:
+    """A checkpoint that reads pictures in tiles."""
+    from llava_mistral.commands.build import main
+    from tests.support.running import run_here
+
+    folder = tmp_path_factory.mktemp("anyres") / "stage0"
+    parts = ("--vision", vision_folder, "--llm", mistral_folder, "--image_aspect_ratio", "anyres")
+    with reaching_hubs(False):
+        run_here(main, *parts, "--output", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -119,12 +153,10 @@ def warm():
 
 
 @pytest.fixture(scope="session")
-def trainee(warm, stage0, rows_file, tmp_path_factory):
+def trainee(warm, stage0, stage1, rows_file, tmp_path_factory):
     """Makes the command of a stage with an output folder of its own."""
     from tests.support.trainee import Trainee
 
-    stage1 = tmp_path_factory.mktemp("stage1") / "stage1"
-    Trainee(warm, "pretrain", stage0, rows_file, stage1).run()
     base = {"pretrain": stage0, "finetune": stage1}
 
     def make(stage: str, rows: Path = rows_file, **flags):

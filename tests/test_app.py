@@ -16,10 +16,11 @@ from llava_mistral.chatting import turns
 from llava_mistral.commands import chat as app
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.local_hub import LocalHub
+from tests.support.hostile_words import HOSTILE
+from tests.support.publishing_runs import publish
 from tests.support.running import HOME
 from tests.support.tiny_llava import save_tiny_llava
 from tests.support.tiny_publications import png
-from tests.test_hostile_words import HOSTILE
 
 TOKEN = "hf_" + "P" * 34
 QUESTION = {"text": "Which digit is it", "files": []}
@@ -174,24 +175,6 @@ def test_a_small_file_that_unpacks_to_much_is_refused(chat, tmp_path):
 @pytest.mark.case("S37", "accepted")
 def test_a_picture_of_ordinary_shape_is_answered(chat, picture):
     assert not answer(chat, "What is it", files=[picture]).startswith(turns.NOTICE)
-
-
-def publish(hub, home, checkpoint, name: str = "me/model") -> list[str]:
-    """Two commits of a model; their ids, oldest first."""
-    code = (
-        "import sys, huggingface_hub as h; api = h.HfApi(); name = sys.argv[2]\n"
-        "api.create_repo(name); a = api.upload_folder(repo_id=name, folder_path=sys.argv[1])\n"
-        "b = api.upload_file(repo_id=name, path_in_repo='NOTICE', path_or_fileobj=b'two')\n"
-        "print(a.oid, b.oid)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, checkpoint, name],
-        env=hub.environment(home),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.split()
 
 
 @pytest.mark.parametrize("revision", [None, pytest.param("first", marks=pytest.mark.slow)])

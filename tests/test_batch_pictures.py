@@ -4,10 +4,8 @@ import json
 
 import pytest
 
-from tests.support.tiny_components import save_rows
-from tests.test_collator import TEXT_ROW
-from tests.test_train_sft import train
-from tests.test_vision_cache import anyres  # noqa: F401
+from tests.support.tiny_components import TEXT_ROW, save_rows
+from tests.support.training_runs import train
 
 SHAPES = [(33, 70), (70, 33), (64, 64), (31, 32), (128, 20), (1, 1)]
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.running import HOME, run_apart
 from tests.support.tiny_components import TEXT
-from tests.test_modeling_llava_mistral import tiny_model
+from tests.support.tiny_plugin import tiny_model
 
 RESULTS = HOME / "benchmarks" / "results"
 
@@ -19,6 +19,18 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
     model.save_pretrained(tmp_path)
     done = run_apart("benchmarks/model.py", "--load", tmp_path)
     assert weights < json.loads(done.stdout.splitlines()[-1])["peak_bytes"] < 1.1 * weights
+
+
+@pytest.mark.parametrize("name", ["evaluation", "model", "packing", "selection", "vision_cache"])
+def test_a_rehearsal_leaves_the_committed_figures_alone(name):
+    """By the one place that every benchmark writes to, and by what git is told to leave out."""
+    from benchmarks.result_files import result_file
+
+    assert result_file(f"{name}.json", quick=True).parent == RESULTS / "quick"
+    assert result_file(f"{name}.json", quick=False).parent == RESULTS
+    code = (HOME / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+    assert f'result_file("{name}.json", ' in code and '/ "results"' not in code
+    assert "benchmarks/results/quick/" in (HOME / ".gitignore").read_text().splitlines()
 
 
 @pytest.mark.parametrize("rounds", ["1", "0", "-3"])
@@ -58,7 +70,7 @@ def test_the_gpu_benchmark_measures_the_published_shapes():
     from benchmarks.train_gpu import SIZES
     from benchmarks.training_arms import model_config, random_model
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-    from tests.test_recipes import WHOLE, size
+    from tests.support.recipe_sizes import WHOLE, size
 
     class Tokenizer:
         def __len__(self):

@@ -229,9 +229,10 @@ def test_a_run_records_the_terms_of_the_pruned_set_it_learned_from(tmp_path):
 def test_the_command_that_prunes_again_is_the_verbs_own(monkeypatch):
     import shlex
 
-    from llava_mistral.commands.prune import RECIPE, parse_arguments
+    from llava_mistral.commands.prune import parse_arguments
+    from llava_mistral.pruning.recipe import NAMES
 
-    recipe = dict.fromkeys(RECIPE) | {"dataset": "owner/rows", "method": "random", "size": 5, "seed": 3}
+    recipe = dict.fromkeys(NAMES) | {"dataset": "owner/rows", "method": "random", "size": 5, "seed": 3}
     recipe |= {"stratified": True, "llava_json": False, "columns": "question=q u,answer=a", "necessity": 0.25}
     text = dataset_card("owner/name", {"random": entry({**recipe, "recipe": recipe}, 5)}, "mit")
     command = text.split("To run it again:\n\n```bash\n")[1].split("\n```")[0]

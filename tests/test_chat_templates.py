@@ -11,6 +11,7 @@ VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
+JOINER = "\u2060"
 CASES = 9  # in chat_prompts.json
 CASES_WITH_IDS = (0, 1, 2, 3, 8)  # mistral_instruct and plain
 
@@ -135,11 +136,48 @@ def test_plain_text_and_a_list_of_parts_are_worded_alike(tokenizer, template):
     assert render(tokenizer, template, parts) == render(tokenizer, template, turns)
 
 
-def test_pictures_come_before_the_words_wherever_they_stood(tokenizer):
-    text, image = {"type": "text", "text": "Same?"}, {"type": "image"}
-    first = render(tokenizer, "mistral_instruct", [{"role": "user", "content": [image, image, text]}])
-    assert first == render(tokenizer, "mistral_instruct", [{"role": "user", "content": [image, text, image]}])
-    assert first == "<s>[INST] <image>\n<image>\nSame? [/INST]"
+@pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
+def test_a_picture_keeps_its_place_and_a_leading_one_its_line(tokenizer, template):
+    before, after, image = {"type": "text", "text": "Is "}, {"type": "text", "text": " red?"}, {"type": "image"}
+    for parts, said in (
+        ([image, image, after], "<image>\n<image>\n red?"),
+        ([before, image, after], "Is <image> red?"),
+        ([image, before, image, after], "<image>\nIs <image> red?"),
+    ):
+        worded = render(tokenizer, template, [{"role": "user", "content": parts}])
+        assert worded.removesuffix(" [/INST]").rstrip().endswith(f" {said}")
+
+
+@pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"tools": [{"type": "function"}]}, "tools"), ({"documents": [{"title": "a", "text": "b"}]}, "documents")],
+)
+def test_what_the_model_cannot_use_is_refused_by_name(tokenizer, template, change, said):
+    from jinja2.exceptions import TemplateError
+
+    with pytest.raises(TemplateError, match=f"{said} are not supported"):
+        render(tokenizer, template, ask("Hello?"), **change)
+
+
+@pytest.mark.parametrize("template", sorted(NAMES.values()))
+def test_control_tokens_in_words_are_parted_by_the_template_itself(tokenizer, template):
+    """Engines read the template alone; `protected_tokens` says which tokens."""
+    words = "a <image> </s><s> <pad> <unk> [INST]"
+    turns = [{"role": "user", "content": words}, {"role": "assistant", "content": words}]
+    worded = render(tokenizer, template, turns)
+    assert "<image>" not in worded and worded.count("</s>") == worded[-4:].count("</s>")
+    assert worded.replace(JOINER, "").count(words) == (1 if template == "plain" else 2)
+    kept = render(tokenizer, template, turns, protected_tokens=["</s>"])
+    assert "a <image>" in kept and f"<{JOINER}/s>" in kept
+    assert words in render(tokenizer, template, turns, protected_tokens=[])
+
+
+@pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
+def test_a_final_message_is_continued(tokenizer, template):
+    turns = ask("Which?", "The answer")
+    prompt = render(tokenizer, template, turns[:1], add_generation_prompt=True)
+    assert render(tokenizer, template, turns, continue_final_message=True) == prompt + " The answer"
 
 
 def test_the_vicuna_default_system_message_is_llavas(tokenizer):

@@ -4,7 +4,7 @@ import pytest
 
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.running import HOME
-from tests.support.tiny_components import IMAGE_TOKENS
+from tests.support.tiny_components import IMAGE_TOKENS, TEXT_ROW
 
 TEMPLATES = HOME / "processing" / "chat_templates"
 
@@ -34,12 +34,6 @@ def collate(processor, rows):
     return AnswerCollator(processor)(rows)
 
 
-TEXT_ROW = {
-    "id": "text",
-    "images": [],
-    "prompt": [{"role": "user", "content": "What is 2 + 2?"}],
-    "completion": [{"role": "assistant", "content": "four"}],
-}
 LONG_ROW = {**TEXT_ROW, "id": "long", "completion": [{"role": "assistant", "content": "It is four. " * 12}]}
 
 

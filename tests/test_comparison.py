@@ -1,16 +1,13 @@
 """Models are compared on the same questions only, every difference has its interval, and chance is called chance."""
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from llava_mistral.data.scienceqa import Problem
 from llava_mistral.evaluation.comparison import (
     PUBLISHED,
     bars,
@@ -21,26 +18,12 @@ from llava_mistral.evaluation.comparison import (
     sentences,
 )
 from llava_mistral.evaluation.report import comparison_page
-from llava_mistral.evaluation.results import ground_truth, summarise, write_results
-from llava_mistral.evaluation.scoring import Answers
 from llava_mistral.evaluation.statistics import wilson_interval
 from llava_mistral.ground.bad_input import BadInput
+from tests.support.result_folders import PROBLEMS, results
+from tests.support.running import run_light
 
 ROOT = Path(__file__).parents[1]
-PROBLEMS = [
-    Problem(str(i), f"Question {i}?", ("one", "two"), i % 2, hint="", has_image=i < 60, subject="social science")
-    for i in range(100)
-]
-
-
-def results(folder: Path, right: int, problems=PROBLEMS, **facts) -> Path:
-    """A results folder in which the first `right` questions are answered rightly."""
-    choices = {p.pid: p.answer if i < right else 1 - p.answer for i, p in enumerate(problems)}
-    facts = {"scoring": "results", "model": None, "dataset": "data"} | facts
-    write_results(
-        folder, summarise(problems, Answers(choices), **facts), {"results": choices, **ground_truth(problems)}
-    )
-    return folder
 
 
 def groups(tmp_path, **rights):
@@ -74,9 +57,12 @@ def test_seeds_give_a_mean_and_an_interval(tmp_path):
     found = compare(groups(tmp_path, mistral=[90, 92, 94], llama=[70, 75, 71]))
     cell = found["models"]["mistral"]["columns"]["ALL"]
     assert (cell["accuracy"], cell["seeds"]) == (pytest.approx(92), [90, 92, 94])
-    assert cell["ci95"] == pytest.approx([92 - 4.9683, 92 + 4.9683], abs=1e-3)
+    assert cell["ci95"][1] - cell["ci95"][0] > 2 * 4.96, "wider than by seeds alone: the questions are a sample, too"
     (pair,) = found["pairs"]
-    assert pair["difference"] == pytest.approx(-20) and pair["test"] == "paired t over 3 seeds"
+    assert pair["difference"] == pytest.approx(-20) and pair["test"] == "t over 3 seeds and the questions"
+    assert pair["ci95"][0] < -20 < pair["ci95"][1] < 0 < pair["visible"]
+    with pytest.raises(BadInput, match="2 seeds are too few for an interval; give 3 or more, or one"):
+        check_comparable(groups(tmp_path, mistral=[1, 2], llama=[3, 4]), "ALL")
     with pytest.raises(BadInput, match=r"different numbers of seeds \(mistral: 2, llama: 1\)"):
         check_comparable(groups(tmp_path, mistral=[1, 2], llama=[3]), "ALL")
 
@@ -166,8 +152,6 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, arguments, says):
     results(tmp_path / "fewer", 50, PROBLEMS[:99])
     results(tmp_path / "torn", 50)
     (tmp_path / "torn" / "predictions.json").write_text('{"results": {}}')
-    start = time.perf_counter()
-    done = verb(*(arguments if "--output" in arguments else [*arguments, "--output", "out"]), cwd=tmp_path)
-    assert time.perf_counter() - start < 2 + os.getloadavg()[0]
-    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
+    given = arguments if "--output" in arguments else [*arguments, "--output", "out"]
+    assert says in run_light("llava_mistral", "compare", *given, code=2, cwd=tmp_path).error
     assert not (tmp_path / "out").exists()

@@ -40,9 +40,13 @@ def test_an_alignment_record_becomes_one_row_with_its_picture(tmp_path):
     assert rows[0]["completion"] == [{"role": "assistant", "content": "A red square."}]
 
 
-def test_a_conversation_becomes_one_row_per_answer(tmp_path):
+def test_a_conversation_becomes_one_row_or_where_that_is_wanted_one_per_answer(tmp_path):
     turns = [ASK, TELL, {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes."}]
-    rows = read_rows(write(tmp_path, [record(*turns)]))
+    (whole,) = read_rows(write(tmp_path, [record(*turns)]))
+    assert (whole["id"], [turn["role"] for turn in whole["prompt"]]) == ("1", ["user"])
+    said = [("assistant", "A red square."), ("user", "Sure?"), ("assistant", "Yes.")]
+    assert [(turn["role"], turn["content"]) for turn in whole["completion"]] == said
+    rows = read_rows(write(tmp_path, [record(*turns)]), conversations="answers")
     assert rows["id"] == ["1", "1#2"]
     assert [turn["role"] for turn in rows[1]["prompt"]] == ["user", "assistant", "user"]
     assert rows[1]["completion"][0]["content"] == "Yes."

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-import time
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.miniature import digitsqa, digitsqa_questions
-from tests.support.running import run_apart, run_here
+from tests.support.running import run_here, run_light
 
 LEAST = {"train": 3000, "val": 600, "test": 600}
 
@@ -34,7 +34,7 @@ def problems(built):
 @pytest.fixture
 def small(monkeypatch):
     """Sizes at which a set is built in a fraction of a second."""
-    for split, size in (("train", 90), ("val", 45), ("test", 45)):
+    for split, size in (("train", 90), ("val", 28), ("test", 28)):
         monkeypatch.setitem(digitsqa.SPLIT_SIZES, split, size)
     monkeypatch.setattr(digitsqa, "ALIGNMENT_SIZE", 30)
 
@@ -42,7 +42,7 @@ def small(monkeypatch):
 def test_there_are_as_many_questions_as_promised(built, problems):
     counts = Counter(problem.split for problem in problems)
     assert all(counts[split] >= least for split, least in LEAST.items())
-    assert built[1] == {**counts, "alignment": len(alignment(built[0]))}
+    assert built[1] == {**counts, "alignment": len(alignment(built[0])), "instructions": 2 * counts["train"]}
     assert len({problem.pid for problem in problems}) == len(problems)
 
 
@@ -79,24 +79,79 @@ def test_whether_the_picture_is_needed_never_reaches_the_model(built, problems):
 
 
 def test_a_digit_cannot_be_read_without_looking(problems):
-    """One wording, ten answers, none of them much more frequent than the others."""
+    """Few wordings, ten answers, none of them much more frequent than the others, and no letter either."""
     for split in LEAST:
-        read = [p for p in problems if p.question == "Which digit is written?" and p.split == split and p.has_image]
-        answers = Counter(problem.answer for problem in read)
-        assert len(answers) == 10 and max(answers.values()) < 0.2 * len(read)
-        assert {problem.choices for problem in read} == {tuple("0123456789")}
+        read = [p for p in problems if p.skill == "Read a written digit" and p.split == split]
+        answers = Counter(problem.choices[problem.answer] for problem in read)
+        assert len(answers) >= (8 if split == "val" else 10) and max(answers.values()) < 0.35 * len(read)
+        assert len({problem.question for problem in read}) == 2
         assert {problem.image_needed for problem in read} == {True}
 
 
+def test_a_letter_says_nothing_of_its_answer(problems):
+    """Choices are shuffled: among questions with as many choices, every letter is right about as often."""
+    train = [problem for problem in problems if problem.split == "train"]
+    for number in (2, 3, 4):
+        letters = Counter(problem.answer for problem in train if len(problem.choices) == number)
+        assert len(letters) == number
+        share = sum(letters.values()) / number
+        assert all(abs(count - share) < 5 * share**0.5 for count in letters.values()), letters
+    yes = Counter(p.choices[p.answer] for p in train if set(p.choices) == {"yes", "no"} and "upside" in p.question)
+    assert abs(yes["yes"] - yes["no"]) < 5 * sum(yes.values()) ** 0.5
+
+
+def test_val_and_test_ask_every_skill_as_often(problems):
+    for split in ("val", "test"):
+        counts = Counter(problem.skill for problem in problems if problem.split == split)
+        assert set(counts.values()) == {LEAST_SIZES[split] // len(counts)}
+
+
+def test_no_wording_that_the_text_decides_is_in_two_splits(problems):
+    """By hash of context and question, whatever the choices and their order, beside a decoration or not."""
+    wordings: dict[str, set[str]] = {}
+    for problem in problems:
+        if problem.image_needed is not True:
+            said = hashlib.sha256(f"{problem.hint}\n{problem.question}".encode()).hexdigest()
+            wordings.setdefault(said, set()).add(problem.split)
+    assert len(wordings) > 500
+    assert all(len(splits) == 1 for splits in wordings.values())
+
+
+def test_no_picture_is_in_two_splits(built, problems):
+    """By hash of the pixels; the pictures of the alignment set count as train."""
+    from PIL import Image
+
+    pictures: dict[str, set[str]] = {}
+    files = [(problem.image, problem.split) for problem in problems if problem.image]
+    files += [(path, "train") for path in (built[0] / "alignment" / "images").iterdir()]
+    for path, split in files:
+        with Image.open(path) as picture:
+            pictures.setdefault(hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest(), set()).add(split)
+    assert len(pictures) > 5000
+    assert all(len(splits) == 1 for splits in pictures.values())
+
+
+def test_a_fact_of_the_test_is_in_train_in_other_words(problems):
+    """What a thermometer measures has to be known from somewhere."""
+    for skill in ("Know what an instrument measures", "Know words about money", "Know the meaning of a word"):
+        facts = {
+            split: {p.choices[p.answer] for p in problems if p.skill == skill and p.split == split} for split in LEAST
+        }
+        assert facts["test"] <= facts["train"] and len(facts["train"]) == 6
+
+
 NAMES = digitsqa_questions.NAMES
+LEAST_SIZES = digitsqa.SPLIT_SIZES
 TRUTH = {  # what is right, worked out from the digits in the picture alone
     "read_digit": lambda draft: str(draft.digits[0]),
     "parity": lambda draft: ("even", "odd")[draft.digits[0] % 2],
     "larger_of_two": lambda draft: "left" if draft.digits[0] > draft.digits[1] else "right",
-    "sum_of_two": lambda draft: str(sum(draft.digits)),
+    "side_digit": lambda draft: str(draft.digits["right?" in draft.question]),
+    "middle_digit": lambda draft: str(draft.digits[1]),
+    "is_it": lambda draft: "yes" if draft.question[:-1].split()[-1] == NAMES[draft.digits[0]] else "no",
     "count_in_strip": lambda draft: str(draft.digits.count(NAMES.index(draft.question.split()[4]))),
-    "odd_one_out": lambda draft: ("first", "second", "third")[[draft.digits.count(d) for d in draft.digits].index(1)],
     "spell": lambda draft: NAMES[draft.digits[0]],
+    "rhyme": lambda draft: digitsqa_questions.RHYMES[draft.digits[0]],
     "calendar_leaf": lambda draft: str(draft.digits[0] + 1),
     "votes": lambda draft: "red" if draft.digits[0] > draft.digits[1] else "blue",
     "house_number": lambda draft: "south" if draft.digits[0] % 2 else "north",
@@ -115,13 +170,12 @@ def test_the_answer_follows_from_the_digits_drawn(name):
 
 
 def test_text_only_sums_are_right(problems):
-    sums = [
-        p for p in problems if p.question.startswith("What is ") and p.question.split()[3] in "+-" and not p.has_image
-    ]
+    sums = [(p, re.search(r"(\d) ([-+]) (\d)", p.question)) for p in problems if not p.has_image]
+    sums = [(problem, found) for problem, found in sums if found]
     assert len(sums) > 50
-    for problem in sums:
-        left, sign, right = problem.question.removeprefix("What is ").removesuffix("?").split()
-        truth = int(left) + int(right) if sign == "+" else int(left) - int(right)
+    for problem, found in sums:
+        left, right = int(found[1]), int(found[3])
+        truth = left + right if found[2] == "+" else left - right
         assert problem.choices[problem.answer] == str(truth)
 
 
@@ -173,6 +227,63 @@ def test_the_folder_is_read_as_scienceqa_is(built):
     assert {len(images) for images in rows.select(range(60))["images"]} == {0, 1}
 
 
+@pytest.fixture(scope="module")
+def instructions(built):
+    from llava_mistral.data.conversations import read_rows
+
+    return {split: read_rows(built[0] / "instructions", split=split) for split in ("train", "test")}
+
+
+def test_instructions_ask_every_question_by_letter_and_openly(instructions, problems):
+    from llava_mistral.data.scienceqa import answer_text, question_text
+
+    by_id = {problem.pid: problem for problem in problems}
+    for split, rows in instructions.items():
+        ids = rows["id"]
+        assert len(ids) == 2 * sum(problem.split == split for problem in problems)
+        texts = rows.select_columns(["id", "prompt", "completion", "task", "skill"])
+        for row in texts.select(range(0, len(rows), 31)):
+            problem, said = by_id[row["id"].removesuffix("-open")], row["completion"][0]["content"]
+            if row["id"] == problem.pid:
+                assert row["prompt"] == [{"role": "user", "content": question_text(problem)}]
+                assert said == answer_text(problem) and row["skill"] == problem.skill
+            else:
+                assert "\nA. " not in row["prompt"][-1]["content"] and len(said) > 0 and row["task"] == "open answer"
+            if split == "test" and row["id"] != problem.pid:
+                assert said == problem.choices[problem.answer]
+
+
+def test_instructions_hold_chats_and_descriptions(instructions):
+    """Answers as figure, as word, yes and no, a short phrase; two turns; what is in the picture."""
+    rows = instructions["train"].select_columns(["prompt", "completion"])
+    said = Counter(row["completion"][0]["content"] for row in rows)
+    assert {"7", "seven", "yes", "no", "air pressure", "the digit seven"} <= said.keys()
+    assert sum(len(row["prompt"]) == 3 for row in rows) > 300
+    asked = Counter(row["prompt"][-1]["content"] for row in rows)
+    assert asked["What is in this picture?"] > 50 and asked["Which digit is written?"] > 100
+
+
+def test_a_letter_is_answered_only_where_letters_are_offered(instructions):
+    for row in instructions["train"].select_columns(["prompt", "completion"]):
+        asked, said = row["prompt"][-1]["content"], row["completion"][0]["content"]
+        assert (said in tuple("ABCD")) == ("option's letter" in asked), row
+
+
+def test_principles_keep_open_and_lettered_questions_whose_picture_is_needed(built):
+    from llava_mistral.pruning.methods import by_principles
+    from llava_mistral.pruning.principles import score
+    from llava_mistral.pruning.samples import read_samples
+
+    problems = read_samples(built[0] / "instructions").problems
+    choice = by_principles(problems, score(problems), 1600, threshold=0.5, whole_coverage=True)
+    truth = json.loads((built[0] / "problems.json").read_text())
+    kept = [problems[i] for i in choice.picks]
+    opened = [problem for problem in kept if problem.pid.endswith("-open")]
+    assert 0.3 < len(opened) / len(kept) < 0.7
+    needed = [truth[problem.pid.removesuffix("-open")]["image_needed"] for problem in kept]
+    assert sum(map(bool, needed)) > 0.9 * len(needed)
+
+
 def digest(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -189,14 +300,12 @@ def test_the_same_seed_gives_the_same_bytes(small, tmp_path):
 
 def test_another_command_line_says_what_it_wrote(small, tmp_path):
     done = run_here(digitsqa.main, "--output", tmp_path / "set")
-    assert done.stdout == f"{tmp_path / 'set'}: 90 train, 45 val, 45 test, 30 alignment\n"
+    assert done.stdout == f"{tmp_path / 'set'}: 90 train, 28 val, 28 test, 30 alignment, 180 instructions\n"
 
 
 def test_an_occupied_folder_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    started = time.monotonic()
-    done = run_apart("-m", "llava_mistral.miniature.digitsqa", "--output", tmp_path, code=2)
-    assert time.monotonic() - started < 3 * 2
+    done = run_light("llava_mistral.miniature.digitsqa", "--output", tmp_path, code=2)
     assert (
         "the output folder holds something else (no problems.json in it); name an empty or a new folder" in done.error
     )

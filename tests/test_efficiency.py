@@ -105,7 +105,7 @@ def test_sizes_that_measure_nothing_are_refused(stage0, sizes, rounds, said):
 
 
 def test_results_scored_from_a_file_have_no_checkpoint_to_measure(tmp_path):
-    from tests.test_comparison import results
+    from tests.support.result_folders import results
 
     for name in ("a", "b"):
         results(tmp_path / name, 50)

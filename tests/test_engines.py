@@ -145,7 +145,7 @@ def test_the_processor_expands_pictures_in_its_own_hook_and_leaves_the_call_to_t
     assert type(processor).get_text_with_replacements is ProcessorMixin.get_text_with_replacements
 
 
-@pytest.mark.parametrize("size", [*SIZES, (1, 900)])
+@pytest.mark.parametrize("size", [*SIZES, (4, 800)])
 def test_the_announced_number_of_image_tokens_is_the_number_emitted(processor, size):
     """Engines give (height, width) and reserve places for the answer before they see the picture."""
     out = processor(images=pictures([size]), text=["<image>"], return_tensors="pt")
@@ -328,3 +328,28 @@ def test_the_largest_tiled_picture_has_a_number_of_tokens(tiled):
     assert counts["num_image_tokens"][0] == int((out.input_ids == processor.image_token_id).sum()), (
         "shape alone counts"
     )
+
+
+@pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
+def test_vllm_sees_that_a_message_may_have_parts(template):
+    """It looks for a loop over `message['content']` inside one over `messages`; without one it would write pictures
+    into the words, where the template parts them."""
+    import jinja2
+
+    from processing import CHAT_TEMPLATES
+
+    source = (CHAT_TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
+    from transformers.utils.chat_template_utils import _get_template_variables
+
+    assert "protected_tokens" in _get_template_variables(source)
+    source = re.sub(r"\{%-? *(end)?generation *-?%\}", "", source)  # a tag of the library's own
+    loops = list(jinja2.Environment().parse(source).find_all(jinja2.nodes.For))
+    messages = [loop.target.name for loop in loops if getattr(loop.iter, "name", None) == "messages"]
+    contents = [
+        loop
+        for loop in loops
+        if isinstance(loop.iter, jinja2.nodes.Getitem)
+        and loop.iter.arg == jinja2.nodes.Const("content")
+        and getattr(loop.iter.node, "name", None) in messages
+    ]
+    assert contents

@@ -12,10 +12,11 @@ from llava_mistral.commands import chat
 from llava_mistral.ground import foreign_code
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.hub_here import TOKEN, hub_here
+from tests.support.loading_verbs import change, loads
+from tests.support.refusals import refused
 from tests.support.running import HOME, run_here
+from tests.support.small_problems import save_problems
 from tests.support.tiny_llava import save_tiny_llava
-from tests.test_hostile_checkpoints import change, loads, problems  # noqa: F401
-from tests.test_security import refused
 
 shows = pytest.mark.case
 VERBS = ["evaluate", "train", "plan", "embedder", "scorer"]
@@ -30,6 +31,11 @@ open(RAN, "a").write("ran " + ("with the token" if TOKEN in environment else "wi
 class StrangerProcessor(LlavaProcessor):
     pass
 """
+
+
+@pytest.fixture
+def problems(tmp_path) -> Path:
+    return save_problems(tmp_path / "problems", 6)
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def upload(name: str, folder: Path, **more) -> str:
 
 @pytest.mark.parametrize("verb", [*VERBS, "push", "app"])
 @shows("S25", "refused")
-def test_a_folder_that_brings_foreign_code_is_refused(tiny, problems, rows_file, hub, tmp_path, ran, verb):  # noqa: F811
+def test_a_folder_that_brings_foreign_code_is_refused(tiny, problems, rows_file, hub, tmp_path, ran, verb):
     folder = stranger(tmp_path / "folder", tiny, ran)
     main, *arguments = loads(verb, folder, problems, rows_file, tmp_path / "out")
     line = refused(main, *arguments, output=tmp_path / "out")
@@ -76,7 +82,7 @@ def test_a_folder_that_brings_foreign_code_is_refused(tiny, problems, rows_file,
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("revision", ["main", "its own commit"])
 @shows("S12", "refused")
-def test_code_on_the_hub_is_not_run_unasked(tiny, problems, rows_file, hub, tmp_path, ran, verb, revision):  # noqa: F811
+def test_code_on_the_hub_is_not_run_unasked(tiny, problems, rows_file, hub, tmp_path, ran, verb, revision):
     """A commit says what is loaded, not that its code may run."""
     commit = upload("evil/base", stranger(tmp_path / "folder", tiny, ran))
     revision = commit if revision != "main" else revision
@@ -94,7 +100,7 @@ def llava_mistral(hub, home: Path, *arguments: object) -> subprocess.CompletedPr
 
 
 @shows("S12", "accepted")
-def test_code_runs_at_the_commit_the_user_typed_and_sees_no_token(tiny, problems, hub, tmp_path, ran):  # noqa: F811
+def test_code_runs_at_the_commit_the_user_typed_and_sees_no_token(tiny, problems, hub, tmp_path, ran):
     commit = upload("evil/base", stranger(tmp_path / "folder", tiny, ran))
     asked = ("evaluate", "--model", "evil/base", "--revision", commit, "--dataset", problems, "--split", "train")
     done = llava_mistral(hub, tmp_path / "home", *asked, "--trust_code_of", f"evil/base@{commit}")
@@ -102,7 +108,7 @@ def test_code_runs_at_the_commit_the_user_typed_and_sees_no_token(tiny, problems
     assert set(ran.read_text().splitlines()) == {"ran without the token"}
 
 
-def test_code_trusted_at_one_commit_does_not_run_at_another(tiny, problems, hub, tmp_path, ran, monkeypatch):  # noqa: F811
+def test_code_trusted_at_one_commit_does_not_run_at_another(tiny, problems, hub, tmp_path, ran, monkeypatch):
     monkeypatch.setattr(foreign_code, "_TRUSTED", {})
     first = upload("evil/base", stranger(tmp_path / "folder", tiny, ran))
     foreign_code.trust(f"evil/base@{first}")
@@ -120,7 +126,7 @@ def test_only_a_whole_commit_of_a_repository_can_be_trusted(named):
 
 @pytest.mark.parametrize("verb", [*VERBS, "app"])
 @shows("S25", "accepted")
-def test_of_our_classes_ours_are_loaded_and_not_the_folders_copy(stage0, problems, rows_file, tmp_path, ran, verb):  # noqa: F811
+def test_of_our_classes_ours_are_loaded_and_not_the_folders_copy(stage0, problems, rows_file, tmp_path, ran, verb):
     folder = shutil.copytree(stage0, tmp_path / "folder")
     (folder / "custom_generate").mkdir()
     trap = f"open({str(ran)!r}, 'w')\n"
@@ -133,7 +139,7 @@ def test_of_our_classes_ours_are_loaded_and_not_the_folders_copy(stage0, problem
 
 @shows("S26", "refused")
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
-def test_a_kernel_named_in_a_config_is_refused(stage0, problems, tmp_path, key):  # noqa: F811
+def test_a_kernel_named_in_a_config_is_refused(stage0, problems, tmp_path, key):
     folder = shutil.copytree(stage0, tmp_path / "folder")
     text = json.loads((folder / "config.json").read_text())["text_config"]
     change(folder / "config.json", text_config={**text, key: "evil/kernel@main"})
@@ -142,7 +148,7 @@ def test_a_kernel_named_in_a_config_is_refused(stage0, problems, tmp_path, key):
 
 
 @shows("S26", "accepted")
-def test_an_implementation_of_the_library_is_accepted(stage0, problems, tmp_path):  # noqa: F811
+def test_an_implementation_of_the_library_is_accepted(stage0, problems, tmp_path):
     folder = shutil.copytree(stage0, tmp_path / "folder")
     change(folder / "config.json", attn_implementation="eager")
     main, *arguments = loads("evaluate", folder, problems, None, tmp_path / "out")
@@ -165,7 +171,7 @@ def adapter_of(base: Path, folder: Path, **named) -> Path:
 
 @pytest.mark.parametrize("verb", ["evaluate", "scorer", "push", "app"])
 @shows("S27", "refused")
-def test_an_adapter_cannot_vouch_for_the_code_of_its_base(tiny, problems, hub, tmp_path, ran, verb):  # noqa: F811
+def test_an_adapter_cannot_vouch_for_the_code_of_its_base(tiny, problems, hub, tmp_path, ran, verb):
     commit = upload("evil/base", stranger(tmp_path / "folder", tiny, ran))
     folder = adapter_of(tiny, tmp_path / "adapter", base_model_name_or_path="evil/base", revision=commit)
     main, *arguments = loads(verb, folder, problems, None, tmp_path / "out")
@@ -195,14 +201,14 @@ def test_an_adapter_is_loaded_on_the_commit_of_its_base_that_it_notes(tiny, hub,
     assert torch.equal(here(**ids).logits, there.eval()(**ids).logits)
 
 
-def test_an_adapter_on_the_hub_is_evaluated_by_its_name(tiny, problems, hub, tmp_path):  # noqa: F811
+def test_an_adapter_on_the_hub_is_evaluated_by_its_name(tiny, problems, hub, tmp_path):
     commit = upload("good/model", tiny)
     upload("me/adapter", adapter_of(tiny, tmp_path / "adapter", base_model_name_or_path="good/model", revision=commit))
     main, *arguments = loads("evaluate", "me/adapter", problems, None, tmp_path / "out")
     assert "pictures" in run_here(main, *arguments).stdout
 
 
-def test_an_adapter_on_the_hub_cannot_name_a_folder_of_this_machine(tiny, problems, hub, tmp_path):  # noqa: F811
+def test_an_adapter_on_the_hub_cannot_name_a_folder_of_this_machine(tiny, problems, hub, tmp_path):
     upload("me/adapter", adapter_of(tiny, tmp_path / "adapter", base_model_name_or_path=str(tiny)))
     main, *arguments = loads("evaluate", "me/adapter", problems, None, tmp_path / "out")
     assert "no repository of the Hub" in refused(main, *arguments, output=tmp_path / "out")

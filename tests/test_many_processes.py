@@ -9,8 +9,7 @@ import pytest
 from tests.support.launching import CONFIGS, launch, launch_environment
 from tests.support.running import HOME, run_apart, run_here
 from tests.support.tiny_components import save_rows
-from tests.test_train_sft import QUICK, train
-from tests.test_vision_cache import anyres, losses  # noqa: F401
+from tests.support.training_runs import QUICK, losses, train
 
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0}  # each process drops others
 
@@ -127,7 +126,7 @@ def test_two_processes_give_the_losses_and_the_checkpoint_of_one(
     stage,
     config,
     checkpointing,
-    anyres,  # noqa: F811
+    anyres,
     rows_file,
     tmp_path,
 ):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.support import tiny_components
 from tests.support.allocation import Allocation
 from tests.support.running import HOME, run_here
-from tests.test_train_sft import train
+from tests.support.training_runs import train
 
 # Large enough that weights, moments, activations and loss each count at the peak.
 VISION = {

@@ -9,16 +9,20 @@ import pytest
 from PIL import Image
 
 from tests.support.running import run_apart
-from tests.support.tiny_components import IMAGE_TOKENS, TEXT, VISION
+from tests.support.tiny_components import IMAGE_TOKENS, TEXT
+from tests.support.tiny_plugin import config, tiny_model
 
 CODE = {
     "configuration_llava_mistral.py": "modeling_llava_mistral",
+    "loading_llava_mistral.py": "modeling_llava_mistral",
     "modeling_llava_mistral.py": "modeling_llava_mistral",
+    "pictures_llava_mistral.py": "processing",
     "processing_llava_mistral.py": "processing",
 }
 AUTO_MAP = {
     "AutoConfig": "configuration_llava_mistral.LlavaMistralConfig",
     "AutoModel": "modeling_llava_mistral.LlavaMistralModel",
+    "AutoModelForCausalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
     "AutoModelForImageTextToText": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_llava_mistral.LlavaMistralForConditionalGeneration",
 }
@@ -27,26 +31,6 @@ QUESTIONS = (
     "What is 2 + 2?",
     "<image>\nWhich digit is written? A. zero B. one C. two",
 )
-
-
-def config(**changes):
-    from modeling_llava_mistral import LlavaMistralConfig
-
-    parts = {
-        "vision_config": {"model_type": "clip_vision_model", **VISION},
-        "text_config": {"model_type": "mistral", "vocab_size": 448, "sliding_window": 12, **TEXT},
-        "image_token_id": 400,
-    }
-    return LlavaMistralConfig(**{**parts, **changes})
-
-
-def tiny_model(seed: int = 0, **changes):
-    import torch
-
-    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
-
-    torch.manual_seed(seed)
-    return LlavaMistralForConditionalGeneration(config(**changes)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +322,7 @@ def test_one_bad_element_anywhere_is_found_and_large_weights_are_not_bad(dtype):
     """Odd sizes, as vectorised reductions treat the last elements apart; no sum of these fits into half precision."""
     import torch
 
-    from modeling_llava_mistral.modeling_llava_mistral import _is_finite
+    from modeling_llava_mistral.loading_llava_mistral import _is_finite
 
     weight = torch.full((5, 1003), 6e4, dtype=getattr(torch, dtype))
     assert _is_finite(weight) and _is_finite(-weight) and _is_finite(weight.T) and _is_finite(weight[:0])
@@ -347,6 +331,17 @@ def test_one_bad_element_anywhere_is_found_and_large_weights_are_not_bad(dtype):
             spoilt = weight.clone()
             spoilt.view(-1)[position] = float(bad)
             assert not _is_finite(spoilt) and not _is_finite(spoilt.T), (position, bad)
+
+
+@pytest.mark.parametrize("bad", [1.0, float("nan")])
+def test_numbers_that_know_no_smallest_and_largest_are_looked_at_too(bad):
+    """Eight-bit floats, as quantised checkpoints have them."""
+    import torch
+
+    from modeling_llava_mistral.loading_llava_mistral import _is_finite
+
+    weight = torch.tensor([1.0, bad]).to(torch.float8_e4m3fn)
+    assert _is_finite(weight) == (bad == 1.0)
 
 
 @pytest.mark.parametrize("kind", ["missing", "unexpected"])

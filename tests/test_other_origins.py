@@ -9,10 +9,9 @@ import pytest
 
 from llava_mistral.commands import publish as push_to_hub
 from tests.support.hub_here import TOKEN as OURS
-from tests.support.hub_here import hub_here
+from tests.support.hub_here import hub_here, push, there
+from tests.support.refusals import refused
 from tests.support.tiny_publications import save_dataset
-from tests.test_publishing_safely import push, shows, there
-from tests.test_security import refused
 
 
 @pytest.fixture
@@ -71,8 +70,8 @@ class Origin:
         self.server.server_close()
 
 
-@shows("S24", "refused")
-@shows("S24", "accepted")
+@pytest.mark.case("S24", "refused")
+@pytest.mark.case("S24", "accepted")
 def test_the_token_goes_to_the_endpoint_and_to_no_other_origin(hub, tmp_path, monkeypatch):
     """Neither where large files are put, nor where a read is redirected: both are other origins on the Hub itself."""
     from huggingface_hub import constants

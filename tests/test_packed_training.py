@@ -8,7 +8,7 @@ import pytest
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.running import run_apart
 from tests.support.tiny_components import save_rows
-from tests.test_train_sft import QUICK, TEMPLATES, interrupt, train
+from tests.support.training_runs import QUICK, TEMPLATES, interrupt, train
 
 INSTRUCT = {"chat_template": TEMPLATES / "mistral_instruct.jinja"}
 # Plain SGD: AdamW would make a step of full size out of the rounding of a gradient near 0.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.recipe_files import RECIPES
 from llava_mistral.training.plan.gpus import GPUS, fits, fitting_changes
 from llava_mistral.training.plan.memory import memory_of
 from llava_mistral.training.plan.workload import (
@@ -20,9 +21,10 @@ from llava_mistral.training.plan.workload import (
     steps_of,
 )
 from llava_mistral.training.recipe import read_recipe
+from tests.support.recipe_sizes import LORA, PROJECTOR, TOWER, WHOLE, config_of
 from tests.support.running import run_apart, run_here
-from tests.test_recipes import LORA, PROJECTOR, RECIPES, TOWER, WHOLE, config_of
-from tests.test_train_sft import QUICK, train
+from tests.support.tiny_plugin import tiny_config
+from tests.support.training_runs import QUICK, train
 
 RUN = Run("finetune", 4, 8, 15.0, 0, "adamw_torch_fused", True, True)
 QUESTIONS = [Sample(tokens=700, answer=3, features=576, tiles=1), Sample(tokens=250, answer=3, features=0, tiles=0)]
@@ -30,20 +32,6 @@ QUESTIONS = [Sample(tokens=700, answer=3, features=576, tiles=1), Sample(tokens=
 
 def largest(run: Run) -> Batch:
     return largest_batch(QUESTIONS, run)
-
-
-def tiny_config(kind: str, **text):
-    from modeling_llava_mistral import LlavaMistralConfig
-    from tests.support.tiny_components import TEXT, VISION
-
-    model_type = "llama" if kind == "llama" else "mistral"
-    return LlavaMistralConfig(
-        vision_config={"model_type": "clip_vision_model", **VISION},
-        text_config={"model_type": model_type, "vocab_size": 320, **TEXT, **text},
-        image_token_id=300,
-        image_aspect_ratio="anyres" if kind == "anyres" else "pad",
-        projector_type="linear" if kind == "linear" else "mlp2x_gelu",
-    )
 
 
 @pytest.mark.parametrize("kind", ["mistral", "llama", "anyres", "linear"])

@@ -11,14 +11,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from llava_mistral.commands import publish as push_to_hub
-from tests.support.hub_here import hub_here
-from tests.support.running import run_here
-from tests.support.tiny_publications import save_dataset
-from tests.test_scanning import FORMS
-from tests.test_security import Trap, refused
-from tests.test_staging import FORBIDDEN, with_gps
+from tests.support.hub_here import hub_here, push, there
+from tests.support.refusals import Trap, refused
+from tests.support.secret_forms import FORMS
+from tests.support.tiny_publications import FORBIDDEN, save_dataset, with_gps
 
-shows = pytest.mark.case
 TOKEN = "hf_" + "aB3" * 11 + "x"  # the form of one, never anybody's
 SECRETS = {"a Hugging Face token": TOKEN, "an AWS access key": "AKIA" + "ABCDEFGH12345678"}
 SECRETS["a private key"] = "-----BEGIN OPENSSH PRIVATE KEY-----"
@@ -36,22 +33,11 @@ def copy(stage0, tmp_path) -> Path:
     return Path(shutil.copytree(stage0, tmp_path / "checkpoint"))
 
 
-def push(*arguments) -> str:
-    return run_here(push_to_hub.main, *arguments, "--no_verify").stdout
-
-
 def kept_here(hub, tmp_path, *arguments) -> str:
     """The one line with which the verb refuses; nothing was asked of the Hub."""
     line = refused(push_to_hub.main, *arguments, output=tmp_path / "nothing")
     assert not hub.requests
     return line
-
-
-def there(kind: str = "model") -> dict[str, bytes]:
-    from huggingface_hub import snapshot_download
-
-    folder = Path(snapshot_download("me/it", repo_type=kind))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def in_file(name: str):
@@ -86,7 +72,7 @@ IN_A_MODEL = {
 
 @pytest.mark.parametrize("place", IN_A_MODEL)
 @pytest.mark.parametrize("kind", SECRETS)
-@shows("S18", "refused")
+@pytest.mark.case("S18", "refused")
 def test_a_model_with_a_secret_stays_here(hub, copy, tmp_path, place, kind):
     IN_A_MODEL[place](copy, SECRETS[kind])
     line = kept_here(hub, tmp_path, "model", copy, "me/it")
@@ -94,7 +80,7 @@ def test_a_model_with_a_secret_stays_here(hub, copy, tmp_path, place, kind):
 
 
 @pytest.mark.parametrize("place", IN_A_MODEL)
-@shows("S20", "refused")
+@pytest.mark.case("S20", "refused")
 def test_a_model_that_tells_a_home_folder_stays_here(hub, copy, tmp_path, place):
     told = "see /home/somebody/data/x.json and /home/somebody/y"
     IN_A_MODEL[place](copy, told)
@@ -119,7 +105,7 @@ def save_blobs(folder: Path, blob: bytes) -> Path:
 
 @pytest.mark.parametrize("form", IN_ROWS)
 @pytest.mark.parametrize("kind", SECRETS)
-@shows("S18", "refused")
+@pytest.mark.case("S18", "refused")
 def test_rows_with_a_secret_in_whatever_they_hold_stay_here(hub, tmp_path, form, kind):
     folder = save_blobs(tmp_path / "made", IN_ROWS[form](SECRETS[kind]))
     line = kept_here(hub, tmp_path, "dataset", folder, "me/it")
@@ -129,8 +115,8 @@ def test_rows_with_a_secret_in_whatever_they_hold_stay_here(hub, tmp_path, form,
 @pytest.mark.parametrize(
     ("blob", "said"),
     [
-        pytest.param("slip", "a local path (/home/somebody/", marks=shows("S8", "refused")),
-        pytest.param("bomb", "an archive that cannot be searched", marks=shows("S9", "refused")),
+        pytest.param("slip", "a local path (/home/somebody/", marks=pytest.mark.case("S8", "refused")),
+        pytest.param("bomb", "an archive that cannot be searched", marks=pytest.mark.case("S9", "refused")),
     ],
 )
 def test_an_archive_in_a_row_is_looked_at_and_never_unpacked(hub, tmp_path, blob, said):
@@ -146,8 +132,8 @@ def test_an_archive_in_a_row_is_looked_at_and_never_unpacked(hub, tmp_path, blob
     assert not list(tmp_path.rglob("climbed"))
 
 
-@shows("S8", "accepted")
-@shows("S18", "accepted")
+@pytest.mark.case("S8", "accepted")
+@pytest.mark.case("S18", "accepted")
 def test_rows_with_archives_and_pickles_of_ordinary_words_leave_and_nothing_is_run(hub, tmp_path):
     trap = pickle.dumps({"note": ORDINARY, "trap": Trap(Path("ran"))})
     for number, blob in enumerate([*(form(ORDINARY) for form in IN_ROWS.values()), trap]):
@@ -156,10 +142,10 @@ def test_rows_with_archives_and_pickles_of_ordinary_words_leave_and_nothing_is_r
     assert not list(Path.cwd().glob("ran"))
 
 
-@shows("S17", "refused")
-@shows("S17", "accepted")
-@shows("S18", "accepted")
-@shows("S20", "accepted")
+@pytest.mark.case("S17", "refused")
+@pytest.mark.case("S17", "accepted")
+@pytest.mark.case("S18", "accepted")
+@pytest.mark.case("S20", "accepted")
 def test_a_model_leaves_with_what_a_stranger_needs_and_without_what_training_left(hub, copy, tmp_path):
     before = {path.name for path in copy.iterdir() if path.is_file()}
     for name in FORBIDDEN:
@@ -183,8 +169,8 @@ def test_a_model_leaves_with_what_a_stranger_needs_and_without_what_training_lef
     assert json.loads(files["config.json"])["vision_config"]["hidden_size"] == config["vision_config"]["hidden_size"]
 
 
-@shows("S22", "refused")
-@shows("S22", "accepted")
+@pytest.mark.case("S22", "refused")
+@pytest.mark.case("S22", "accepted")
 def test_pictures_leave_upright_and_without_their_place(hub, tmp_path):
     import pyarrow.parquet as pq
 
@@ -208,20 +194,20 @@ def test_pictures_leave_upright_and_without_their_place(hub, tmp_path):
         ("principles", ("--split", "/tmp/up"), "split"),
     ],
 )
-@shows("S23", "refused")
+@pytest.mark.case("S23", "refused")
 def test_no_name_becomes_a_path_that_climbs(hub, tmp_path, method, options, field):
     folder = save_dataset(tmp_path / "made", method)
     assert f"field {field}: " in kept_here(hub, tmp_path, "dataset", folder, "me/it", *options)
 
 
-@shows("S23", "accepted")
+@pytest.mark.case("S23", "accepted")
 def test_an_ordinary_name_becomes_a_path(hub, tmp_path):
     push("dataset", save_dataset(tmp_path / "made", "farthest-2"), "me/it", "--split", "validation")
     assert "farthest-2/validation-00000-of-00001.parquet" in there("dataset")
 
 
 @pytest.mark.parametrize("carrier", ["results", "recipe"])
-@shows("S19", "refused")
+@pytest.mark.case("S19", "refused")
 def test_a_token_reaches_no_card(hub, copy, tmp_path, carrier):
     told = {"ALL": {"accuracy": 1.0, "n": 1, "correct": 1}, "dataset": TOKEN, "split": TOKEN, "scoring": TOKEN}
     (tmp_path / "told").write_text(json.dumps(told))

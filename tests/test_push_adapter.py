@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from llava_mistral.local_hub import LocalHub
-from tests.test_lora import LORA
-from tests.test_push_to_hub import TOKEN, download, push, written
-from tests.test_train_sft import train
+from tests.support.publishing_runs import TOKEN, download, push, written
+from tests.support.training_runs import LORA, train
 
 
 @pytest.fixture(scope="module")

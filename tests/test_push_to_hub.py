@@ -10,12 +10,8 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.local_hub import LocalHub
-from tests.support.running import HOME
+from tests.support.publishing_runs import TOKEN, VERB, download, push, written
 from tests.support.tiny_publications import SUMMARY, png, save_checkpoint, save_dataset
-
-VERB = HOME / "push_to_hub.py"
-TOKEN = "hf_" + "T" * 34
-WRITES = {"create", "put", "commit", "xet-token", "tag"}
 
 
 @pytest.fixture(scope="module")
@@ -27,38 +23,6 @@ def checkpoint(tmp_path_factory):
 def hub(tmp_path):
     with LocalHub(tmp_path / "hub", token=TOKEN) as hub:
         yield hub
-
-
-def push(hub, home, *arguments, xet=False, code=0, **environment):
-    """Run the verb as a user does and return what it said."""
-    done = subprocess.run(
-        [sys.executable, VERB, *map(str, arguments)],
-        env={**hub.environment(home, xet=xet), **environment},
-        cwd=home.parent,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == code, done.stderr
-    assert TOKEN not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if code == 0 else done.stderr
-
-
-def written(hub) -> list[dict]:
-    return [request for request in hub.requests if request["route"] in WRITES and request["status"] == 200]
-
-
-def download(hub, home, repo_id, repo_type="model", **options) -> Path:
-    code = "import sys, json, huggingface_hub as h; print(h.snapshot_download(**json.load(sys.stdin)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps({"repo_id": repo_id, "repo_type": repo_type, **options}),
-        env=hub.environment(home),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return Path(done.stdout.strip())
 
 
 @pytest.mark.case("R1", "survived")

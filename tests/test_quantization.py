@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 from llava_mistral.training.recipe import StageArguments
-from tests.test_plan import tiny_config
-from tests.test_train_sft import train
+from tests.support.tiny_plugin import tiny_config
+from tests.support.training_runs import train
 
 QLORA = {"use_peft": "True", "load_in_4bit": "True", "lora_r": "4"}
 

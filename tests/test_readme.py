@@ -2,9 +2,11 @@
 
 import re
 import shlex
+from functools import cache
 
 import pytest
 
+from llava_mistral.ground.recipe_files import recipe_file
 from tests.support.running import HOME, run_apart
 
 README = (HOME / "README.md").read_text(encoding="utf-8")
@@ -20,18 +22,24 @@ def test_readme_shows_the_two_commands_and_a_picture_first():
     assert (HOME / picture).is_file()
 
 
+@cache
+def usage(*verb: str) -> str:
+    return run_apart("-m", "llava_mistral", *verb, "--help").stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_in_prose_has_flags_that_exist(command):
     verb, *words = shlex.split(command)
     kind = [word for word in words[:1] if not word.startswith("-") and verb == "publish"]
-    usage = run_apart("-m", "llava_mistral", verb, *kind, "--help").stdout
     for flag in (word for word in words if word.startswith("--")):
-        assert flag in usage, f"{verb} has no {flag}"
+        assert flag in usage(verb, *kind), f"{verb} has no {flag}"
 
 
 def test_make_has_the_targets_of_readme():
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^demo:", makefile, re.M) and re.search(r"^test:", makefile, re.M)
+    for recipe in re.findall(r"--config (\S+)", makefile):
+        assert recipe_file(recipe).is_file()
     assert "make test" in (HOME / ".ci" / "run").read_text(encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ import pytest
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.throughput import TIMED
 from tests.support.tiny_components import save_rows
-from tests.test_train_sft import interrupt, stage1, train  # noqa: F401
+from tests.support.training_runs import interrupt, train
 
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.3}
 
@@ -26,14 +26,14 @@ def held_out(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def watched(stage1, rows_file, held_out, tmp_path_factory):  # noqa: F811
+def watched(stage1, rows_file, held_out, tmp_path_factory):
     """LoRA with dropout, which draws from the generator that an evaluation draws from, too."""
     folder = tmp_path_factory.mktemp("watched") / "adapter"
     train("finetune", stage1, rows_file, folder, eval_dataset=held_out, eval_strategy="epoch", **LORA)
     return folder
 
 
-def test_a_run_that_is_watched_learns_the_same(stage1, rows_file, watched, tmp_path, monkeypatch):  # noqa: F811
+def test_a_run_that_is_watched_learns_the_same(stage1, rows_file, watched, tmp_path, monkeypatch):
     """Bit for bit: rates, evaluation and generated answers against none of them."""
     monkeypatch.setattr("llava_mistral.training.callbacks.Meter", lambda *args: None)
     train("finetune", stage1, rows_file, tmp_path / "adapter", **LORA)
@@ -45,7 +45,7 @@ def test_a_run_that_is_watched_learns_the_same(stage1, rows_file, watched, tmp_p
 
 
 def test_an_interrupted_run_logs_the_rows_of_the_uninterrupted_one(
-    stage1,  # noqa: F811
+    stage1,
     rows_file,
     held_out,
     tmp_path,
@@ -141,12 +141,12 @@ def test_the_pages_show_pictures_and_answers_and_need_no_network(watched):
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (40, 24)
 
 
-def test_the_last_answers_are_those_of_the_finished_checkpoint(stage1, rows_file, held_out, tmp_path):  # noqa: F811
+def test_the_last_answers_are_those_of_the_finished_checkpoint(stage1, rows_file, held_out, tmp_path):
     """Asked as a stranger asks, through the pipeline; the stage's own template differs from the checkpoint's."""
     from PIL import Image
     from transformers import pipeline
 
-    from tests.test_train_sft import TEMPLATES
+    from tests.support.training_runs import TEMPLATES
 
     vicuna = {"chat_template": TEMPLATES / "vicuna_v1.jinja"}
     out = tmp_path / "out"
@@ -258,7 +258,7 @@ def test_the_same_losses_are_the_same_picture(tmp_path):
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_stage2_from_an_untrained_projector_warns(stage0, stage1, rows_file, tmp_path, trained):  # noqa: F811
+def test_stage2_from_an_untrained_projector_warns(stage0, stage1, rows_file, tmp_path, trained):
     done = train("finetune", stage1 if trained else stage0, rows_file, tmp_path / "out", num_train_epochs=1)
     assert ("the projector looks untrained; run --stage pretrain first" in done.stderr) is not trained
 

@@ -23,6 +23,7 @@ from llava_mistral.publishing.scanning import (
     scan_file,
     scan_folder,
 )
+from tests.support.secret_forms import FORMS
 
 TOKEN = "hf_" + "aB3" * 11 + "x"  # the form of one, never anybody's
 SECRETS = [
@@ -61,28 +62,6 @@ def test_what_must_not_leave_is_found_in_every_container(text, form):
 @pytest.mark.case("S20", "accepted")
 def test_ordinary_text_passes(text, form):
     assert not list(scan_bytes(FORMS[form](text), "file"))
-
-
-def escaped(text: str) -> bytes:
-    return json.dumps({"a": [text]}).replace(text[3], f"\\u{ord(text[3]):04x}").replace("/", "\\/").encode()
-
-
-def zipped(text: str, data: bytes | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("inner/part.txt", data if data is not None else f"first\n{text}")
-    return buffer.getvalue()
-
-
-FORMS = {
-    "text": lambda text: f"line one\nvalue = '{text}'\n".encode(),
-    "json": lambda text: json.dumps({"a": {"b": [1, text]}}).encode(),
-    "escaped json": escaped,
-    "pickle": lambda text: pickle.dumps({"a": (1, text)}),
-    "zip": zipped,
-    "zip in zip": lambda text: zipped("", zipped(text)),
-    "utf-16": lambda text: f"value {text}".encode("utf-16"),
-}
 
 
 def test_a_pickle_is_read_and_never_run(tmp_path):
@@ -231,7 +210,7 @@ DISGUISES = {
     "UTF-16 unmarked": lambda text: f"value {text}".encode("utf-16-le"),
     "UTF-16 the other way": lambda text: f"value {text}".encode("utf-16-be"),
     "UTF-32": lambda text: f"value {text}".encode("utf-32"),
-    "JSONL": lambda text: b'{"a": 1}\n' + escaped(text),
+    "JSONL": lambda text: b'{"a": 1}\n' + json.dumps({"b": text}).replace(text[3], f"\\u{ord(text[3]):04x}").encode(),
     "a key twice": lambda text: json.dumps({"a": text}).replace("}", ', "a": "fine"}').replace("/", "\\/").encode(),
     "base64": lambda text: json.dumps({"a": base64.b64encode(f"token is {text}".encode()).decode()}).encode(),
     "zero width": lambda text: f"{text[:5]}\u200b{text[5:]}".encode(),

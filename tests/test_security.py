@@ -4,7 +4,6 @@ import json
 import pickle
 import shutil
 import tarfile
-import warnings
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -15,23 +14,12 @@ from PIL import Image
 
 from llava_mistral.commands import prune as prune_dataset
 from llava_mistral.commands import train as train_sft
+from tests.support.refusals import Trap, refused, training
 from tests.support.running import run_here
 from tests.support.small_problems import save_problems
 from tests.support.tiny_components import save_rows
 
 shows = pytest.mark.case
-
-
-def refused(main, *arguments, output: Path) -> str:
-    """The one line of a verb that wrote nothing."""
-    with warnings.catch_warnings():  # a library's word on its next version is no line of ours
-        warnings.simplefilter("ignore")
-        error = run_here(main, *arguments, code=2).stderr
-    # Bars of progress end in a carriage return and are no lines.
-    lines = [line for line in error.splitlines() if line.strip() and "/s]" not in line]
-    assert len(lines) == 1 and "Traceback" not in error, error
-    assert not output.exists() or not any(output.iterdir())
-    return lines[0]
 
 
 def pruned(dataset: Path, output: Path, *options, code: int = 0) -> str:
@@ -213,22 +201,6 @@ def test_what_was_in_an_archive_is_data(rows, tmp_path):
     with zipfile.ZipFile(tmp_path / "data.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
     assert "kept 2 of 2" in pruned(tmp_path / "unpacked" / "rows.json", tmp_path / "out")
-
-
-class Trap:
-    """Unpickled, it leaves a file."""
-
-    def __init__(self, place: Path):
-        self.place = place
-
-    def __reduce__(self):
-        return Path.touch, (self.place,)
-
-
-def training(model, rows, output, **flags) -> list:
-    given = {"stage": "pretrain", "model_name_or_path": model, "dataset": rows, "output_dir": output}
-    given |= {"bf16": "False", "use_cpu": "True", "report_to": "none"} | flags
-    return [word for name, value in given.items() for word in (f"--{name}", value)]
 
 
 @pytest.mark.parametrize("form", ["npy", "npz", "pickle"])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.served import Offline, Served, data_url, served
-from tests.test_soak import BAD, Asked, ask_all, status
+from tests.support.served_questions import BAD, Asked, ask_all, status
 
 QUESTION = "Which digit is written?"
 ANSWER_TOKENS = 12

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.support.tiny_components import IMAGE_TOKENS, TEXT
-from tests.test_modeling_llava_mistral import config, tiny_model
+from tests.support.tiny_plugin import config, tiny_model
 
 WINDOW = 12  # of the tiny text model; an image is 16 tokens
 LENGTH = 48

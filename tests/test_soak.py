@@ -1,36 +1,31 @@
 """A published model is asked 2,000 questions about pictures, 8 at a time and a tenth of them broken."""
 
 import asyncio
-import base64
-import json
 import os
 import random
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
 from statistics import mean
 
-import psutil
 import pytest
-from PIL import Image
 
 from llava_mistral.local_hub import LocalHub
+from tests.support.publishing_runs import TOKEN, push
 from tests.support.served import Offline, data_url, served
+from tests.support.served_questions import (
+    ANSWER_TOKENS,
+    ASK,
+    BAD,
+    WORDS,
+    Asked,
+    ask_all,
+    picture,
+    said,
+    shown,
+    status,
+    user,
+)
 from tests.support.tiny_llava import save_tiny_llava
-from tests.test_push_to_hub import TOKEN, push
 
-QUESTIONS, AT_ONCE, BROKEN = 2000, 8, 0.1
-ANSWER_TOKENS = 6
-WORDS = ("Which digit is written?", "What is 2 + 2?", "Context: The leaf shows the digit seven. Which is next?")
-
-
-@dataclass
-class Asked:
-    """A request's messages, and the answer that `generate` gives; None where there is none to give."""
-
-    messages: list[dict]
-    answer: str | None
-    kind: str = "good"
+QUESTIONS, BROKEN = 2000, 0.1
 
 
 @pytest.fixture(scope="module")
@@ -51,42 +46,6 @@ def server(published, tmp_path_factory):
         yield server
 
 
-def picture(index: int) -> Image.Image:
-    """Of another size and content for each index."""
-    ramp = Image.linear_gradient("L").resize((24 + index % 7 * 9, 20 + index % 5 * 11))
-    return Image.merge(
-        "RGB", (ramp, ramp.transpose(Image.Transpose.ROTATE_180), ramp.point(lambda x: 37 * index % 256))
-    )
-
-
-def shown(address: str) -> dict:
-    return {"type": "image_url", "image_url": {"url": address}}
-
-
-def said(text: str) -> dict:
-    return {"type": "text", "text": text}
-
-
-def user(*parts: dict) -> dict:
-    return {"role": "user", "content": list(parts)}
-
-
-PNG = data_url(picture(1))
-ASK = said(WORDS[0])
-BAD = {
-    "a picture without bytes": [user(shown("data:image/png;base64,"), ASK)],
-    "a picture that is no base64": [user(shown("data:image/png;base64,@@@@"), ASK)],
-    "a picture cut short": [user(shown(PNG[: len(PNG) // 2 // 4 * 4]), ASK)],
-    "a web page for a picture": [user(shown("data:image/png;base64," + base64.b64encode(b"<html>").decode()), ASK)],
-    "an address for a picture": [user(shown("https://huggingface.co/front/assets/logo.png"), ASK)],
-    "a file of the server's": [user(shown("/etc/passwd"), ASK)],
-    "a file of the server's, by its scheme": [user(shown("file:///etc/passwd"), ASK)],
-    "an unknown role": [{"role": "critic", "content": [ASK]}],
-    "a system message that is not first": [user(ASK), {"role": "system", "content": [ASK]}],
-    "a picture where no token stands for it": [{"role": "system", "content": [shown(PNG)]}, user(ASK)],
-    "text beyond the context": [user(shown(PNG), said("zero " * 5000))],
-    "no messages": [],
-}
 # What the server itself trips over before the model's processor sees it (transformers 5.23): its own 500.
 SERVERS_OWN = {
     "no role": {"messages": [{"content": [ASK]}]},
@@ -114,29 +73,6 @@ def asked(stage0) -> list[Asked]:
     return questions
 
 
-async def ask_all(server, asked: list[Asked]) -> tuple[list, list[int]]:
-    """What came back for each (the answer, or the status), and the server's memory after each, in order of return."""
-    from openai import APIStatusError, AsyncOpenAI
-
-    process, slots = psutil.Process(server.pid), asyncio.Semaphore(AT_ONCE)
-    answers, memory = [None] * len(asked), []
-
-    async def ask(client, index: int) -> None:
-        async with slots:
-            try:
-                made = await client.chat.completions.create(
-                    model=server.model, messages=asked[index].messages, temperature=0, max_tokens=ANSWER_TOKENS
-                )
-                answers[index] = made.choices[0].message.content
-            except APIStatusError as error:
-                answers[index] = error.status_code
-            memory.append(process.memory_info().rss)
-
-    async with AsyncOpenAI(base_url=server.address, api_key="none", max_retries=0, timeout=60) as client:
-        await asyncio.gather(*(ask(client, index) for index in range(len(asked))))
-    return answers, memory
-
-
 @pytest.mark.slow
 @pytest.mark.case("Q1", "survived")
 def test_every_good_question_is_answered_as_offline_and_every_bad_one_refused(
@@ -156,19 +92,6 @@ def test_every_good_question_is_answered_as_offline_and_every_bad_one_refused(
     for kind, body in SERVERS_OWN.items():
         by_itself(f"transformers serve, {kind}", lambda body=body: f"answers {status(server, body)}")
     by_itself("transformers serve with a stock LLaVA", lambda: stock_answers(tmp_path))
-
-
-def status(server, body: dict) -> int:
-    request = urllib.request.Request(
-        f"{server.address}/chat/completions",
-        json.dumps({"model": server.model, **body}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=15) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
 
 
 def stock_answers(folder) -> str:

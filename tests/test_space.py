@@ -11,10 +11,10 @@ import pytest
 
 from llava_mistral.local_hub import LocalHub
 from llava_mistral.publishing import space
+from tests.support.publishing_runs import TOKEN, download, push, written
+from tests.support.publishing_runs import publish as publish_model
 from tests.support.running import HOME
 from tests.support.tiny_llava import save_tiny_llava
-from tests.test_app import publish as publish_model
-from tests.test_push_to_hub import TOKEN, download, push, written
 
 
 @pytest.fixture

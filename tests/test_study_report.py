@@ -4,10 +4,12 @@ import json
 
 import pytest
 
-from llava_mistral.evaluation.study_report import planned, study_page, study_results
+from llava_mistral.data.scienceqa import Problem
+from llava_mistral.evaluation.study_figures import majority_by_wording, planned, restated, study_results
+from llava_mistral.evaluation.study_report import study_page
 from llava_mistral.ground.bad_input import BadInput
+from tests.support.result_folders import results
 from tests.support.running import HOME, run_apart
-from tests.test_comparison import results
 
 RIGHT = {"random": (20, 22, 24), "principles": (50, 53, 55), "question-dropped": (19, 23, 21)}
 
@@ -24,16 +26,22 @@ def study(tmp_path):
 
 def test_differences_are_those_planned_and_paired_by_seed(study):
     found = study_results(study, "t")
-    assert {(pair["first"], pair["second"]) for pair in found["pairs"]} == {
-        *((f"{b}/random", f"{b}/principles") for b in ("llama", "mistral")),
-        *((f"{b}/principles", f"{b}/question-dropped") for b in ("llama", "mistral")),
-        *((f"llama/{data}", f"mistral/{data}") for data in RIGHT),
+    assert {(pair["first"], pair["second"], pair["column"]) for pair in found["pairs"]} == {
+        *((f"{b}/random", f"{b}/principles", c) for b in ("llama", "mistral") for c in ("IMG", "ALL")),
+        *((f"{b}/principles", f"{b}/question-dropped", c) for b in ("llama", "mistral") for c in ("IMG", "ALL")),
     }
-    by_name = {(pair["first"], pair["second"]): pair for pair in found["pairs"]}
-    gain = by_name["llama/random", "llama/principles"]
+    by_name = {(pair["first"], pair["second"], pair["column"]): pair for pair in found["pairs"]}
+    gain = by_name["llama/random", "llama/principles", "IMG"]
     assert gain["difference"] == pytest.approx((30 + 31 + 31) / 3 * 100 / 60) and gain["significant"]
     assert gain["p_holm"] >= gain["p_value"] and gain["ci95"][0] < gain["difference"] < gain["ci95"][1]
-    assert found["seeds"] == 3 and found["questions"] == 60
+    assert found["seeds"] == 3 and found["questions"] == {"ALL": 100, "IMG": 60, "NO": 40} and gain["visible"] > 0
+
+
+def test_no_cell_has_an_interval_of_zero_width(study):
+    """In the column NO every seed gives the same answers."""
+    for columns in study_results(study, "t")["models"].values():
+        for cell in columns.values():
+            assert cell["ci95"][1] - cell["ci95"][0] > 1
 
 
 def test_the_page_holds_every_model_and_says_what_is_not_shown(study):
@@ -41,16 +49,47 @@ def test_the_page_holds_every_model_and_says_what_is_not_shown(study):
     found["pairs"][0] |= {"significant": False}
     page = study_page(found)
     assert page.startswith("# Digits\n") and page.count("\n| llama | ") == page.count("\n| mistral | ") == 3
-    assert "not significant" in page and "which is not to say that there is none" in page
+    assert "not significant" in page and "which is not to say that" in page
     assert "three principles, question dropped" in page
+    assert page.count("Smallest true difference that this table finds with a probability of 80 %") == 2
+    assert "No difference between backbones is tested" in " ".join(page.split())
 
 
-def test_nothing_is_compared_with_itself_or_unasked():
+def test_a_study_whose_single_answers_are_gone_has_wider_intervals_and_says_so(study):
+    found = study_results(study, "t")
+    again = restated(found)
+    for before, after in zip(found["pairs"], again["pairs"], strict=True):
+        assert after["difference"] == pytest.approx(before["difference"])
+        assert after["ci95"][1] - after["ci95"][0] >= 0.99 * (before["ci95"][1] - before["ci95"][0])
+    assert "were kept and not the single answers" in " ".join(study_page(again).split())
+
+
+def test_nothing_is_compared_with_itself_unasked_or_between_backbones():
     assert planned([("mistral", "principles"), ("mistral", "all")]) == []
-    assert planned([("a", "all"), ("b", "all"), ("c", "all")]) == [
-        (("a", "all"), ("b", "all")),
-        (("b", "all"), ("c", "all")),
+    assert planned([("a", "random"), ("a", "all"), ("b", "all")]) == [(("a", "random"), ("a", "all"))]
+
+
+def test_the_majority_by_wording_learns_letters_and_no_picture():
+    def asked(pid, question, answer, choices=("one", "two")):
+        return Problem(pid, question, choices, answer)
+
+    train = [asked("1", "Which?", 1), asked("2", "Which?", 1), asked("3", "Which?", 0), asked("4", "What?", 0)]
+    test = [
+        asked("5", "Which?", 0),
+        asked("6", "What?", 0),
+        asked("7", "New?", 0),
+        asked("8", "?", 0, ("a", "b", "c")),
     ]
+    assert majority_by_wording(train, test) == {"5": 1, "6": 0, "7": 0, "8": 0}
+
+
+def test_two_seeds_carry_no_interval(study):
+    import shutil
+
+    for seed in study.glob("*/*/2"):
+        shutil.rmtree(seed)
+    with pytest.raises(BadInput, match="2 seeds are too few for an interval; give 3 or more"):
+        study_results(study, "t")
 
 
 def test_a_missing_seed_is_refused(study):
@@ -74,4 +113,7 @@ def test_the_page_of_the_study_is_poured_out_of_its_figures():
     found = json.loads((docs / "study.json").read_text(encoding="utf-8"))
     assert (docs / "study.md").read_text(encoding="utf-8") == study_page(found)
     assert (docs / "study.png").is_file() and found["seeds"] == 3
+    assert found["pairs"] == restated(found)["pairs"], "poured again by today's methods, the figures are the same"
+    assert {pair["first"].split("/")[0] == pair["second"].split("/")[0] for pair in found["pairs"]} == {True}
+    assert len(found["floors"]) == 3 and found["floors"][0]["columns"]["IMG"]["accuracy"] > found["chance"]["IMG"]
     assert {name.split("/")[0] for name in found["models"]} == {"mistral", "llama"}

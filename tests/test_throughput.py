@@ -12,7 +12,7 @@ from tests.support.tiny_components import TEXT, VISION
 
 
 def tiny_model(**text):
-    from tests.test_modeling_llava_mistral import tiny_model as made
+    from tests.support.tiny_plugin import tiny_model as made
 
     return made(text_config={"model_type": "mistral", "vocab_size": 420, "sliding_window": None, **TEXT, **text})
 

@@ -3,42 +3,14 @@
 import filecmp
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
 from llava_mistral.ground.bad_input import BadInput
-from tests.support.running import HOME, run_apart, run_here
+from tests.support.running import run_here
 from tests.support.tiny_components import save_rows
-
-TEMPLATES = HOME / "processing" / "chat_templates"
-QUICK = {
-    "--learning_rate": "1e-2",
-    "--num_train_epochs": 2,
-    "--per_device_train_batch_size": 4,
-    "--logging_steps": 1,
-    "--save_strategy": "no",
-    "--report_to": "none",
-    "--bf16": "False",
-    "--gradient_checkpointing": "False",
-    "--use_cpu": "True",
-}
-
-
-def train(stage, model, dataset, output, code: int = 0, **flags):
-    from llava_mistral.commands.train import main
-
-    given = {"--stage": stage, "--model_name_or_path": model, "--dataset": dataset, "--output_dir": output}
-    given |= QUICK | {f"--{name}": value for name, value in flags.items()}
-    return run_here(main, *[word for pair in given.items() for word in pair], code=code)
-
-
-@pytest.fixture(scope="module")
-def stage1(stage0, rows_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained") / "stage1"
-    train("pretrain", stage0, rows_file, folder)
-    return folder
+from tests.support.training_runs import TEMPLATES, interrupt, moved, refuse, train
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +18,6 @@ def stage2(stage1, rows_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "stage2"
     train("finetune", stage1, rows_file, folder, gradient_checkpointing="True")
     return folder
-
-
-def moved(before: Path, after: Path) -> dict[str, bool]:
-    """Weight name -> whether any of its bits changed."""
-    import torch
-    from safetensors.torch import load_file
-
-    first, second = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
-    assert first.keys() == second.keys()
-    assert all(weight.isfinite().all() for weight in second.values())
-    return {name: not torch.equal(weight, second[name]) for name, weight in first.items()}
 
 
 def test_stage1_moves_only_the_projector(stage0, stage1):
@@ -175,10 +136,6 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(stage1, stage2, rows_fil
     assert {path.name for path in out.iterdir()} == {path.name for path in stage2.iterdir()}
 
 
-def interrupt(*args, **kwargs):
-    raise KeyboardInterrupt
-
-
 def test_text_only_batches_train(stage0, tmp_path):
     """Text-only rows among pictured ones, and whole batches of them."""
     folder = tmp_path / "rows"
@@ -195,19 +152,6 @@ def test_text_only_batches_train(stage0, tmp_path):
 # What is refused.
 
 
-def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, seconds: float = 2, stage="finetune"):
-    """In a process of its own: one line, exit code 2, nothing written, before the heavy imports."""
-    given = {"--stage": stage, "--model_name_or_path": stage0, "--dataset": rows_file}
-    given |= {"--output_dir": tmp_path / "out", "--use_cpu": "True", flag: value}
-    before = sorted(tmp_path.rglob("*"))
-    started = time.monotonic()
-    words = [word for name, value in given.items() if value is not None for word in (name, value)]
-    done = run_apart("-m", "llava_mistral", "train", *words, code=2)
-    assert time.monotonic() - started < 3 * seconds, "thrice the time is for a busy machine"
-    assert said in done.error
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 @pytest.mark.parametrize(
     ("flag", "value", "said"),
     [
@@ -215,7 +159,7 @@ def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, 
         ("--stage", "stage2", "field stage: 'stage2' is no stage; use pretrain or finetune"),
         ("--model_name_or_path", "./absent", "field model_name_or_path: ./absent does not exist"),
         ("--dataset", "./absent.json", "field dataset: ./absent.json does not exist"),
-        ("--image_folder", "./absent", "field image_folder: ./absent does not exist"),
+        ("--image_folder", "./absent", "./absent: field image_folder: no such folder"),
         ("--chat_template", "absent.jinja", "absent.jinja: field chat_template: no such file"),
         ("--learning_rate", "nan", "field learning_rate: 'nan' is out of range"),
         ("--learning_rate", "-1", "field learning_rate: '-1' is out of range"),
@@ -308,7 +252,7 @@ def test_data_that_cannot_be_read_is_refused_before_training_is_imported(tmp_pat
         file = tmp_path / "folder"
         file.mkdir()
         said = "folder: holds no data set; name a folder"
-    refuse(tmp_path, "--dataset", file, stage0=stage0, rows_file=rows_file, said=said, seconds=3)
+    refuse(tmp_path, "--dataset", file, stage0=stage0, rows_file=rows_file, said=said)
 
 
 def test_stage1_refuses_a_row_without_a_picture(tmp_path, stage0):

@@ -7,23 +7,11 @@ import time
 
 import pytest
 
-from tests.support.running import run_here
 from tests.support.tiny_components import save_rows
-from tests.test_train_sft import refuse, train
+from tests.support.training_runs import losses, refuse, train
 
 SIZES = [(20, 90), (90, 20), (64, 64), (40, 24)]
 ANYRES_LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "num_train_epochs": 3}
-
-
-@pytest.fixture(scope="module")
-def anyres(tmp_path_factory, vision_folder, mistral_folder):
-    """A checkpoint that reads pictures in tiles."""
-    from llava_mistral.commands.build import main
-
-    folder = tmp_path_factory.mktemp("anyres") / "stage0"
-    parts = ("--vision", vision_folder, "--llm", mistral_folder, "--image_aspect_ratio", "anyres")
-    run_here(main, *parts, "--output", folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +49,6 @@ def read(monkeypatch):
     monkeypatch.setattr(vision_features, "select_features", counted("tower", select))
     monkeypatch.setattr(batch_pictures, "open_picture", counted("decoded", decode))
     return counts
-
-
-def losses(folder) -> list[float]:
-    return [loss for _, loss in json.loads((folder / "run.json").read_text())["loss_curve"]]
 
 
 def test_losses_and_weights_are_those_without_the_cache_bit_for_bit(anyres, rows, tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import computing_type, context_length
 from llava_mistral.ground.foreign_code import Origin, load_model, load_processor, origin
 
 
@@ -82,7 +83,7 @@ class Chat:
             kept = kept[2:] if len(kept) > 2 else kept[-1:]
 
     def _context(self) -> int:
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
+        return context_length(self.model.config) or 1 << 20
 
 
 def open_chat(source: Source, max_new_tokens: int = 256) -> Chat:
@@ -100,6 +101,6 @@ def open_chat(source: Source, max_new_tokens: int = 256) -> Chat:
         raise BadInput(
             "has no processor for pictures and chats", remedy="give a vision-language checkpoint", file=source.name
         )
-    model, _ = load_model(AutoModelForImageTextToText, found, dtype="auto")
+    model, _ = load_model(AutoModelForImageTextToText, found, dtype=computing_type(found.name, found.revision))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Chat(source, model.to(device).eval(), processor, max_new_tokens, found if found.adapter else None)

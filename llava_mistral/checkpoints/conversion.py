@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlavaConfig, LlavaNextConfig
 
 from llava_mistral.checkpoints.layouts import (
     flat_config,
@@ -18,7 +19,8 @@ from llava_mistral.checkpoints.layouts import (
 from llava_mistral.checkpoints.original import VOCABULARY_TABLES, grown_table, original_weights
 from llava_mistral.checkpoints.stored_weights import Stored, read_stored, read_tensor, stored_weights, write_weights
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.checkpoint_headers import read_config_file
+from llava_mistral.ground.checkpoint_headers import opening, read_config_file
+from llava_mistral.ground.strict_json import read_json
 from modeling_llava_mistral.configuration_llava_mistral import LlavaMistralConfig
 from modeling_llava_mistral.modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
@@ -41,13 +43,8 @@ def convert(source: str | Path, folder: str | Path, to: str, *, max_shard_size: 
     source, folder = Path(source), Path(folder)
     raw = read_config_file(source)
     layout = layout_of(raw, source)
-    try:
+    with opening(source, "config.json"):
         config = _plugin_config(source, raw, layout)
-    except BadInput:
-        raise
-    except ValueError as error:  # what the configuration refuses, each with its own words
-        said = str(error).splitlines()[-1].strip()
-        raise BadInput(said, remedy="correct config.json", file=source / "config.json") from error
     nested = json.loads(config.to_json_string(use_diff=False))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         weights = _weights(source, raw, layout, Path(scratch))
@@ -67,16 +64,21 @@ def convert(source: str | Path, folder: str | Path, to: str, *, max_shard_size: 
 
 def _plugin_config(source: Path, raw: dict[str, Any], layout: str) -> LlavaMistralConfig:
     if layout == "llava-hf":
-        return LlavaMistralConfig(**plugin_config(raw, "pad" if _pads(source) else "square"))
+        # As the library reads it: what config.json leaves out has the library's default, and names its older spelling.
+        family = LlavaNextConfig if raw["model_type"] == "llava_next" else LlavaConfig
+        read = family.from_dict(raw).to_dict()
+        return LlavaMistralConfig(**plugin_config(read, "pad" if _pads(source) else "square", source))
     return LlavaMistralConfig.from_pretrained(source)
 
 
 def _pads(source: Path) -> bool:
     """Whether the folder's image processor pads to a square; stock Llava's configuration does not say."""
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        if (source / name).is_file():
-            settings = json.loads((source / name).read_text(encoding="utf-8"))
-            return bool(settings.get("image_processor", settings).get("do_pad"))
+    for name in ("processor_config.json", "preprocessor_config.json"):  # one file, or two as transformers 4 wrote them
+        settings = read_json(source / name) if (source / name).is_file() else {}
+        if isinstance(settings, dict) and isinstance(settings.get("image_processor"), dict):
+            settings = settings["image_processor"]
+        if isinstance(settings, dict) and "image_processor_type" in settings:
+            return bool(settings.get("do_pad"))
     return False
 
 

@@ -5,6 +5,7 @@ and from it; no weight is changed, so that a round trip is equal bit for bit. So
 (`llava/model/llava_arch.py`, `language_model/llava_mistral.py`) and transformers' `models/llava*`.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ _TEXT_KEYS = (
     "pad_token_id", "tie_word_embeddings",
 )  # fmt: skip
 _ORIGINAL_TYPES = {"llava_mistral": "mistral", "llava_llama": "llama", "llava": "llama"}
+_FEATURES = {"patch": "default", "cls_patch": "full"}
+VOCABULARY = 32_000  # of Mistral and LLaMA, where a configuration does not say
 _HF_TYPES = {"llava": ("pad", "square"), "llava_next": ("anyres",)}
 
 
@@ -76,7 +79,7 @@ def layout_of(config: dict[str, Any], file: str | Path) -> str:
     kind = config.get("model_type")
     if kind == "llava_mistral":
         return "plugin"
-    if kind in _HF_TYPES:
+    if isinstance(kind, str) and kind in _HF_TYPES:
         return "llava-hf"
     raise BadInput(
         f"{kind!r} is no LLaVA", remedy="give a checkpoint of llava_mistral, llava or llava_next", file=file,
@@ -131,7 +134,7 @@ def nested_config(
     def wrong(field: str, remedy: str) -> BadInput:
         return BadInput(f"{flat.get(field)!r} is not supported", remedy=remedy, file=file, field=field)
 
-    text_type = _ORIGINAL_TYPES.get(flat.get("model_type"))
+    text_type = _ORIGINAL_TYPES.get(str(flat.get("model_type")))
     if text_type is None:
         raise wrong("model_type", f"use one of {', '.join(_ORIGINAL_TYPES)}")
     projector = flat.get("mm_projector_type", "linear")
@@ -145,12 +148,16 @@ def nested_config(
     merge = flat.get("mm_patch_merge_type", "flat")
     if merge != ("spatial_unpad" if aspect == "anyres" else "flat"):
         raise wrong("mm_patch_merge_type", "use spatial_unpad with anyres and flat otherwise")
+    if flat.get("mm_vision_select_feature", "patch") not in _FEATURES:
+        raise wrong("mm_vision_select_feature", "use patch or cls_patch")
     if flat.get("mm_use_im_start_end"):
         raise wrong("mm_use_im_start_end", "convert a checkpoint that marks pictures by <image> alone")
     text = {key: flat[key] for key in _TEXT_KEYS if key in flat}
-    # Written by transformers 5 as one object, before it as two keys.
+    # Written by transformers 5 as one object, before it as two keys, and long before it with `type`.
+    scaling = dict(flat.get("rope_scaling") or {})
+    scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type", "default"))
     rope = flat.get("rope_parameters") or {
-        **(flat.get("rope_scaling") or {"rope_type": "default"}),
+        **scaling,
         "rope_theta": flat.get("rope_theta", 10000.0),
     }
     nested = {
@@ -158,27 +165,49 @@ def nested_config(
         "architectures": ["LlavaMistralForConditionalGeneration"],
         "vision_config": vision_config,
         "text_config": {"model_type": text_type, **text, "rope_parameters": rope},
-        "image_token_id": flat["vocab_size"] - 1 if image_token_id is None else image_token_id,
+        "image_token_id": flat.get("vocab_size", VOCABULARY) - 1 if image_token_id is None else image_token_id,
         "projector_type": projector,
         "image_aspect_ratio": aspect,
         "vision_feature_layer": flat.get("mm_vision_select_layer", -2),
-        "vision_feature_select_strategy": {"patch": "default", "cls_patch": "full"}[
-            flat.get("mm_vision_select_feature", "patch")
-        ],
+        "vision_feature_select_strategy": _FEATURES[flat.get("mm_vision_select_feature", "patch")],
         "tie_word_embeddings": flat.get("tie_word_embeddings", False),
         "dtype": flat.get("dtype") or flat.get("torch_dtype"),
     }
-    points = _pinpoints(flat)
-    if aspect == "anyres" and points:  # theirs are (width, height), transformers' (height, width)
-        nested["image_grid_pinpoints"] = [[height, width] for width, height in points]
+    if aspect == "anyres" and (points := grid_pinpoints(flat, vision_config.get("image_size", 224), file)):
+        nested["image_grid_pinpoints"] = points
     return nested
 
 
-def _pinpoints(flat: dict[str, Any]) -> list[list[int]] | None:
+def grid_pinpoints(flat: dict[str, Any], tile: int, file: str | Path = "config.json") -> list[list[int]] | None:
+    """Return the `[height, width]` in pixels that tiles may cover, or None where an original configuration has none.
+
+    Theirs are (width, height): a list, its text "[(336, 672), …]", or LLaVA-NeXT's "(1x1),...,(6x6)", which are all
+    grids of tiles between the first and the last.
+
+    Args:
+        tile: side of what the tower sees, in pixels.
+
+    Raises:
+        BadInput: they are of no such form.
+    """
     points = flat.get("image_grid_pinpoints")
-    if isinstance(points, str):  # "[(336, 672), …]" as LLaVA's own command line wrote it
-        points = [[int(number) for number in pair] for pair in re.findall(r"\(?(\d+),\s*(\d+)\)?", points)]
-    return points
+    if not points:
+        return None
+    try:
+        if isinstance(points, str) and (grids := re.findall(r"\((\d+)x(\d+)\)", points)):
+            (left, top), (right, bottom) = ([int(side) for side in grid] for grid in (grids[0], grids[-1]))
+            every = [(wide, high) for wide in range(left, right + 1) for high in range(top, bottom + 1)]
+            points = [(wide * tile, high * tile) for wide, high in every]
+        elif isinstance(points, str):
+            points = json.loads(points.replace("(", "[").replace(")", "]"))
+        read = [[int(height), int(width)] for width, height in points]
+        if not read:
+            raise ValueError("no grid")
+    except (TypeError, ValueError) as error:
+        remedy = "give [[width, height], …] in pixels, or (1x1),...,(6x6)"
+        problem = f"{str(flat['image_grid_pinpoints'])[:80]!r} are no grids of tiles"
+        raise BadInput(problem, remedy=remedy, file=file, field="image_grid_pinpoints") from error
+    return read
 
 
 def flat_config(nested: dict[str, Any], vision_tower: str = "vision_tower") -> dict[str, Any]:
@@ -244,18 +273,25 @@ def llava_hf_config(nested: dict[str, Any], file: str | Path) -> dict[str, Any]:
     }
 
 
-def plugin_config(hf: dict[str, Any], image_aspect_ratio: str) -> dict[str, Any]:
+def plugin_config(hf: dict[str, Any], image_aspect_ratio: str, file: str | Path = "config.json") -> dict[str, Any]:
     """Return the plugin's configuration for stock Llava's or LlavaNext's.
 
     Args:
+        hf: whole, as the library's configuration class gives it.
         image_aspect_ratio: what the folder's image processor does, which stock Llava's configuration does not say.
+
+    Raises:
+        BadInput: tiles whose rows do not end in `image_newline`, which this model does not have.
     """
     anyres = hf["model_type"] == "llava_next"
+    if anyres and hf.get("use_image_newline_parameter") is False:
+        problem, field = "tiles without image_newline have no form here", "use_image_newline_parameter"
+        raise BadInput(problem, remedy="give a checkpoint with image_newline", file=file, field=field)
     return {
         "architectures": ["LlavaMistralForConditionalGeneration"],
         "model_type": "llava_mistral",
         **{key: hf[key] for key in _SHARED_KEYS if key in hf},
-        "image_token_index": hf["image_token_index"],
+        "image_token_index": hf["image_token_index"] if "image_token_index" in hf else hf["image_token_id"],
         "projector_type": "mlp2x_gelu",
         "image_aspect_ratio": "anyres" if anyres else image_aspect_ratio,
         **({"image_grid_pinpoints": hf["image_grid_pinpoints"]} if anyres else {}),

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 
-from llava_mistral.checkpoints.layouts import is_original, nested_config, to_plugin_name, tower_to_plugin_name
+from llava_mistral.checkpoints.layouts import (
+    VOCABULARY,
+    is_original,
+    nested_config,
+    to_plugin_name,
+    tower_to_plugin_name,
+)
 from llava_mistral.checkpoints.stored_weights import Stored, read_tensor, stored_weights
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import read_config_file
@@ -67,7 +73,7 @@ def read_config(flat: dict[str, Any], name: str | None, image_token_id: int | No
     if image_token_id is None and any((folder / file).is_file() for file in _TOKENIZER_FILES):
         image_token_id = _image_token_id(folder, "mistral" if "mistral" in str(flat.get("model_type")) else "llama")
     nested = nested_config(flat, vision, name or "config.json", image_token_id)
-    size = flat["vocab_size"]
+    size = flat.get("vocab_size", VOCABULARY)
     if nested["image_token_id"] >= size:
         grown = -(-(nested["image_token_id"] + 1) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
         nested["text_config"]["vocab_size"] = grown
@@ -142,6 +148,6 @@ def read_model(name: str | Path, options: dict[str, Any]) -> dict[str, Any] | No
         stored = original_weights(folder, flat, Path(scratch))
         weights = {key: read_tensor(place) for key, place in stored.items()}
     for key in VOCABULARY_TABLES:  # of the size its own configuration says; any other is left to be refused
-        if key in weights and len(weights[key]) == flat["vocab_size"] < config.text_config.vocab_size:
+        if key in weights and len(weights[key]) == flat.get("vocab_size", VOCABULARY) < config.text_config.vocab_size:
             weights[key] = grown_table(weights[key], config.text_config.vocab_size)
     return {**rest, "config": config, "state_dict": weights}

@@ -1,8 +1,8 @@
 """The processor of a checkpoint of the original LLaVA code: picture settings of its tower, words of its template."""
 
-import json
 from pathlib import Path
 
+from llava_mistral.checkpoints.layouts import grid_pinpoints
 from llava_mistral.checkpoints.picture_processors import picture_processor
 from llava_mistral.checkpoints.text_tokenizer import open_tokenizer
 from llava_mistral.ground.bad_input import BadInput
@@ -77,10 +77,6 @@ def original_picture_processor(name: str | Path, flat: dict, **hub):
         problem = f"the settings of the vision tower {source} are not to be had"
         raise BadInput(problem, remedy=remedy, file=name, field="mm_vision_tower") from error
     vision = getattr(config, "vision_config", config)
-    points = flat.get("image_grid_pinpoints")
-    if isinstance(points, str):
-        points = json.loads(points.replace("(", "[").replace(")", "]"))
-    if points:  # theirs are (width, height)
-        points = [[height, width] for width, height in points]
+    points = grid_pinpoints(flat, vision.image_size, name)
     aspect = flat.get("image_aspect_ratio") or "square"
     return picture_processor(base, aspect, points, vision.image_size), vision.patch_size

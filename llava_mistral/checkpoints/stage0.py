@@ -9,7 +9,8 @@ from transformers.utils import logging
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import opening
 from modeling_llava_mistral.configuration_llava_mistral import TEXT_MODEL_TYPES, LlavaMistralConfig
-from modeling_llava_mistral.modeling_llava_mistral import LlavaMistralForConditionalGeneration, refuse_not_finite
+from modeling_llava_mistral.loading_llava_mistral import refuse_not_finite
+from modeling_llava_mistral.modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
 # Vocabularies are padded to a multiple of this, which is what makes the head's matrix product fall into whole tiles on
 # a GPU; 32,000 Mistral tokens and two new ones become 32,064, as in llava-hf's checkpoints.

@@ -37,14 +37,13 @@ def stored_weights(folder: str | Path, scratch: Path) -> dict[str, Stored]:
         BadInput: there are no weights, a shard is absent or outside of the folder, or a file is damaged.
     """
     folder = Path(folder)
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        if files := weight_files(folder, f"{stem}.{suffix}.index.json", f"{stem}.{suffix}"):
-            break
-    else:
+    if (folder / "adapter_config.json").is_file():
+        remedy = "merge it into its base with merge_and_unload() and give the merged folder"
+        raise BadInput("holds an adapter, whose weights would be lost", remedy=remedy, file=folder)
+    files = weight_files(folder) or [_unpickled(file, scratch) for file in weight_files(folder, pickles=True)]
+    if not files:
         remedy = "name a folder with model.safetensors or its shards"
         raise BadInput("there are no weights in it", remedy=remedy, file=folder)
-    if suffix == "bin":
-        files = [_unpickled(file, scratch) for file in files]
     weights: dict[str, Stored] = {}
     for file in files:
         weights.update(read_stored(file))

@@ -2,7 +2,7 @@
 
 llava-mistral compare mistral=results/mistral llama=results/llama --output comparison
 llava-mistral compare mistral=results/mistral llama=results/llama --efficiency --output comparison
-llava-mistral compare m=r/m-seed0 m=r/m-seed1 l=r/l-seed0 l=r/l-seed1 --output comparison
+llava-mistral compare m=r/m0 m=r/m1 m=r/m2 l=r/l0 l=r/l1 l=r/l2 --output comparison
 """
 
 import argparse

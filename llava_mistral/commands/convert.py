@@ -12,7 +12,8 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
 from llava_mistral.ground.output_folders import mark
 
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 
 
 def parse_arguments():
@@ -20,7 +21,7 @@ def parse_arguments():
     parser.add_argument("source", help="folder of the checkpoint; its layout is found out")
     parser.add_argument("output", help="folder to write")
     parser.add_argument("--to", required=True, choices=["plugin", "llava-hf", "original"], help="layout to write")
-    parser.add_argument("--max_shard_size", default="5GB", help="largest weight file, such as 5GB or 500MB")
+    parser.add_argument("--max_shard_size", default="5GB", help="largest weight file, such as 5GB or 500MiB")
     return parser.parse_args()
 
 
@@ -46,12 +47,13 @@ def main() -> None:
 
 
 def shard_size(text: str) -> int:
-    """Return the bytes that "5GB" or "500MB" mean."""
-    match = re.fullmatch(r"(\d+)\s*(|KB|MB|GB)", text.strip().upper())
-    if not match or int(match[1]) == 0:
-        remedy = "give a whole number of KB, MB or GB, such as 5GB"
+    """Return the bytes that "5GB", "0.5MB" or "500MiB" mean, whole ones."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*((?:[KMGT]I?B)?)", text.strip().upper())
+    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if size < 1:
+        remedy = "give a number of KB, MB, GB or TB, or of KiB, MiB, GiB or TiB, such as 5GB"
         raise BadInput(f"{text!r} is no size", remedy=remedy, field="max_shard_size")
-    return int(match[1]) * _UNITS[match[2]]
+    return size
 
 
 if __name__ == "__main__":

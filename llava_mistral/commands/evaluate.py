@@ -22,6 +22,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     answers.add_argument("--predictions", metavar="FILE", help="{results: {pid: index}} and/or {outputs: {pid: text}}")
     answers.add_argument("--model", metavar="CHECKPOINT", help="a checkpoint folder or a Hub id")
     parser.add_argument("--pid_splits", metavar="FILE", help="ids by split; a folder's own is found by itself")
+    parser.add_argument("--columns", help="columns of a table: question=theirs,choices=theirs,answer=theirs,…")
+    parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a data set that has several")
+    parser.add_argument("--image_folder", action="append", metavar="DIR", help="folder that the pictures lie below")
     parser.add_argument("--split", help="which split to score; with --model test, else every problem of the source")
     parser.add_argument("--output", metavar="DIR", help="write summary.json, predictions.json and chart.png there")
     parser.add_argument(
@@ -55,16 +58,15 @@ def main() -> int | None:
 
 def score_file(options: argparse.Namespace) -> None:
     """Score a file of predictions."""
-    from llava_mistral.data.scienceqa import read_problems
     from llava_mistral.evaluation.results import ground_truth, summarise
     from llava_mistral.evaluation.scoring import UNREAD, choose, read_predictions
 
     check_output(options)
     predictions = read_predictions(options.predictions)
-    problems = read_problems(options.problems or options.dataset, split=options.split, pid_splits=options.pid_splits)
+    problems = problems_of(options)
     read = options.read or ("results" if predictions.results else "outputs")
     answers = choose(problems, predictions, file=options.predictions, read=read, allow_missing=options.allow_missing)
-    summary = summarise(problems, answers, scoring=read, **facts(options))
+    summary = summarise(problems, answers, texts=predictions.outputs or None, scoring=read, **facts(options))
     results = {pid: UNREAD if index is None else index for pid, index in answers.choices.items()}
     outputs = {pid: text for pid, text in predictions.outputs.items() if pid in results}
     found = {"real": (summary, {"results": results, "outputs": outputs, **ground_truth(problems)})}
@@ -76,18 +78,18 @@ def score_file(options: argparse.Namespace) -> None:
 
 def ask(options: argparse.Namespace) -> None:
     """Ask a checkpoint and score its answers: with the real pictures, with blank ones, or both."""
-    from llava_mistral.data.scienceqa import read_problems
     from llava_mistral.evaluation.asking import check_checkpoint
     from llava_mistral.evaluation.journal import Asked
     from llava_mistral.evaluation.prediction import answer_problems
     from llava_mistral.evaluation.results import answered_summary, blank_text
+    from llava_mistral.ground.checkpoint_headers import computing_type
 
     check_output(options)
     check_checkpoint(options.model)
     origin(options.model, options.revision)
     asked = Asked(options.scoring, options.max_new_tokens, template(options.chat_template), options.batch_size)
     options.split = options.split or "test"
-    problems = read_problems(options.dataset or options.problems, split=options.split, pid_splits=options.pid_splits)
+    problems = problems_of(options)
     answers = answer_problems(
         options.model,
         problems,
@@ -97,8 +99,9 @@ def ask(options: argparse.Namespace) -> None:
         device=options.device,
         revision=options.revision,
     )
+    dtype = computing_type(options.model, options.revision)
     found = {
-        images: answered_summary(problems, answers[images], asked, images=images, **facts(options))
+        images: answered_summary(problems, answers[images], asked, images=images, dtype=dtype, **facts(options))
         for images in answers
     }
     show(found, options)
@@ -106,6 +109,14 @@ def ask(options: argparse.Namespace) -> None:
         save(found, Path(options.output), options)
     if len(found) == 2:
         print(blank_text(problems, *(found[images][1]["results"] for images in ("real", "blank"))))
+
+
+def problems_of(options: argparse.Namespace) -> "list[Problem]":  # noqa: F821
+    """Return the problems that the options name."""
+    from llava_mistral.data.scienceqa import read_problems
+
+    names = ("split", "pid_splits", "columns", "dataset_config", "image_folder")
+    return read_problems(options.dataset or options.problems, **{name: getattr(options, name) for name in names})
 
 
 def check_output(options: argparse.Namespace) -> None:
@@ -144,12 +155,14 @@ def facts(options: argparse.Namespace) -> dict[str, str | None]:
 
 def show(found: dict[str, tuple[dict, dict]], options: argparse.Namespace) -> None:
     """Print the tables."""
-    from llava_mistral.evaluation.results import cell_text, counts_text
+    from llava_mistral.evaluation.results import cell_text, counts_text, readers_text
     from llava_mistral.evaluation.scoring import table
 
     for images, (summary, _) in found.items():
         print(f"\n{options.model or options.predictions}: {summary['scoring']}, {images} pictures")
         print(f"{table(summary)}\n{counts_text(summary)}")
+        if summary["readers"]:
+            print(readers_text(summary))
         if summary["scoring"] == "generated":
             print(f"scored by choice likelihood instead: {cell_text(summary['likelihood']['ALL'])}")
 

@@ -11,7 +11,9 @@ def main() -> None:
     parser = VerbParser(prog="llava-mistral hub", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder of the repositories (made if absent)")
     parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1; 0 takes a free one (default)")
-    parser.add_argument("--token", help="what clients must show to write; default: $LOCAL_HUB_TOKEN, or nothing")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--token", help="what clients must show to write; default: $LOCAL_HUB_TOKEN, or a random one")
+    shown.add_argument("--open", action="store_true", help="ask for no token: any program on this machine may write")
     parser.add_argument("--user", default="local", help="name of whoever shows the token (default: local)")
     parser.add_argument("--faults", type=Path, metavar="RULES.json", help="JSON list of fault rules (local_hub.Fault)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="append each request to FILE as a line of JSON")
@@ -23,12 +25,13 @@ def main() -> None:
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     rules = read_rules(asked.faults) if asked.faults else []
-    token = asked.token or os.environ.get("LOCAL_HUB_TOKEN") or None
-    hub = LocalHub(asked.root, port=asked.port, token=token, faults=rules, log=asked.log, user=asked.user)
-    with hub:
+    token = None if asked.open else asked.token or os.environ.get("LOCAL_HUB_TOKEN") or None
+    options = {"token": token, "unguarded": asked.open, "faults": rules, "log": asked.log, "user": asked.user}
+    with LocalHub(asked.root, port=asked.port, **options) as hub:
         print(f"Local Hub at {hub.url}", flush=True)
-        # The clients send nothing without a token, and the reader's own has no business here.
-        print(f"export HF_ENDPOINT={hub.url} HF_TOKEN={'any' if token is None else '...'}", flush=True)
+        # The clients send nothing without a token, and the reader's own has no business here. A given one is known.
+        shown = "any" if asked.open else "..." if token else hub.token
+        print(f"export HF_ENDPOINT={hub.url} HF_TOKEN={shown}", flush=True)
         signal.sigwait(ends)
 
 

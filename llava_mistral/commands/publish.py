@@ -63,6 +63,7 @@ def build_parser() -> VerbParser:
             )
         elif kind == "dataset":
             one.add_argument("--split", help="the split's name on the Hub, where the folder has one split")
+            one.add_argument("--config_name", help="its config's name, such as default; otherwise the method's")
         else:
             one.add_argument("--revision", help="branch, tag or commit of the model that the page shows")
     return parser

@@ -9,6 +9,7 @@ A run that was interrupted goes on from its last checkpoint when the same comman
 would take.
 """
 
+import os
 import sys
 import time
 import warnings
@@ -34,6 +35,7 @@ from llava_mistral.training.saving.run_record import complete_run
 
 def main() -> int | None:
     arguments = take_flag([argument for argument in sys.argv[1:] if argument != "--verbose"])
+    arguments = joined(arguments, "--image_folder")
     join_launch()
     arguments = with_recipe_file(arguments)
     if {"-h", "--help"} & set(arguments):
@@ -51,6 +53,16 @@ def main() -> int | None:
         complete_run(Path(values["output_dir"]))
         if is_first():
             print(f"{values['output_dir']}: finished by the same command before; remove the folder to train again")
+
+
+def joined(arguments: list[str], flag: str) -> list[str]:
+    """The arguments with the values of a flag that is given several times as one, in the system's way of lists."""
+    places = [place for place, word in enumerate(arguments[:-1]) if word == flag]
+    if len(places) < 2:
+        return arguments
+    value = os.pathsep.join(arguments[place + 1] for place in places)
+    others = [word for place, word in enumerate(arguments) if not {place, place - 1} & set(places)]
+    return [*others, flag, value]
 
 
 def with_recipe_file(arguments: list[str]) -> list[str]:
@@ -122,7 +134,7 @@ def checked_rows(values: dict, source: str = "dataset", split: str = "dataset_sp
         the rows, None where `source` names nothing; and what was left out.
     """
     from llava_mistral.data.bad_samples import BadSamples
-    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.data.conversations import count_pictures, read_rows
     from llava_mistral.data.picture_check import checked
     from llava_mistral.training.stages import check_rows
 
@@ -132,9 +144,15 @@ def checked_rows(values: dict, source: str = "dataset", split: str = "dataset_sp
     if path is None:
         return None, bad
     options = {"image_folder": stage.image_folder, "split": getattr(stage, split), "columns": stage.columns}
+    options |= {"dataset_config": stage.dataset_config, "conversations": stage.conversations}
+    options |= {"held_out_of": None if source == "dataset" else stage.dataset}
     rows = read_rows(path, **options, answer_style=stage.answer_style, bad=bad)
     check_rows(rows, stage.stage, path)
-    return checked(rows, stage.check_pictures, bad, source=path), bad
+    rows = checked(rows, stage.check_pictures, bad, source=path)
+    if is_first():
+        pictures, without = count_pictures(rows).values()
+        print(f"{path}: {len(rows):,} rows, {pictures:,} pictures, {without:,} rows without one", flush=True)
+    return rows, bad
 
 
 def parse(arguments: list[str]) -> tuple[StageArguments, "SFTConfig"]:  # noqa: F821

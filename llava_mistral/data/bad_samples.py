@@ -1,6 +1,7 @@
 """What becomes of a sample that cannot be used: it stops the run, or it is left out, listed, counted and limited."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ class BadSamples:
         on_bad_sample: "error" refuses the data set, "skip" leaves the sample out.
         most: "skip": the share of bad samples from which on the data set is refused all the same.
         listed: {"file", "record", "field", "problem"} of each.
+        notices: what the reader did that the data does not say, such as ids that it made.
 
     Raises:
         BadInput: the mode is unknown, or `most` is no share.
@@ -33,6 +35,7 @@ class BadSamples:
     on_bad_sample: str = "error"
     most: float = MOST
     listed: list[dict[str, Any]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     _first: BadInput | None = None
 
     def __post_init__(self):
@@ -57,6 +60,11 @@ class BadSamples:
         self._first = self._first or error
         place = {"file": str(error.file), "record": error.record, "field": error.field}
         self.listed.append(place | {"problem": error.problem})
+
+    def notice(self, line: str, source: str | Path) -> None:
+        """Say on standard error what a reader did, and keep it."""
+        self.notices.append(line)
+        print(f"{source}: {line}", file=sys.stderr)
 
     def close(self, samples: int) -> None:
         """Say that all `samples` of a pass were met.

@@ -1,20 +1,19 @@
 """Data sets with columns of their own: `question=q,choices=c,answer=a,image=img` says what is what."""
 
-from collections.abc import Generator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mistral.data.bad_samples import BadSamples, usable
 from llava_mistral.ground.bad_input import BadInput
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 OF_PROBLEMS = ("question", "choices", "answer", "hint", "lecture", "solution")
-OF_ROWS = ("id", "image", "images", "prompt", "completion", "conversations")
+OF_ROWS = ("id", "image", "images", "prompt", "completion", "messages", "conversations")
 METADATA = ("subject", "topic", "category", "skill", "task", "grade", "split")
-KNOWN = (*OF_PROBLEMS, *OF_ROWS, *METADATA)
+UNUSED = "unused"  # columns that are meant to be left out, `a+b`
+KNOWN = (*OF_PROBLEMS, *OF_ROWS, *METADATA, UNUSED)
 
 
 def parse_columns(text: str | Mapping[str, str] | None) -> dict[str, str]:
@@ -47,48 +46,39 @@ def renamed(table: "Dataset", columns: Mapping[str, str], path: str | Path) -> "
     Raises:
         BadInput: a column is not there (those that are there are named), or stands for two things.
     """
-    for theirs in columns.values():
-        if theirs not in table.column_names:
-            remedy = f"use one of {', '.join(table.column_names)}"
-            raise BadInput(f"there is no column {theirs!r}", remedy=remedy, file=path, field="columns")
-        if list(columns.values()).count(theirs) > 1:
-            problem = f"the column {theirs!r} stands for two things"
-            raise BadInput(problem, remedy="give each column once", file=path, field="columns")
-    moved = {theirs: ours for ours, theirs in columns.items() if ours != theirs}
-    in_the_way = [ours for ours in moved.values() if ours in table.column_names and ours not in moved]
-    return table.remove_columns(in_the_way).rename_columns(moved)
+    moved, dropped = _moves(columns, table.column_names, path)
+    return table.remove_columns(dropped).rename_columns(moved)
 
 
-def free_rows(table: "Dataset", path: Path, bad: BadSamples) -> Generator[dict[str, Any], None, int]:
-    """Yield the rows of a table of questions and answers in words, without choices; returns their number.
+def renamed_record(record: Any, columns: Mapping[str, str], path: Path) -> Any:
+    """Return a record of a JSON file with the mapped keys under our names; one may lack some of them.
 
     Raises:
-        BadInput: a question or an answer is empty or no text.
+        BadInput: as `renamed`, but for keys that are not there.
     """
-    from llava_mistral.data.sources import stored_pictures
-
-    texts = table.remove_columns([name for name in ("image", "images") if name in table.column_names])
-    index = -1
-    for index, (row, picture) in enumerate(zip(texts, stored_pictures(table, path), strict=True)):
-        made = usable(bad, partial(_free_row, row, picture, index, path))
-        if made is not None:
-            yield made
-    bad.close(index + 1)
-    return index + 1
+    if not columns or not isinstance(record, dict):
+        return record
+    there = [*record, *(name for name in theirs_of(columns) if name not in record)]
+    moved, dropped = _moves(columns, there, path)
+    return {moved.get(key, key): value for key, value in record.items() if key not in dropped}
 
 
-def _free_row(row: Mapping[str, Any], picture: Any, index: int, path: Path) -> dict[str, Any]:
-    name = str(index if row.get("id") is None else row["id"])
-    said = {}
-    for field in ("question", "answer"):
-        said[field] = row[field]
-        if not isinstance(said[field], str) or not said[field].strip():
-            remedy = "give a text, or name choices too"
-            raise BadInput("is empty or no text", remedy=remedy, file=path, record=name, field=field)
-    return {
-        "id": name,
-        "images": [] if picture is None else [picture.cell()],
-        "prompt": [{"role": "user", "content": said["question"].strip()}],
-        "completion": [{"role": "assistant", "content": said["answer"].strip()}],
-        **{label: None if row.get(label) is None else str(row[label]) for label in METADATA},
-    }
+def theirs_of(columns: Mapping[str, str]) -> list[str]:
+    """Return the names that a mapping takes from the data."""
+    return [name for ours, theirs in columns.items() for name in (theirs.split("+") if ours == UNUSED else [theirs])]
+
+
+def _moves(columns: Mapping[str, str], there: list[str], path: str | Path) -> tuple[dict[str, str], list[str]]:
+    """Return {their name: ours} of what is renamed, and the names that go."""
+    names = theirs_of(columns)
+    moved = {theirs: ours for ours, theirs in columns.items() if ours != UNUSED}
+    for theirs in names:
+        if theirs not in there:
+            remedy = f"use one of {', '.join(there)}"
+            raise BadInput(f"there is no column {theirs!r}", remedy=remedy, file=path, field="columns")
+        if names.count(theirs) > 1:
+            problem = f"the column {theirs!r} stands for two things"
+            raise BadInput(problem, remedy="give each column once", file=path, field="columns")
+    moved = {theirs: ours for theirs, ours in moved.items() if theirs != ours}
+    in_the_way = [ours for ours in moved.values() if ours in there and ours not in moved]
+    return moved, [*in_the_way, *(columns[UNUSED].split("+") if UNUSED in columns else ())]

@@ -1,105 +1,142 @@
 """Data of every form this project learns from, as the one form it learns in.
 
-A training row is {"id", "images": [picture, …], "prompt": [turn, …], "completion": [turn]}: what TRL's SFTTrainer
-reads for a vision-language model. LLaVA-format JSON, ScienceQA problems and `datasets` rows become such rows. They lie
-in a memory-mapped file, the pictures of a JSON file as paths; a picture is opened when its row is looked at.
+A training row is {"id", "images": [picture, …], "prompt": [turn, …], "completion": [turn, …]}: what TRL's SFTTrainer
+reads for a vision-language model (`turns`). LLaVA-format JSON, ScienceQA problems and tables become such rows. They
+lie in a memory-mapped file, the pictures of a JSON file as paths; a picture is opened when its row is looked at.
 """
 
 import hashlib
+import os
+import sys
 from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.bad_samples import BadSamples, usable
-from llava_mistral.data.columns import METADATA, free_rows, parse_columns, renamed
-from llava_mistral.data.json_records import first_sign
-from llava_mistral.data.llava_json import FORM, conversation_rows, json_rows
+from llava_mistral.data.columns import METADATA, parse_columns
+from llava_mistral.data.json_records import first_sign, is_lines
+from llava_mistral.data.llava_json import json_rows
+from llava_mistral.data.problem import Problem, problem_row
+from llava_mistral.data.records import RecordReader, form_of, records_rows
 from llava_mistral.data.row_store import stored_rows
-from llava_mistral.data.scienceqa import Problem, answer_text, question_text, read_problems, table_problems
+from llava_mistral.data.scienceqa import read_problems
 from llava_mistral.data.sources import (
+    ImageFolder,
     StoredPicture,
-    decoded,
-    find_picture,
+    chosen_split,
+    image_folders,
+    list_lengths,
     load_splits,
     picture_folders,
-    stored_pictures,
-    undecoded,
+    state_of,
 )
+from llava_mistral.data.tables import as_they_are, plain_records, prepared
+from llava_mistral.data.turns import FORM
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.pictures import PictureFolder
 from llava_mistral.ground.strict_json import read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
+PROBLEM = ("question", "choices", "hint", "answer")
+
 
 def read_rows(
     path: str | Path,
     *,
-    image_folder: str | Path | None = None,
-    split: str = "train",
+    image_folder: ImageFolder = None,
+    split: str | None = None,
     answer_style: str = "letter",
     columns: str | Mapping[str, str] | None = None,
     bad: BadSamples | None = None,
+    dataset_config: str | None = None,
+    conversations: str = "whole",
+    held_out_of: str | Path | None = None,
 ) -> "Dataset":
     """Return the training rows of the data at `path`, in its order.
 
     Args:
-        path: a LLaVA-format JSON file, a ScienceQA folder or `problems.json`, a `datasets` folder (parquet, such as a
-            pruned set, or `save_to_disk`) or a Hub id; `datasets` rows may be training rows, ScienceQA's columns,
-            LLaVA's (`conversations`), or `question` and `answer` in words.
-        image_folder: the folder that a JSON file's pictures lie below; by default `images` beside it, or its own
-            folder. A name may begin with this folder's own.
-        split: which split to read where the source has several; a source of one split is read whole.
-        answer_style: "letter" or "explained" (`scienceqa.answer_text`), for ScienceQA.
-        columns: of a `datasets` source, "question=their_column,…" (`columns.parse_columns`).
+        path: JSON records (a list, such as LLaVA's, or JSON lines), a ScienceQA folder or `problems.json`, a table
+            that `datasets` reads (a folder of parquet, CSV, JSON lines, pictures with metadata or WebDataset shards,
+            `save_to_disk`, a single file) or a Hub id. For the forms of a record see `records`.
+        image_folder: the folders that pictures lie below; by default, of a JSON file, `images` beside it or its own
+            folder, and always a table's own folder. A name may begin with the folder's own.
+        split: which split to read, which must exist; None: train, or the only one.
+        answer_style: "letter" or "explained" (`problem.answer_text`), of questions with choices.
+        columns: "question=their_column,…" (`columns.parse_columns`).
         bad: what becomes of samples that cannot be used; by default the first one is refused.
+        dataset_config: the configuration of a set that has several.
+        conversations: "whole": one row, every answer learned; "answers": one row per answer.
+        held_out_of: the source of the training; `split` None is then the validation or test split.
 
     Raises:
         BadInput: anything is missing or malformed, with file, record, field and remedy.
     """
     path, bad, mapping = Path(path), bad or BadSamples(), parse_columns(columns)
-    is_table = not path.is_file() and path.name != "problems.json" and not (path / "problems.json").is_file()
-    if mapping and not is_table:
-        remedy = "leave it out, or give a `datasets` folder or Hub id"
-        raise BadInput("has no columns to name", remedy=remedy, file=path, field="columns")
-    if is_table:
-        return _read_table(path, split, answer_style, mapping, bad)
-    if path.is_file() and first_sign(path) == "[":
-        return _read_json(path, image_folder, bad)
+    wording = {"answer_style": answer_style, "conversations": conversations}
+    if _is_records(path):
+        if split not in (None, "train"):
+            raise BadInput(f"has no split {split!r}", remedy="leave it out", file=path, field="split")
+        return _read_json(path, image_folder, mapping, wording, bad)
+    if path.suffix.lower() != ".json" and not (path / "problems.json").is_file():
+        return _read_table(path, split, mapping, wording, bad, image_folder, dataset_config, held_out_of)
+    if mapping or dataset_config:
+        field, remedy = (
+            "columns" if mapping else "dataset_config",
+            "leave it out, or give a `datasets` folder or Hub id",
+        )
+        raise BadInput("has no columns to name", remedy=remedy, file=path, field=field)
     if path.is_file() and not isinstance(read_json(path) or None, dict):
         raise BadInput("is not a list of records, or an empty one", remedy=FORM, file=path)
-    return rows_of_problems(read_problems(path, split=split), answer_style, source=path)
+    split = split or ("val" if held_out_of else "train")
+    problems = read_problems(path, split=split, image_folder=image_folder, bad=bad)
+    return rows_of_problems(problems, answer_style, source=path, bad=bad)
 
 
-def _read_json(path: Path, image_folder: str | Path | None, bad: BadSamples) -> "Dataset":
-    if image_folder is not None and not Path(image_folder).is_dir():
-        problem = "is a file, not a folder" if Path(image_folder).exists() else "no such folder"
-        remedy = "name the folder of the pictures"
-        raise BadInput(problem, remedy=remedy, file=image_folder, field="image_folder")
-    folder = Path(image_folder) if image_folder else _default_images(path)
+def _is_records(path: Path) -> bool:
+    """Whether `path` is a file of JSON records; one that is a table's, or absent, is none."""
+    if not path.is_file() or path.suffix.lower() in (".parquet", ".csv", ".tsv", ".tar"):
+        return False
+    return first_sign(path) == "[" or is_lines(path)
+
+
+def _read_json(
+    path: Path, given: ImageFolder, columns: Mapping[str, str], wording: dict[str, str], bad: BadSamples
+) -> "Dataset":
+    roots = [folder.absolute() for folder in image_folders(given)] or [_default_images(path)]
+    folders = [PictureFolder(root, roots) for root in roots]
     with path.open("rb") as file:
-        made_from = {"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    made_from["folder"] = folder.absolute()
-    return stored_rows(made_from, row_features(), partial(json_rows, path, folder, bad), bad, source=path)
+        made_from = {"path": path.absolute(), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    # Where links lead, and whether a name may mean a folder of the same name inside, decides what is read.
+    made_from |= {"folders": [(root, os.path.realpath(root), (root / root.name).is_dir()) for root in roots]}
+    made_from |= wording | {"columns": columns}
+    rows = partial(json_rows, path, folders, bad, columns, **wording)
+    return stored_rows(made_from, rows, bad, source=path)
 
 
 def _default_images(path: Path) -> Path:
-    beside = path.parent / "images"
-    return beside if beside.is_dir() else path.parent
+    beside = path.absolute().parent / "images"
+    return beside if beside.is_dir() else path.absolute().parent
 
 
-def rows_of_problems(problems: Iterable[Problem], answer_style: str = "letter", *, source: str | Path) -> "Dataset":
-    """Return one training row per problem, with the problem's metadata as further columns.
+def rows_of_problems(
+    problems: Iterable[Problem], answer_style: str = "letter", *, source: str | Path, bad: BadSamples | None = None
+) -> "Dataset":
+    """Return one training row per problem, with the problem's fields and metadata as further columns.
 
     Raises:
         BadInput: a problem has no answer, or a picture that is not at hand.
     """
     import datasets
 
-    rows = [_problem_row(problem, answer_style, source) for problem in problems]
-    columns = {name: [row[name] for row in rows] for name in ("id", "images", "prompt", "completion", *METADATA)}
-    return datasets.Dataset.from_dict(columns, features=row_features(METADATA))
+    bad = bad or BadSamples()
+    made = (usable(bad, partial(_problem_row, problem, answer_style, source)) for problem in problems)
+    rows = [row for row in made if row is not None]
+    bad.close(len(rows) + len(bad.listed))
+    features = row_features((*METADATA, *PROBLEM))
+    return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
 
 
 def _problem_row(problem: Problem, answer_style: str, source: str | Path) -> dict[str, Any]:
@@ -108,103 +145,72 @@ def _problem_row(problem: Problem, answer_style: str, source: str | Path) -> dic
         remedy = f"put it at {Path(source).parent / 'images'}/{{split}}/{{pid}}/ or drop the record"
         place = {"file": source, "record": problem.pid, "field": "image"}
         raise BadInput("the picture is not at hand (there is no images folder)", remedy=remedy, **place)
-    return {
-        "id": problem.pid,
-        "images": [] if image is None else [_cell(image)],
-        "prompt": [{"role": "user", "content": question_text(problem)}],
-        "completion": [{"role": "assistant", "content": answer_text(problem, answer_style, file=source)}],
-        **{name: getattr(problem, name) for name in METADATA},
-    }
+    images = [] if image is None else [image.cell() if isinstance(image, StoredPicture) else str(image)]
+    return {"id": problem.pid, "images": images} | problem_row(problem, answer_style, len(images), source=source)
 
 
-def _cell(image: Any) -> Any:
-    return image.cell() if isinstance(image, StoredPicture) else str(image) if isinstance(image, Path) else image
-
-
-def _read_table(path: Path, split: str, answer_style: str, columns: Mapping[str, str], bad: BadSamples) -> "Dataset":
-    splits = load_splits(path)
-    if len(splits) > 1:
-        splits = load_splits(path, split)
-    name, table = next(iter(splits.items()))
-    table = undecoded(renamed(table, columns, path))
+def _read_table(
+    path: Path,
+    split: str | None,
+    columns: Mapping[str, str],
+    wording: dict[str, str],
+    bad: BadSamples,
+    image_folder: ImageFolder,
+    config: str | None,
+    held_out_of: str | Path | None,
+) -> "Dataset":
+    splits = load_splits(path, config=config)
+    folders = picture_folders(path, image_folder)
+    name = chosen_split(list(splits), split, path, held_out=held_out_of is not None)
+    if held_out_of is not None and split is None and name not in ("validation", "val", "valid", "dev", "test"):
+        if os.path.realpath(held_out_of) == os.path.realpath(path):
+            remedy = "name another with --eval_split or --eval_dataset"
+            raise BadInput(
+                f"its only split is {name}, which is trained on", remedy=remedy, file=path, field="eval_split"
+            )
+        print(f"{path}: has no validation split; its only one, {name}, is the held-out data", file=sys.stderr)
+    table, fields = prepared(splits[name], columns, path)
     if not len(table):
         raise BadInput("is an empty data set", remedy="make it again from its source", file=path)
-    there = set(table.column_names)
-    made_from = {"path": path.absolute(), "table": table._fingerprint, "answers": answer_style, "columns": columns}
-    made_from["split"] = name
-    store = partial(stored_rows, bad=bad, source=path)
-    if {"prompt", "completion"} <= there:
-        return _training_rows(table, path)
-    if {"question", "choices", "answer"} <= there:
-        make = partial(_problem_rows, table, name, path, answer_style, bad)
-        return store(made_from, row_features(METADATA), make)
-    if "conversations" in there:
-        return store(made_from, row_features(), partial(_conversation_rows, table, path, bad))
-    if {"question", "answer"} <= there:
-        return store(made_from, row_features(METADATA), partial(free_rows, table, path, bad))
-    problem = f"has the columns {', '.join(sorted(there))}"
-    remedy = (
-        "give prompt and completion, conversations, or question and answer; --columns names those called otherwise"
-    )
-    raise BadInput(problem, remedy=remedy, file=path)
+    form = form_of(fields, path)
+    as_is = as_they_are(table, path) if form == "trl" and wording["conversations"] == "whole" else None
+    if as_is is not None:
+        return as_is
+    state = state_of(path) if path.exists() else table._fingerprint
+    made_from = {"path": path.absolute(), "state": state, "columns": columns, "split": name, "config": config}
+    made_from |= wording | {"folders": [(folder.root, os.path.realpath(folder.root)) for folder in folders]}
+    more = tuple(label for label in METADATA if label in fields or form in ("choices", "words", "captions"))
+    rows = partial(_table_rows, table, path, folders, form, name, wording, bad)
+    return stored_rows(made_from, rows, bad, source=path, metadata=more + (PROBLEM if form == "choices" else ()))
 
 
-def _training_rows(table: "Dataset", path: Path) -> "Dataset":
-    missing = {"id", "images"} - set(table.column_names)
-    if missing:
-        problem = f"has no column {', '.join(sorted(missing))}"
-        raise BadInput(problem, remedy="give id, images, prompt and completion", file=path)
-    if not _names_files(table):
-        return decoded(table)
-    folders = picture_folders(path)
-
-    def found(row: dict[str, Any], index: int) -> dict[str, Any]:
-        cells = row["images"] or []
-        for cell in cells:
-            if cell["bytes"] is None:
-                cell["path"] = str(find_picture(folders, cell["path"], file=path, record=index))
-        return {"images": cells}
-
-    return decoded(undecoded(table).map(found, with_indices=True, load_from_cache_file=False))
-
-
-def _names_files(table: "Dataset") -> bool:
-    """Whether some picture is a path and not its bytes."""
-    import pyarrow.compute as pc
-
-    for batch in undecoded(table).select_columns("images").with_format("arrow").iter(1000):
-        cells = pc.list_flatten(batch["images"])
-        if len(cells) and not pc.all(pc.is_valid(pc.struct_field(cells, "bytes"))).as_py():
-            return True
-    return False
-
-
-def _problem_rows(
-    table: "Dataset", split: str, path: Path, answer_style: str, bad: BadSamples
+def _table_rows(
+    table: "Dataset", path: Path, folders: list[PictureFolder], form: str, split: str, wording: dict, bad: BadSamples
 ) -> Generator[dict[str, Any], None, int]:
-    for make in table_problems(table, split, path):
-        row = usable(bad, lambda make=make: _problem_row(make(), answer_style, path))
-        if row is not None:
-            yield row
-    bad.close(len(table))
-    return len(table)
+    reader = RecordReader(path, folders, bad, split=split, **wording)
+    records = ((record, index) for index, record in enumerate(plain_records(table)))
+    return (yield from records_rows(records, reader, form))
 
 
-def _conversation_rows(table: "Dataset", path: Path, bad: BadSamples) -> Generator[dict[str, Any], None, int]:
-    texts = table.remove_columns([name for name in ("image", "images") if name in table.column_names])
-    for index, (record, picture) in enumerate(zip(texts, stored_pictures(table, path), strict=True)):
-        images = [] if picture is None else [picture.cell()]
-        name = str(record.get("id", index))
-        rows = partial(conversation_rows, record["conversations"], images, name, index, path)
-        yield from usable(bad, lambda rows=rows: list(rows())) or ()
-    bad.close(len(table))
-    return len(table)
+def row_features(metadata: tuple[str, ...] = (), *, loss: bool = False) -> "Features":
+    """Return the types of a training row's columns; pictures are decoded when a row is looked at.
 
-
-def row_features(metadata: tuple[str, ...] = ()) -> "Features":
-    """Return the types of a training row's columns; pictures are decoded when a row is looked at."""
+    Args:
+        metadata: further columns.
+        loss: turns of a completion say whether they are learned.
+    """
     from datasets import Features, Image, List, Value
 
-    turns = List({"role": Value("string"), "content": Value("string")})
-    text = {name: Value("string") for name in metadata}
-    return Features({"id": Value("string"), "images": List(Image()), "prompt": turns, "completion": turns, **text})
+    turn = {"role": Value("string"), "content": Value("string")}
+    kinds = {"choices": List(Value("string")), "answer": Value("int64")}
+    text = {name: kinds.get(name, Value("string")) for name in metadata}
+    completion = turn | ({"loss": Value("bool")} if loss else {})
+    return Features(
+        {"id": Value("string"), "images": List(Image()), "prompt": List(turn), "completion": List(completion), **text}
+    )
+
+
+def count_pictures(rows: "Dataset") -> dict[str, int]:
+    """Return {"pictures", "rows_without_picture"} of training rows; no picture is opened."""
+    counts = list_lengths(rows, "images")
+    return {"pictures": sum(counts), "rows_without_picture": counts.count(0)}

@@ -1,4 +1,4 @@
-"""The records of a JSON list, one by one: a file of any size is read in the memory of its longest record.
+"""The records of a JSON list, or of JSON lines: a file of any size is read in the memory of its longest record.
 
 `json`'s own decoder reads each record out of a buffer, under the rules of `strict_json`. Streaming parsers (ijson,
 msgspec, orjson) keep the last of two equal keys without a word, so none of them is used.
@@ -48,6 +48,50 @@ def read_records(path: str | Path) -> Iterator[tuple[Any, int]]:
             yield from _items(text)
         if text.next_sign():
             raise text.wrong("there is more after the end of the list")
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[Any, int]]:
+    """Yield (record, bytes of the file read so far) of a file of JSON lines; empty lines are passed over.
+
+    Raises:
+        BadInput: as `read_records`.
+    """
+    path, json_decoder, read, index = Path(path), decoder(), 0, 0
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_RECORD), b""), 1):
+            read += len(line)
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                record = json_decoder.decode(text) if text else None
+            except UnicodeDecodeError as error:
+                remedy = "convert the file to UTF-8"
+                raise BadInput(f"is not UTF-8 text (line {number})", remedy=remedy, file=path) from error
+            except json.JSONDecodeError as error:
+                problem = f"is not valid JSON at line {number}: {error.msg}"
+                raise BadInput(problem, remedy=_AGAIN, file=path) from error
+            except RecursionError as error:
+                raise too_deep(path, index) from error
+            except ValueError as error:
+                remedy = "correct that value in the file"
+                raise BadInput(str(error), remedy=remedy, file=path, record=index) from error
+            if text:
+                check_parsed(record, text, path, index)
+                yield record, read
+                index += 1
+
+
+def is_lines(path: Path) -> bool:
+    """Whether a file is of JSON lines: by its name, or because its first line is an object and another follows."""
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return True
+    if first_sign(path) != "{":
+        return False
+    with path.open("rb") as file:
+        first, second = file.readline(LONGEST_RECORD), file.readline(LONGEST_RECORD)
+    try:
+        return isinstance(json.loads(first), dict) and isinstance(json.loads(second), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _items(text: "_Text") -> Iterator[tuple[Any, int]]:

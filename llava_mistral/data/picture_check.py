@@ -5,12 +5,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.bad_samples import BadSamples
-from llava_mistral.data.sources import undecoded
+from llava_mistral.data.sources import file_state, is_fresh, undecoded
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import check_header, open_picture
 from llava_mistral.ground.whole_file import write_whole
@@ -60,15 +61,34 @@ def wrong_pictures(
     found, before = _found_before(pictured(), depth), len(bad.listed)
     met = count + before  # the reader left those out, and a share of the rest would be another limit
     with FileLock(f"{found}.lock"):
-        if found.is_file():
-            known = json.loads(found.read_text(encoding="utf-8"))
+        known = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else None
+        if known and _hashes(known["fresh"]) == known["fresh"]:
             bad.listed += [one | {"file": str(source)} for one in known["listed"]]
             bad.close(met)
             return set(known["wrong"])
         wrong = _open_all(pictured(), count, depth, bad, source)
         bad.close(met)
-        write_whole(found, json.dumps({"wrong": wrong, "listed": bad.listed[before:]}))
+        # On some disks a file that was just written may change again without another time: its content tells.
+        fresh = _hashes(path for path in _paths(pictured()) if is_fresh(path))
+        write_whole(found, json.dumps({"wrong": wrong, "listed": bad.listed[before:], "fresh": fresh}))
     return set(wrong)
+
+
+def _paths(pictured: Pictured) -> Iterator[str]:
+    for _, own in pictured:
+        for picture in own:
+            path = picture["path"] if isinstance(picture, dict) and picture["bytes"] is None else picture
+            if isinstance(path, str | Path) and os.path.exists(path):
+                yield str(path)
+
+
+def _hashes(paths: Iterable[str]) -> dict[str, str]:
+    """Return {path: sha256 of its content} of the files that are there."""
+    found = {}
+    for path in set(paths):
+        with suppress(OSError), open(path, "rb") as file:
+            found[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _open_all(pictured: Pictured, count: int, depth: str, bad: BadSamples, source: str | Path) -> list[int]:
@@ -110,7 +130,7 @@ def _found_before(pictured: Pictured, depth: str) -> Path:
 
     from llava_mistral.ground import pictures
 
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "llava_mistral"
+    folder = Path(datasets.config.HF_DATASETS_CACHE).absolute() / "llava_mistral"
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(depth.encode() + Path(pictures.__file__).read_bytes())
     for name, own in pictured:
@@ -128,7 +148,6 @@ def _identity(picture: Any) -> bytes:
     if not isinstance(picture, str | Path):
         return hashlib.sha256(picture.read_bytes()).digest()
     try:
-        state = os.stat(picture)
+        return f"{os.path.abspath(picture)} {file_state(picture)}\n".encode()
     except OSError:
         return f"{picture} absent\n".encode()
-    return f"{picture} {state.st_size} {state.st_mtime_ns} {state.st_ino}\n".encode()

@@ -1,8 +1,10 @@
 """Where data comes from: `datasets` folders and Hub ids, with their pictures as they are stored."""
 
+import hashlib
+import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,118 +17,225 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # `datasets` would unpack them into its cache, whatever their size.
-_ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"}
+_ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+ImageFolder = str | Path | Sequence[str | Path] | None
+HELD_OUT = ("validation", "val", "valid", "dev", "test")
+# What reads which table; a tar file is one of a WebDataset, read where it lies.
+_TABLES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".tar": "webdataset"}
+_TABLES |= dict.fromkeys((".json", ".jsonl", ".ndjson"), "json")
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 @dataclass(frozen=True)
 class StoredPicture:
     """The picture of one row of a memory-mapped table: read when it is looked at, so that 558,000 take no memory."""
 
-    rows: "Dataset"  # of one column, `image`, undecoded
+    rows: "Dataset"  # of one column, undecoded
     index: int
-    folder: Path  # what a path is relative to
+    cells: Callable[[Any, int], list[dict[str, Any]]]  # makes the cells of a column's value
 
     def cell(self) -> dict[str, Any]:
         """Return {"bytes", "path"}, as a `datasets` column of pictures takes it."""
-        cell = self.rows[self.index]["image"]
-        if cell["bytes"] is not None:
-            return cell
-        return {"bytes": None, "path": str(self.folder / cell["path"])}
+        (value,) = self.rows[self.index].values()
+        (cell,) = self.cells(value, self.index)
+        return cell
 
     def read_bytes(self) -> bytes:
         """Return the bytes of the picture's file."""
         return bytes_of(self.cell())
 
 
-def stored_pictures(rows: "Dataset", path: Path) -> "Iterator[StoredPicture | None]":
-    """Yield the picture of each row's column `image`; None where a row has none.
-
-    Raises:
-        BadInput: a picture is a path outside of the folder `path`, or to nothing.
-    """
-    import pyarrow.compute as pc
-
-    if "image" not in rows.column_names:
-        yield from [None] * len(rows)
-        return
-    pictures = rows.select_columns("image")
-    folders = picture_folders(path)
-    for start in range(0, len(rows), 1000):
-        cells = pictures.with_format("arrow")[start : start + 1000]["image"]
-        kept = pc.is_valid(pc.struct_field(cells, "bytes")).to_pylist()
-        names = pc.struct_field(cells, "path").to_pylist()
-        for place, (has_bytes, name) in enumerate(zip(kept, names, strict=True)):
-            if not has_bytes and name is not None:
-                find_picture(folders, name, file=path, record=start + place)
-            there = has_bytes or name is not None
-            yield StoredPicture(pictures, start + place, folders[0].root) if there else None
-
-
-def picture_folders(path: Path) -> list[PictureFolder]:
-    """Return where the pictures may lie that rows of `path` name instead of holding: its own folder.
+def picture_folders(path: Path, image_folder: ImageFolder = None) -> list[PictureFolder]:
+    """Return where the pictures may lie that rows of `path` name instead of holding: its own folder, and those named.
 
     Rows from the Hub may name what `datasets` fetched with them, and nothing else of this machine.
-    """
-    if path.is_dir():
-        return [PictureFolder(path)]
-    import datasets
-    from huggingface_hub import constants
-
-    return [PictureFolder(cache) for cache in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)]
-
-
-def find_picture(folders: list[PictureFolder], name: str, **place: Any) -> Path:
-    """Return the picture's path in the first of the folders that has it.
 
     Raises:
-        BadInput: none has it, or it lies elsewhere.
+        BadInput: a folder that was named is none.
     """
-    for folder in folders[1:]:
-        with suppress(BadInput):
-            return folder.find(name, **place)
-    return folders[0].find(name, **place)
+    named = image_folders(image_folder)
+    if path.exists():
+        roots = [*named, path if path.is_dir() else path.parent]
+    else:
+        import datasets
+        from huggingface_hub import constants
+
+        roots = [*named, Path(constants.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)]
+    return [PictureFolder(Path(root).absolute(), roots) for root in roots]
 
 
-def load_splits(path: str | Path, split: str | None = None) -> "dict[str, Any]":
-    """Return {split name: `datasets.Dataset`}, pictures undecoded, of a `datasets` folder or a Hub id.
+def image_folders(given: ImageFolder) -> list[Path]:
+    """Return the folders of `--image_folder`: one, several, or several in one text with `:` between them.
+
+    Raises:
+        BadInput: one of them is no folder.
+    """
+    given = [] if given is None else [given] if isinstance(given, str | Path) else list(given)
+    parts = [[one] if Path(one).exists() else str(one).split(os.pathsep) for one in given]
+    folders = [Path(one).expanduser() for part in parts for one in part]
+    for folder in folders:
+        if not folder.is_dir():
+            problem = "is a file, not a folder" if folder.exists() else "no such folder"
+            raise BadInput(problem, remedy="name the folder of the pictures", file=folder, field="image_folder")
+    return folders
+
+
+def load_splits(path: str | Path, split: str | None = None, *, config: str | None = None) -> "dict[str, Any]":
+    """Return {split name: `datasets.Dataset`}, pictures undecoded, of a folder, a table's file or a Hub id.
 
     "val" and "validation" name the same split.
+
+    Args:
+        config: the configuration of a set that has several.
 
     Raises:
         BadInput: there is no such folder, it holds no data, it has no such split, or the Hub has no such set.
     """
     path = Path(path)
+    found = _loaded(path, config)
+    by_name = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+    if split is not None:
+        name = named_split(list(by_name), split, path)
+        by_name = {name: by_name[name]}
+    return {name: undecoded(rows) for name, rows in by_name.items()}
+
+
+def named_split(names: list[str], split: str, path: Path) -> str:
+    """Return the one of `names` that `split` means.
+
+    Raises:
+        BadInput: there is none.
+    """
+    for name in names:
+        if name == split or {name, split} == {"val", "validation"}:
+            return name
+    raise BadInput(f"has no split {split!r}", remedy=f"use one of {', '.join(names)}", file=path, field="split")
+
+
+def chosen_split(names: list[str], split: str | None, path: Path, *, held_out: bool = False) -> str:
+    """Return the split to read: the one that was asked for, which must exist; else the usual one, or the only one.
+
+    Raises:
+        BadInput: the source has several splits, and neither is asked for nor usual.
+    """
+    if split is not None:
+        return named_split(names, split, path)
+    usual = [name for name in (HELD_OUT if held_out else ("train",)) if name in names]
+    if usual or len(names) == 1:
+        return [*usual, *names][0]
+    problem = f"has the splits {', '.join(names)}"
+    raise BadInput(problem, remedy=f"name one of them with --{'eval' if held_out else 'dataset'}_split", file=path)
+
+
+def _loaded(path: Path, config: str | None) -> Any:
     _check_loadable(path)
     import datasets
 
     datasets.config.USE_PARQUET_EXPORT = False  # it would take the token to another host, datasets-server.…
     saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    if config and (saved or path.is_file()):
+        raise BadInput("has no configurations", remedy="leave it out", file=path, field="dataset_config")
     try:
-        found = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
+        if saved:
+            return datasets.load_from_disk(str(path.absolute()))
+        if not path.exists():
+            return datasets.load_dataset(str(path), name=config)
+        # The library tells files by time alone; what is copied over another of the same time would be overlooked.
+        cache = {
+            "cache_dir": str(Path(datasets.config.HF_DATASETS_CACHE) / "llava_mistral" / f"read-{state_of(path)}")
+        }
+        builder, options = (None, {}) if path.is_dir() and config else _builder(path)
+        if builder is None:
+            return datasets.load_dataset(str(path.absolute()), name=config, **cache)
+        return datasets.load_dataset(builder, **options, **cache)
+    except BadInput:
+        raise
     except Exception as error:  # datasets has no common error; each of its many means: not a set that loads
+        text = " ".join(str(error).split())
+        if "Config name is missing" in text or "BuilderConfig" in text and "not found" in text:
+            remedy = "name one of its configurations with --dataset_config"
+            raise BadInput(text[:400], remedy=remedy, file=path, field="dataset_config") from error
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         raise BadInput(
             f"does not load as a data set ({said})", remedy="check the path or the id", file=path
         ) from error
-    by_name = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
-    if split is not None:
-        names = [name for name in by_name if name == split or {name, split} == {"val", "validation"}]
-        if not names:
-            remedy = f"use one of {', '.join(by_name)}"
-            raise BadInput(f"has no split {split!r}", remedy=remedy, file=path, field="split")
-        by_name = {name: by_name[name] for name in names}
-    return {name: undecoded(rows) for name, rows in by_name.items()}
+
+
+def _builder(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """Return what of `datasets` reads a local file or folder, and its options; None: it finds out by itself.
+
+    By itself it takes a folder of pictures beside one JSON file for pictures alone, and labels them by their folders.
+    """
+    if path.is_file():
+        return _TABLES[path.suffix.lower()], {"data_files": {"train": [str(path.absolute())]}}
+    files = _files_of(path)
+    if any(file.name in _METADATA for file in files):
+        return "imagefolder", {"data_dir": str(path.absolute())}
+    for suffixes in ((".parquet", ".arrow"), (".jsonl", ".ndjson"), (".json",), (".csv",), (".tsv",), (".tar",)):
+        mine = [file for file in files if file.suffix.lower() in suffixes]
+        if mine and suffixes[0] == ".parquet":
+            return None, {}
+        if mine:
+            splits: dict[str, list[str]] = {}
+            for file in mine:
+                splits.setdefault(_split_in(file.relative_to(path)), []).append(str(file.absolute()))
+            more = {"sep": "\t"} if suffixes[0] == ".tsv" else {}
+            return _TABLES[suffixes[0]], {"data_files": splits, **more}
+    return None, {}
+
+
+def _split_in(name: Path) -> str:
+    """Return the split that a file's name or folder names; "train" where none does."""
+    words = re.split(r"[^a-z0-9]+", name.as_posix().lower())
+    found = next((word for word in words if word in (*HELD_OUT, "train")), "train")
+    return {"val": "validation", "valid": "validation", "dev": "validation"}.get(found, found)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+
+
+def state_of(path: Path) -> str:
+    """Return what tells the data files below `path` as they are now from any others: place, size and times of each.
+
+    A file changed within the last two seconds counts by its content too, for it may change again at the same time.
+    """
+    digest = hashlib.sha256(os.path.realpath(path).encode())
+    for file in [path] if path.is_file() else _files_of(path):
+        digest.update(f"{file.relative_to(path)} {file_state(file)}\n".encode())
+        if file.suffix.lower() in (*_TABLES, ".arrow") and is_fresh(file):
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+def file_state(file: str | Path) -> str:
+    """Return a file's size, times in nanoseconds (of its content and of itself) and number, links followed."""
+    state = os.stat(file)
+    return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+
+
+def is_fresh(file: str | Path) -> bool:
+    """Whether a file was changed within the last two seconds: on some disks it may change again unnoticed."""
+    state = os.stat(file)
+    return time.time() - max(state.st_mtime, state.st_ctime) < 2
 
 
 def _check_loadable(path: Path) -> None:
     """Refuse what can be no data set before `datasets` is imported, which takes seconds."""
+    if path.is_file():
+        return
     if path.is_dir():
         for packed in sorted(file for file in path.rglob("*") if file.suffix.lower() in _ARCHIVES):
             remedy = "unpack it yourself, look at it, and name what was in it"
             raise BadInput(f"holds the archive {packed.relative_to(path)}", remedy=remedy, file=path)
-        if not any(path.rglob("*.parquet")) and not any(path.rglob("*.arrow")):
-            remedy = "name a folder that holds problems.json, parquet files or a saved data set"
+        if not any(file.suffix.lower() in (*_TABLES, ".arrow") for file in _files_of(path)):
+            remedy = (
+                "name a folder that holds problems.json, parquet, CSV or JSONL files, pictures with metadata.jsonl,"
+                " or a saved data set"
+            )
             raise BadInput("holds no data set", remedy=remedy, file=path)
     elif path.parent.is_dir() and str(path.parent) != "." or not _HUB_ID.fullmatch(str(path)):
         raise BadInput("no such file, folder or Hub id (owner/name)", remedy="check the path", file=path)
@@ -145,17 +254,33 @@ def decoded(rows: "Dataset") -> "Dataset":
 
 def _typed(rows: "Dataset", *, decode: bool) -> "Dataset":
     """`cast_column` of a list of pictures copies the whole table, 558,000 rows of it; the bytes stay what they are."""
-    from datasets import Dataset, Image, List
+    from datasets import Dataset, Features
 
-    features = rows.features.copy()
-    for name in features.keys() & {"image", "images"}:
-        if isinstance(features[name], Image):
-            features[name] = Image(decode=decode)
-        elif isinstance(getattr(features[name], "feature", None), Image):
-            features[name] = List(Image(decode=decode))
+    features = Features({name: _retyped(kind, decode) for name, kind in rows.features.items()})
     if features == rows.features:
         return rows
     info = rows.info.copy()
     info.features = features
     options = {"split": rows.split, "indices_table": rows._indices, "fingerprint": f"{rows._fingerprint}-{decode}"}
     return Dataset(rows.data.cast(features.arrow_schema), info=info, **options)
+
+
+def _retyped(kind: Any, decode: bool) -> Any:
+    """Return the type of a column with all pictures in it decoded, or not, when it is looked at."""
+    from datasets import Image, LargeList, List
+
+    if isinstance(kind, Image):
+        return Image(mode=kind.mode, decode=decode)
+    if isinstance(kind, dict):
+        return {name: _retyped(part, decode) for name, part in kind.items()}
+    if isinstance(kind, LargeList):
+        return LargeList(_retyped(kind.feature, decode))
+    return List(_retyped(kind.feature, decode), length=kind.length) if isinstance(kind, List) else kind
+
+
+def list_lengths(rows: "Dataset", name: str) -> list[int]:
+    """Return how many items each row's list has, 0 where there is none; no picture is read."""
+    import pyarrow.compute as pc
+
+    batches = rows.select_columns(name).with_format("arrow").iter(10_000)
+    return [count for batch in batches for count in pc.fill_null(pc.list_value_length(batch[name]), 0).to_pylist()]

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from llava_mistral.data.scienceqa import LETTERS, Problem, question_text
 from llava_mistral.evaluation.journal import Answer, Asked
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.checkpoint_headers import check_files, check_image_token, opening, read_config_file
+from llava_mistral.ground.checkpoint_headers import (
+    check_files,
+    check_image_token,
+    computing_type,
+    context_length,
+    opening,
+    read_config_file,
+    weight_files,
+)
 from llava_mistral.ground.foreign_code import load_model, load_processor, origin
 from llava_mistral.ground.pictures import open_picture
 
@@ -22,7 +30,9 @@ MID_GREY = (128, 128, 128)
 
 
 class Checkpoint:
-    """A model and its processor, from a folder or a Hub id.
+    """A model and its processor, from a folder or a Hub id; `dtype` is the type it computes in.
+
+    A checkpoint that was trained in 16 bits is asked in 16 bits, whatever its file holds.
 
     Raises:
         BadInput: the folder lacks a part, weights are missing from the file, the template drops the question, or the
@@ -51,13 +61,15 @@ class Checkpoint:
             raise BadInput("there is no chat template", remedy=remedy, file=name, field="chat_template")
         self.lead, self.letter_ids = self._letter_tokens()
         with opening(name), _found(name, revision):
-            self.model, found = load_model(AutoModelForImageTextToText, source, dtype="auto")
+            kind = computing_type(source.name, source.revision)
+            self.model, found = load_model(AutoModelForImageTextToText, source, dtype=kind)
         # transformers fills what is missing with random numbers, leaves out what it does not know, and goes on.
         wrong = [str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(found[f"{kind}_keys"])]
         if wrong:
             problem = f"{len(wrong)} weights are missing, of another shape or left over (first: {wrong[0]})"
             raise BadInput(problem, remedy="save the checkpoint again, whole", file=name)
         self.model.to(self.device).eval()
+        self.dtype = str(self.model.dtype).removeprefix("torch.")
 
     def prompt(self, problem: Problem) -> str:
         """Return the problem's prompt as text, one image token for its picture."""
@@ -98,7 +110,7 @@ class Checkpoint:
         """Return the tensors of a batch: left-padded prompts and their pictures, on the processor's device.
 
         Raises:
-            BadInput: a prompt, its image tokens counted, is longer than the text model's context.
+            BadInput: a prompt, its image tokens counted, leaves no room for an answer in the text model's context.
         """
         pictures = [picture(problem, images) for problem in problems if problem.has_image]
         batch = self.processor(
@@ -109,9 +121,9 @@ class Checkpoint:
             add_special_tokens=False,  # the template writes <bos> itself
             return_tensors="pt",
         )
-        context = self.model.config.text_config.max_position_embeddings
+        context, answer = context_length(self.model.config), max(1, len(self.lead))
         for problem, length in zip(problems, batch["attention_mask"].sum(1).tolist(), strict=True):
-            if length > context:
+            if context is not None and length + answer > context:
                 said = f"the prompt has {length} tokens and the text model a context of {context}"
                 raise BadInput(said, remedy="shorten the question or drop it", record=problem.pid, field="question")
         return batch
@@ -204,7 +216,7 @@ def weights_fingerprint(name: str, revision: str | None = None) -> str:
     """
     folder = Path(name)
     digest = hashlib.sha256(b"" if folder.is_dir() else f"{name} {revision}".encode())
-    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+    for path in [*weight_files(folder), *folder.glob("adapter_model.safetensors")] if folder.is_dir() else ():
         state = path.stat()
         digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     if (folder / "config.json").is_file():

@@ -24,6 +24,7 @@ class Bar:
     high: float
     n: int | None = None
     published: bool = False
+    unread: float = 0  # answers that named no choice, and count as wrong
 
 
 def columns_chart(series: Mapping[str, Mapping[str, Any]], path: str | Path, *, title: str) -> Path:
@@ -37,9 +38,12 @@ def columns_chart(series: Mapping[str, Mapping[str, Any]], path: str | Path, *, 
 
 
 def grouped_chart(
-    series: Mapping[str, Mapping[str, Any]], path: str | Path, *, title: str, chance: float | None = None
+    series: Mapping[str, Mapping[str, Any]], path: str | Path, *, title: str, chance: Mapping[str, float] | None = None
 ) -> Path:
-    """Draw {name: {group: cell}}, a group of bars per group in the order of the first series."""
+    """Draw {name: {group: cell}}, a group of bars per group in the order of the first series.
+
+    `chance`: {name: percent} of the dashed lines, what is reached without looking.
+    """
     groups = list(next(iter(series.values())))
     return _grouped_chart(series, groups, [_wrapped(group) for group in groups], path, title=title, chance=chance)
 
@@ -51,7 +55,7 @@ def _grouped_chart(
     path: str | Path,
     *,
     title: str,
-    chance: float | None = None,
+    chance: Mapping[str, float] | None = None,
 ) -> Path:
     figure, axes = _axes(width=1.2 + len(groups) * (0.55 + 0.35 * len(series)), title=title)
     width = 0.8 / len(series)
@@ -63,9 +67,9 @@ def _grouped_chart(
                 _draw(axes, x + offset, bar, width * 0.92, COLOURS[place % len(COLOURS)])
     axes.set_xticks(range(len(groups)), labels)
     if chance is not None:
-        axes.set_xlim(-0.6, len(groups) + 0.1)  # room for the word right of the last bars
-        axes.axhline(chance, color="#444444", linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.annotate("chance", (1, chance), (-2, 2), xycoords=axes.get_yaxis_transform(), **_SMALL)
+        axes.set_xlim(-0.6, len(groups) + 0.3)  # room for the words right of the last bars
+        for name, percent in chance.items():
+            _line(axes, name, percent)
     if len(series) > 1:
         from matplotlib.patches import Patch
 
@@ -82,14 +86,21 @@ def models_chart(bars: Sequence[Bar], path: str | Path, *, title: str, chance: f
         _draw(axes, x, bar, 0.66, PUBLISHED if bar.published else COLOURS[own % len(COLOURS)])
         own += not bar.published
     names = [f"{_wrapped(bar.name)}\nn={bar.n:,}" if bar.n else _wrapped(bar.name) for bar in bars]
+    names = [
+        f"{name}\n{bar.unread:,.0f} unread" if bar.unread else name for name, bar in zip(names, bars, strict=True)
+    ]
     axes.set_xticks(range(len(bars)), names)
     if chance is not None:
         axes.set_xlim(-0.6, len(bars) - 0.05)  # room for the word right of the last bar
-        axes.axhline(chance, color="#444444", linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.annotate("chance", (1, chance), (-2, 2), xycoords=axes.get_yaxis_transform(), **_SMALL)
+        _line(axes, "chance", chance)
     if any(bar.published for bar in bars):
         axes.annotate("grey: as published", (1, 1), (-2, -2), xycoords="axes fraction", **_SMALL | {"va": "top"})
     return _save(figure, path)
+
+
+def _line(axes: Any, name: str, percent: float) -> None:
+    axes.axhline(percent, color="#444444", linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.annotate(name, (1, percent), (-2, 2), xycoords=axes.get_yaxis_transform(), **_SMALL)
 
 
 def _wrapped(name: str) -> str:

@@ -9,11 +9,14 @@ from typing import Any
 from llava_mistral.data.scienceqa import COLUMNS
 from llava_mistral.evaluation.charts import Bar
 from llava_mistral.evaluation.statistics import (
+    FEWEST_SEEDS,
     LEVEL,
+    crossed_gap,
+    crossed_mean,
     holm,
-    mean_difference,
-    mean_interval,
+    judged,
     paired_difference,
+    smallest_visible,
     wilson_interval,
 )
 from llava_mistral.ground.bad_input import BadInput
@@ -41,6 +44,10 @@ class Run:
     summary: dict[str, Any]
     right: dict[str, dict[str, bool]]
 
+    def cell(self, column: str) -> dict[str, Any] | None:
+        """Return the summary's cell of a column, None where there is none."""
+        return self.summary.get(column)
+
 
 def read_run(folder: str | Path) -> Run:
     """Return a results folder that `llava-mistral evaluate --output` wrote.
@@ -55,7 +62,7 @@ def read_run(folder: str | Path) -> Run:
             raise BadInput(f"holds no {name}", remedy=remedy, file=folder)
     summary, predictions = read_json(folder / "summary.json"), read_json(folder / "predictions.json")
     for data, name, fields in (
-        (summary, "summary.json", ("question_hash", "scoring", *COLUMNS)),
+        (summary, "summary.json", ("question_hash", "scoring", "ALL")),
         (predictions, "predictions.json", ("results", "answers", "columns")),
     ):
         absent = [field for field in fields if not isinstance(data, dict) or field not in data]
@@ -63,10 +70,8 @@ def read_run(folder: str | Path) -> Run:
             remedy = "write the folder again with llava-mistral evaluate"
             raise BadInput("is missing", remedy=remedy, file=folder / name, field=absent[0])
     chosen, answers = predictions["results"], predictions["answers"]
-    right = {
-        column: {pid: chosen.get(pid) == answers[pid] for pid in pids}
-        for column, pids in predictions["columns"].items()
-    }
+    hits = predictions.get("right") or {pid: chosen.get(pid) == answer for pid, answer in answers.items()}
+    right = {column: {pid: hits[pid] for pid in pids} for column, pids in predictions["columns"].items()}
     return Run(folder, summary, right)
 
 
@@ -86,6 +91,9 @@ def check_comparable(groups: Mapping[str, Sequence[Run]], column: str) -> None:
     if len({len(group) for group in groups.values()}) > 1:
         sizes = ", ".join(f"{name}: {len(group)}" for name, group in groups.items())
         raise BadInput(f"models have different numbers of seeds ({sizes})", remedy="give the same seeds of each")
+    if 1 < len(next(iter(groups.values()))) < FEWEST_SEEDS:
+        problem = f"{len(next(iter(groups.values())))} seeds are too few for an interval"
+        raise BadInput(problem, remedy=f"give {FEWEST_SEEDS} or more, or one", field="results")
     if not runs[0].right.get(column):
         filled = ", ".join(name for name in COLUMNS if runs[0].right.get(name))
         raise BadInput("no question belongs to it", remedy=f"use one of {filled}", field=f"column {column}")
@@ -96,16 +104,13 @@ def compare(groups: Mapping[str, Sequence[Run]], column: str = "ALL", *, referen
 
     Args:
         groups: {model name: its runs}, one run per seed; the same number of seeds for every model, in the same order.
-        column: the column whose differences are tested; all nine are given for every model.
+        column: the column whose differences are tested; all are given for every model.
         reference: add the study's published bars, which are about ScienceQA's questions with a picture.
 
     Raises:
         BadInput: the runs cannot be compared (`check_comparable`).
     """
     check_comparable(groups, column)
-    pairs = [_pair(first, second, groups, column) for first, second in combinations(groups, 2)]
-    for pair, p_value in zip(pairs, holm([pair["p_value"] for pair in pairs]), strict=True):
-        pair |= {"p_holm": p_value, "significant": p_value < 1 - LEVEL}
     runs = [run for group in groups.values() for run in group]
     cell, hashes = runs[0].summary[column], [run.summary.get("prompt_hash") for run in runs]
     return {
@@ -114,60 +119,84 @@ def compare(groups: Mapping[str, Sequence[Run]], column: str = "ALL", *, referen
         "chance": cell["chance"],
         "question_hash": runs[0].summary["question_hash"],
         "prompt_hash": next(filter(None, hashes), None),
-        "models": {name: model_summary(runs) for name, runs in groups.items()},
-        "pairs": pairs,
+        "models": model_summaries(groups),
+        "pairs": tested(groups, list(combinations(groups, 2)), column),
         "published": published() if reference else None,
     }
 
 
-def model_summary(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return each column's accuracy: one run's with Wilson's interval, several seeds' mean with Student's."""
-    columns = {}
-    for column in COLUMNS:
-        cells = [run.summary[column] for run in runs if run.summary[column]]
-        if len(cells) < len(runs):
-            columns[column] = None
-        elif len(cells) == 1:
-            columns[column] = {key: cells[0][key] for key in ("accuracy", "ci95", "n")}
-        else:
-            accuracies = [cell["accuracy"] for cell in cells]
-            mean, low, high = mean_interval(accuracies)
-            seeds = {"n": cells[0]["n"], "seeds": accuracies}
-            columns[column] = {"accuracy": mean, "ci95": [max(0.0, low), min(100.0, high)], **seeds}
+def model_summaries(groups: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Any]]:
+    """Return {model: facts, and each column's accuracy}: Wilson's interval for one run, `judged` for several seeds."""
     facts = ("model", "predictions", "scoring", "images", "unread", "dataset", "split")
-    return {
-        "seeds": len(runs),
-        "folders": [str(run.folder) for run in runs],
-        **{name: runs[0].summary.get(name) for name in facts},
-        "columns": columns,
+    found = {
+        name: {
+            "seeds": len(runs),
+            "folders": [str(run.folder) for run in runs],
+            **{fact: runs[0].summary.get(fact) for fact in facts},
+            "columns": {},
+        }
+        for name, runs in groups.items()
     }
+    for column in COLUMNS:
+        for name, cell in column_cells(groups, column).items():
+            found[name]["columns"][column] = cell
+    return found
 
 
-def _pair(first: str, second: str, groups: Mapping[str, Sequence[Run]], column: str) -> dict[str, Any]:
-    return {"first": first, "second": second, "column": column, **difference(groups[first], groups[second], column)}
+def column_cells(groups: Mapping[str, Sequence[Run]], column: str) -> dict[str, dict[str, Any] | None]:
+    """Return {model: {"accuracy", "ci95", "n", "unread", "seeds"}} of one column, None where some run has none."""
+    cells: dict[str, dict[str, Any] | None] = dict.fromkeys(groups)
+    known = {name: [run.cell(column) for run in runs] for name, runs in groups.items()}
+    known = {name: own for name, own in known.items() if all(own)}
+    if not known:
+        return cells
+    several = len(next(iter(known.values()))) > 1
+    means = judged([crossed_mean(_answers(groups[name], column)) for name in known]) if several else []
+    for place, (name, own) in enumerate(known.items()):
+        cell = {"accuracy": own[0]["accuracy"], "ci95": own[0]["ci95"], "n": own[0]["n"]}
+        if several:
+            cell = {"accuracy": 100 * means[place].mean, "ci95": _percent(means[place]), "n": own[0]["n"]}
+            cell["seeds"] = [one["accuracy"] for one in own]
+        cells[name] = cell | {"unread": sum(one.get("unread") or 0 for one in own) / len(own)}
+    return cells
 
 
-def difference(first: Sequence[Run], second: Sequence[Run], column: str) -> dict[str, Any]:
-    """Return second minus first in points, with interval and test: over questions for one seed, over several seeds."""
-    if len(first) > 1:
-        sides = [[100 * _accuracy(run, column) for run in runs] for runs in (first, second)]
-        gap, low, high, p_value = mean_difference(*sides)
-        test = f"paired t over {len(first)} seeds"
-        return {"difference": gap, "ci95": [low, high], "p_value": p_value, "test": test}
-    one, other = first[0].right[column], second[0].right[column]
-    found = paired_difference([one[pid] for pid in one], [other[pid] for pid in one])
-    return {
-        "difference": 100 * found.difference,
-        "ci95": [100 * found.low, 100 * found.high],
-        "p_value": found.p_value,
-        "test": "exact McNemar; interval by paired bootstrap",
-        "only_first": found.only_first,
-        "only_second": found.only_second,
-    }
+def _percent(found: Any) -> list[float]:
+    return [100 * max(0.0, found.low), 100 * min(1.0, found.high)]
 
 
-def _accuracy(run: Run, column: str) -> float:
-    return sum(run.right[column].values()) / len(run.right[column])
+def _answers(runs: Sequence[Run], column: str) -> list[list[bool]]:
+    """Return which questions of the column each seed answered rightly, (seeds, questions), in one order."""
+    return [[run.right[column][pid] for pid in runs[0].right[column]] for run in runs]
+
+
+def tested(groups: Mapping[str, Sequence[Run]], pairs: Sequence[tuple[str, str]], column: str) -> list[dict[str, Any]]:
+    """Return second minus first in points for each pair of models, with interval and test.
+
+    One run each: the exact McNemar test, and Bonett and Price's interval. Several seeds: both seeds and questions are
+    samples (`statistics.judged`). The intervals hold for all pairs at once (Bonferroni), the p-values are corrected by
+    Holm's method. `visible` is the smallest difference that would have been found with a probability of 80 %.
+    """
+    level = 1 - (1 - LEVEL) / max(1, len(pairs))
+    several = len(next(iter(groups.values()))) > 1
+    sides = [[_answers(groups[name], column) for name in pair] for pair in pairs]
+    found = []
+    if several and pairs:
+        estimates = judged([crossed_gap(*side) for side in sides], comparisons=len(pairs), differences=True)
+        for one in estimates:
+            seen = 100 * smallest_visible(one, comparisons=len(pairs))
+            cell = {"difference": 100 * one.mean, "ci95": [100 * one.low, 100 * one.high], "p_value": one.p_value}
+            found.append(cell | {"visible": seen, "test": f"t over {len(sides[0][0])} seeds and the questions"})
+    for first, second in [] if several else sides:
+        one = paired_difference(first[0], second[0], level)
+        cell = {"difference": 100 * one.difference, "ci95": [100 * one.low, 100 * one.high], "p_value": one.p_value}
+        counts = {"only_first": one.only_first, "only_second": one.only_second}
+        found.append(cell | {"test": "exact McNemar; interval by Bonett and Price"} | counts)
+    corrected = holm([one["p_value"] for one in found])
+    return [
+        {"first": first, "second": second, "column": column, **one, "p_holm": p, "significant": p < 1 - LEVEL}
+        for (first, second), one, p in zip(pairs, found, corrected, strict=True)
+    ]
 
 
 def published() -> dict[str, dict[str, Any]]:
@@ -184,7 +213,9 @@ def bars(comparison: Mapping[str, Any]) -> list[Bar]:
     """Return the bars of the comparison's chart: the models, then the published ones."""
     column = comparison["column"]
     cells = {name: model["columns"][column] for name, model in comparison["models"].items()}
-    own = [Bar(name, cell["accuracy"], *cell["ci95"], cell["n"]) for name, cell in cells.items()]
+    own = [
+        Bar(name, cell["accuracy"], *cell["ci95"], cell["n"], unread=cell["unread"]) for name, cell in cells.items()
+    ]
     kind = "" if column == "IMG" else ", IMG"  # the published bars are about questions with a picture
     others = (comparison["published"] or {}).items()
     return own + [
@@ -202,5 +233,6 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
         test += f", {pair['p_holm']:.2g} corrected for {len(comparison['pairs'])} comparisons" if several else ""
         gap = f"{pair['second']} minus {pair['first']}: {pair['difference']:+.2f} points"
         verdict = "significant" if pair["significant"] else "not significant: no difference is shown"
-        said.append(f"{gap} (95 % {low:+.2f} to {high:+.2f}; {test}), {verdict}")
+        kind = f"95 % for all {len(comparison['pairs'])} at once," if several else "95 %"
+        said.append(f"{gap} ({kind} {low:+.2f} to {high:+.2f}; {test}), {verdict}")
     return said

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.scienceqa import Problem
-from llava_mistral.evaluation.scoring import read_answer
+from llava_mistral.evaluation.reading import read_answer
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.whole_file import saving, write_whole
 

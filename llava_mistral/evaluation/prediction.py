@@ -13,6 +13,7 @@ from llava_mistral.data.scienceqa import Problem
 from llava_mistral.evaluation.asking import Checkpoint, check_pictures, weights_fingerprint
 from llava_mistral.evaluation.journal import Answer, Asked, Journal
 from llava_mistral.evaluation.scoring import question_hash
+from llava_mistral.ground.checkpoint_headers import computing_type
 
 
 def answer_problems(
@@ -36,6 +37,7 @@ def answer_problems(
     """
     check_pictures(problems)
     header = {**asked.header(), "questions": question_hash(problems), "weights": weights_fingerprint(name, revision)}
+    header["dtype"] = computing_type(name, revision)
     checkpoint, answers = None, {}
     for kind in images:
         path = run_folder(folder, kind) / "predictions.jsonl" if folder else None

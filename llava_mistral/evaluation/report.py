@@ -28,13 +28,14 @@ def comparison_page(comparison: Mapping[str, Any], chart: Path | None, *, title:
         escape(comparison["column"]),
         [(comparison[kind] or "unknown")[:16] for kind in ("question_hash", "prompt_hash")],
     )
+    chance = "" if comparison["chance"] is None else f", where chance is {comparison['chance']:.1f}"
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(comparison))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{POLICY_TAG}<meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
-<p>Accuracy in percent on {comparison["questions"]:,} questions ({column}), where chance is {comparison["chance"]:.1f}.
-95 % intervals: Wilson's for one run, Student's t over seeds.</p>
+<p>Accuracy in percent on {comparison["questions"]:,} questions ({column}){chance}.
+95 % intervals: Wilson's for one run; over seeds and questions both where there are several seeds.</p>
 {picture}
 <h2>Differences</h2><ul>{items}</ul>
 <h2>All columns</h2><div class="scroll">{_columns_table(comparison)}</div>

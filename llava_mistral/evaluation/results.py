@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_mistral.data.scienceqa import COLUMNS, Problem, question_text
 from llava_mistral.evaluation.journal import Answer, Asked
+from llava_mistral.evaluation.reading import forms, read_by_each, reading
 from llava_mistral.evaluation.scoring import (
     UNREAD,
     Answers,
@@ -21,8 +22,15 @@ from llava_mistral.evaluation.statistics import PairedDifference, paired_differe
 from llava_mistral.ground.whole_file import saving, write_whole
 
 
-def summarise(problems: Sequence[Problem], answers: Answers, **facts: Any) -> dict[str, Any]:
-    """Return the contents of `summary.json`: the nine columns, the counts of answers that were not read, the facts."""
+def summarise(
+    problems: Sequence[Problem], answers: Answers, *, texts: Mapping[str, str] | None = None, **facts: Any
+) -> dict[str, Any]:
+    """Return the contents of `summary.json`: the nine columns, the counts of answers that were not read, the facts.
+
+    Args:
+        texts: {pid: what the model wrote}, where there are texts. The summary then counts in which form each was read
+            ("read") and puts three readers of the same texts side by side ("readers": ours, LLaVA's, lmms-eval's).
+    """
     return {
         **score(problems, answers.choices, file=facts.get("dataset")),
         "skills": score_skills(problems, answers.choices) or None,
@@ -30,9 +38,32 @@ def summarise(problems: Sequence[Problem], answers: Answers, **facts: Any) -> di
         "recorded": answers.recorded,
         "missing": answers.missing,
         "unknown": answers.unknown,
+        "read": forms(reading(texts[p.pid], p.choices) for p in problems if p.pid in texts) if texts else None,
+        "readers": readers(problems, texts) if texts else None,
         "question_hash": question_hash(problems),
         **facts,
     }
+
+
+def readers(problems: Sequence[Problem], texts: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return {column: {reader: accuracy and unread share}} from the texts alone, for ALL and IMG."""
+    found = {}
+    for column in ("ALL", "IMG"):
+        asked = [(texts.get(p.pid, ""), p.choices, p.answer) for p in problems if belongs(p, column)]
+        if asked:
+            found[column] = read_by_each(asked)
+    return found
+
+
+def readers_text(summary: Mapping[str, Any]) -> str:
+    """Return one line a column: accuracy and unread share by each of the three readers of the same texts."""
+    lines = []
+    for column, found in (summary.get("readers") or {}).items():
+        each = [
+            f"{name} {cell['accuracy']:.2f} % ({cell['unread_share']:.1f} % unread)" for name, cell in found.items()
+        ]
+        lines.append(f"the same texts by three readers, {column}: {', '.join(each)}")
+    return "\n".join(lines)
 
 
 def answered_summary(
@@ -47,7 +78,8 @@ def answered_summary(
         scoring: {problem.pid: answers[problem.pid].choice(problem, scoring) for problem in problems}
         for scoring in {asked.scoring, "likelihood"}
     }
-    summary = summarise(problems, Answers(chosen[asked.scoring]), **asked.header(), **facts)
+    texts = {p.pid: answers[p.pid].output or "" for p in problems} if asked.scoring == "generated" else None
+    summary = summarise(problems, Answers(chosen[asked.scoring]), texts=texts, **asked.header(), **facts)
     summary["prompt_hash"] = prompt_hash(problems, summary)
     summary["likelihood"] = score(problems, chosen["likelihood"])
     summary["versions"] = versions("torch", "transformers", "pillow", "tokenizers")
@@ -56,15 +88,23 @@ def answered_summary(
         "likelihood": chosen["likelihood"],
         **ground_truth(problems),
     }
-    if asked.scoring == "generated":
-        predictions["outputs"] = {problem.pid: answers[problem.pid].output for problem in problems}
+    if texts is not None:
+        predictions["outputs"] = texts
     return summary, predictions
 
 
 def ground_truth(problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return the right answers and each column's ids, by which a results folder is compared without its data set."""
+    """Return the right answers, and the ids of each column and skill: a folder is compared without its data set."""
     columns = {column: [problem.pid for problem in problems if belongs(problem, column)] for column in COLUMNS}
-    return {"answers": {problem.pid: problem.answer for problem in problems}, "columns": columns}
+    skills: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.skill:
+            skills.setdefault(problem.skill, []).append(problem.pid)
+    return {
+        "answers": {problem.pid: problem.answer for problem in problems},
+        "columns": columns,
+        **({"skills": skills} if skills else {}),
+    }
 
 
 def prompt_hash(problems: Sequence[Problem], facts: Mapping[str, Any]) -> str:
@@ -78,7 +118,7 @@ def prompt_hash(problems: Sequence[Problem], facts: Mapping[str, Any]) -> str:
 
 
 def blank_text(problems: Sequence[Problem], real: Mapping[str, Any], blank: Mapping[str, Any]) -> str:
-    """Return one line: what blanking the pictures does to the questions that have one, with interval and p-value.
+    """Return one line: what blanking the pictures does to the questions that have one, and how many went unread.
 
     `real` and `blank` are the `results` of two predictions.
     """
@@ -86,7 +126,10 @@ def blank_text(problems: Sequence[Problem], real: Mapping[str, Any], blank: Mapp
     if not pictured:
         return "no question has a picture: blanking changes nothing"
     sides = [[results[problem.pid] == problem.answer for problem in pictured] for results in (real, blank)]
-    return f"blank pictures, on the {len(pictured):,} questions with one: {difference_text(paired_difference(*sides))}"
+    gap = difference_text(paired_difference(*sides))
+    unread = [sum(results[p.pid] in (None, UNREAD) for p in pictured) for results in (real, blank)]
+    counts = f"unread, and counted as wrong: {unread[0]:,} with the real pictures, {unread[1]:,} with blank ones"
+    return f"blank pictures, on the {len(pictured):,} questions with one: {gap}; {counts}"
 
 
 def difference_text(found: PairedDifference) -> str:

@@ -1,4 +1,4 @@
-"""ScienceQA's nine columns from a file of predictions, and the reader that turns a model's text into a choice.
+"""ScienceQA's nine columns from a file of predictions.
 
 The columns are those of `tools/evaluate_acc.py` in lupantech/ScienceQA: NAT SOC LAN by subject, TXT where there is a
 hint, IMG where there is a picture, NO where there is neither, and two bands of grades.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_mistral.data.scienceqa import COLUMNS, LETTERS, Problem, question_text
+from llava_mistral.data.scienceqa import COLUMNS, Problem, question_text
+from llava_mistral.evaluation.reading import read_answer
 from llava_mistral.evaluation.statistics import wilson_interval
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.strict_json import read_json
@@ -20,48 +21,6 @@ from llava_mistral.ground.strict_json import read_json
 _SUBJECTS = {"NAT": "natural science", "SOC": "social science", "LAN": "language science"}
 _BANDS = {"G1-6": range(1, 7), "G7-12": range(7, 13)}
 UNREAD = -1  # how the published files write "no choice could be read"
-# No word boundary before "The": the published GPT-3 texts write a line break as a backslash and an n.
-_STATED = re.compile(r"([Tt])he (?:correct )?answer is:?\s*\(?([A-Z])\b\)?(?=[.,;:!]|\s*$|\s+because|\s+BECAUSE)")
-_LEADING = re.compile(r"\(?([A-Z])\)?\s*[.):,]\s*|\(([A-Z])\)\s*")
-
-
-def read_answer(text: str, choices: Sequence[str]) -> int | None:
-    """Return the index of the choice that `text` names, or None where it names none, two, or one that is not there.
-
-    Read are: a letter ("B", "B.", "(B)"), a letter and more ("B. arid"), one "The answer is B." in running text (or
-    followed by a choice's own text), and a choice's own text. Where these disagree nothing is read. A text that says
-    "The answer is" more than once is not read either: the published evaluators count it so, and a model that goes on
-    often goes on to a question of its own.
-    """
-    text = text.strip()
-    bare = re.fullmatch(r"\(?([A-Z])\)?[.):]?", text)
-    if bare:
-        return _index(bare[1], choices)
-    stated = _STATED.findall(text)
-    if sum(capital == "T" for capital, _ in stated) > 1:
-        return None
-    named = _same_text(text, choices)
-    leading = _LEADING.match(text)
-    if leading and not named:
-        named = _same_text(text[leading.end() :], choices) | {_index(leading[1] or leading[2], choices)}
-    named |= {_index(letter, choices) for _, letter in stated}
-    if not named:
-        own = re.fullmatch(r"[Tt]he (?:correct )?answer is:?\s*(.+)", text, re.S)
-        named = _same_text(own[1], choices) if own else set()
-    return named.pop() if len(named) == 1 else None
-
-
-def _same_text(text: str, choices: Sequence[str]) -> set[int | None]:
-    """Return the choices that say `text`; case counts only where choices differ by nothing else."""
-    said = " ".join(text.split()).rstrip(".")
-    plain = [" ".join(choice.split()).rstrip(".") for choice in choices]
-    exact = {index for index, choice in enumerate(plain) if choice == said}
-    return exact or {index for index, choice in enumerate(plain) if choice.casefold() == said.casefold()}
-
-
-def _index(letter: str, choices: Sequence[str]) -> int | None:
-    index = LETTERS.find(letter)
-    return index if 0 <= index < len(choices) else None
 
 
 @dataclass(frozen=True)
@@ -183,9 +142,10 @@ def _recorded(problem: Problem, predictions: Predictions, file: str | Path) -> i
 def score(
     problems: Iterable[Problem], choices: Mapping[str, int | None], *, file: str | Path | None = None
 ) -> dict[str, dict[str, Any] | None]:
-    """Return {column: {"accuracy", "n", "correct", "ci95": [low, high], "chance"}} for the nine columns, in percent.
+    """Return {column: {"accuracy", "n", "correct", "ci95": [low, high], "chance", "unread"}} for the nine, in percent.
 
-    A column that no problem belongs to, or whose metadata the source lacks, is None. An unread answer is wrong.
+    `unread` counts the questions for which no choice was read, which count as wrong. A column that no problem belongs
+    to, or whose metadata the source lacks, is None.
 
     Args:
         file: where the problems are from, for the error.
@@ -222,6 +182,7 @@ def _score_column(problems: Sequence[Problem], choices: Mapping[str, int | None]
         "correct": correct,
         "ci95": [100 * low, 100 * high],
         "chance": chance,
+        "unread": sum(choices[problem.pid] is None for problem in problems),
     }
 
 
@@ -247,16 +208,16 @@ def question_hash(problems: Iterable[Problem]) -> str:
 
 
 def table(columns: Mapping[str, dict[str, Any] | None]) -> str:
-    """Return the nine columns as a text table: accuracy, interval, right answers, questions, chance."""
+    """Return the nine columns as a text table: accuracy, interval, right answers, questions, chance, unread."""
     rows = [
         ("", *COLUMNS),
-        *((name,) for name in ("accuracy %", "95 % from", "95 % to", "correct", "questions", "chance %")),
+        *((name,) for name in ("accuracy %", "95 % from", "95 % to", "correct", "questions", "chance %", "unread")),
     ]
     for column in COLUMNS:
-        texts = ["-"] * 6
+        texts = ["-"] * 7
         if cell := columns.get(column):
             low, high = cell["ci95"]
             texts = [f"{cell['accuracy']:.2f}", f"{low:.2f}", f"{high:.2f}"]
-            texts += [str(cell["correct"]), str(cell["n"]), f"{cell['chance']:.2f}"]
+            texts += [str(cell["correct"]), str(cell["n"]), f"{cell['chance']:.2f}", str(cell["unread"])]
         rows[1:] = [(*row, text) for row, text in zip(rows[1:], texts, strict=True)]
     return "\n".join(f"{row[0]:<11}" + "".join(f"{text:>8}" for text in row[1:]) for row in rows)

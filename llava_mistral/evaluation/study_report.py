@@ -1,21 +1,20 @@
 """The whole comparison of a study: backbones, choices of data and seeds, as `study.json` and `study.md`.
 
-    python -m llava_mistral.evaluation.study_report --results STUDY/results --output STUDY/report
+    python -m llava_mistral.evaluation.study_report --results STUDY/results --data STUDY/digitsqa --output STUDY/report
 
-The page is poured out of the JSON; a number in it was computed by a run.
+The page is poured out of the JSON; a number in it was computed by a run. `--figures study.json` in place of --results
+pours an earlier study again from its accuracies by seed, by today's methods.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
-from llava_mistral.evaluation.comparison import check_comparable, difference, model_summary, read_run
-from llava_mistral.evaluation.statistics import LEVEL, holm
-from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.evaluation.statistics import POWER
+from llava_mistral.evaluation.study_figures import MAIN, SHOWN, TESTED, floors, restated, study_results
 
-MAIN, SHOWN = "IMG", ("ALL", "IMG", "NO")
-CONTROL, DROPPED, DROPPED_FROM = "random", "question-dropped", "principles"
 NAMES = {
     "stage1-only": "stage 1 only",
     "random": "random choice",
@@ -24,113 +23,148 @@ NAMES = {
     "all": "all data",
     "question-dropped": "three principles, question dropped",
 }
-
-
-def read_results(root: Path) -> dict[tuple[str, str], list]:
-    """Return {(backbone, data): runs in the order of their seeds} of `root/backbone/data/seed`.
-
-    Raises:
-        BadInput: there are no results below it, or the seeds of two differ.
-    """
-    folders: dict[tuple[str, str], list[Path]] = {}
-    for file in sorted(root.glob("*/*/*/summary.json")):
-        folders.setdefault(file.parts[-4:-2], []).append(file.parent)
-    if not folders:
-        raise BadInput("holds no results", remedy="give a folder of backbone/data/seed folders", file=root)
-    seeds = {tuple(folder.name for folder in group) for group in folders.values()}
-    if len(seeds) > 1:
-        raise BadInput("not every model has the same seeds", remedy="evaluate the missing ones", file=root)
-    return {key: [read_run(folder) for folder in group] for key, group in sorted(folders.items())}
-
-
-def planned(keys: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Return the pairs that are asked about, decided before any result: (from, to).
-
-    Each choice of data against the random one; the dropped question against the same data with it; and the backbones,
-    in the order of their names, on equal data.
-    """
-    pairs = []
-    for backbone in dict.fromkeys(key[0] for key in keys):
-        own = [data for name, data in keys if name == backbone]
-        others = [data for data in own if data not in (CONTROL, DROPPED)]
-        pairs += [((backbone, CONTROL), (backbone, data)) for data in others if CONTROL in own]
-        if DROPPED in own and DROPPED_FROM in own:
-            pairs.append(((backbone, DROPPED_FROM), (backbone, DROPPED)))
-    for data in dict.fromkeys(key[1] for key in keys):
-        backbones = [name for name, other in keys if other == data]
-        pairs += [((first, data), (second, data)) for first, second in zip(backbones, backbones[1:], strict=False)]
-    return pairs
-
-
-def study_results(root: str | Path, title: str) -> dict[str, Any]:
-    """Return the contents of `study.json`: percentages, differences in points, 95 % intervals over seeds.
-
-    Raises:
-        BadInput: results are missing or are about different questions.
-    """
-    runs = read_results(Path(root))
-    groups = {f"{backbone}/{data}": group for (backbone, data), group in runs.items()}
-    check_comparable(groups, MAIN)
-    pairs = []
-    for first, second in planned(list(runs)):
-        names = ["/".join(first), "/".join(second)]
-        pairs.append({"first": names[0], "second": names[1], **difference(runs[first], runs[second], MAIN)})
-    for pair, p_value in zip(pairs, holm([pair["p_value"] for pair in pairs]), strict=True):
-        pair |= {"p_holm": p_value, "significant": p_value < 1 - LEVEL}
-    cell = next(iter(runs.values()))[0].summary[MAIN]
-    return {
-        "title": title,
-        "seeds": len(next(iter(runs.values()))),
-        "questions": cell["n"],
-        "chance": cell["chance"],
-        "question_hash": next(iter(runs.values()))[0].summary["question_hash"],
-        "models": {name: {c: model_summary(group)["columns"][c] for c in SHOWN} for name, group in groups.items()},
-        "pairs": pairs,
-    }
+COLUMNS = {"skills": "mean over skills"}
+WIDTH = 119  # characters of a line of the page
 
 
 def study_page(found: Mapping[str, Any]) -> str:
     """Return `study.md` of a `study.json`."""
-    head = ["backbone", "fine-tuning data", *SHOWN]
+    shown = [column for column in SHOWN if any(own.get(column) for own in found["models"].values())]
+    sections = [
+        [f"# {found['title']}"],
+        [fill(" ".join([*_about(found), *_about_backbones(found)]), WIDTH)],
+        _accuracies(found, shown),
+        ["![Accuracy by backbone and data](study.png)"],
+        *_floors(found, shown),
+        *_training(found),
+        *_differences(found),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def _about(found: Mapping[str, Any]) -> list[str]:
+    """What was measured, and what the intervals are about."""
+    sizes = [
+        f"{column} {n:,} questions, chance {found['chance'][column]:.1f}" for column, n in found["questions"].items()
+    ]
+    said = [
+        f"Accuracy in percent, mean of {found['seeds']} seeds. {'; '.join(sizes)}.",
+        "95 % intervals count seeds and questions both as samples; the seeds' variance is pooled over the rows.",
+    ]
+    if not found["answers_kept"]:
+        said.append(
+            "Of this run the accuracies by seed were kept and not the single answers, so the questions' part is the "
+            "most that it can be: the intervals are wider than needed, those of differences above all."
+        )
+    return said
+
+
+def _about_backbones(found: Mapping[str, Any]) -> list[str]:
+    backbones = list(dict.fromkeys(name.split("/")[0] for name in found["models"]))
+    if len(backbones) < 2:
+        return []
+    twins = found.get("twins")
+    alike = ""
+    if twins:
+        alike = (
+            f" They are twins: {twins['parameters']:,} parameters of the same shapes with equal initial weights, "
+            f"trained on the same texts in the same order; {twins['differs']}."
+        )
+    return [
+        f"The text models of {' and '.join(backbones)} were made once, and the seeds train the projector and stage 2 "
+        f"on top of them, so that each backbone is one run.{alike} No difference between backbones is tested: their "
+        "rows stand side by side, and a gap between them is not evidence about Mistral and LLaMA."
+    ]
+
+
+def _accuracies(found: Mapping[str, Any], shown: list[str]) -> list[str]:
+    head = ["backbone", "fine-tuning data", *(COLUMNS.get(column, column) for column in shown)]
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for name, columns in found["models"].items():
         backbone, data = name.split("/")
-        rows.append(f"| {backbone} | {NAMES.get(data, data)} | {' | '.join(_cell(columns[c]) for c in SHOWN)} |")
-    shown = sum(pair["significant"] for pair in found["pairs"])
-    widest = max((pair["ci95"][1] - pair["ci95"][0]) / 2 for pair in found["pairs"])
-    return "\n".join(
-        [
-            f"# {found['title']}",
-            "",
-            f"Accuracy in percent, mean of {found['seeds']} seeds with its 95 % interval (Student's t). {MAIN} has "
-            f"{found['questions']:,} questions, where chance is {found['chance']:.1f}.",
-            "",
-            *rows,
-            "",
-            "![Accuracy by backbone and data](study.png)",
-            "",
-            "## Differences",
-            "",
-            f"In points of {MAIN}, paired by seed; p-values are corrected for the {len(found['pairs'])} planned ones "
-            "(Holm 1979).",
-            "",
-            "| from | to | difference | 95 % interval | p | |",
-            "|---|---|---|---|---|---|",
-            *[_pair_row(pair) for pair in found["pairs"]],
-            "",
-            f"{shown} of {len(found['pairs'])} differences are significant. Where one is not, none is shown, which is "
-            f"not to say that there is none: {found['seeds']} seeds leave intervals of up to {widest:.1f} points on "
-            "either side.",
-            "",
-        ]
+        cells = " | ".join(_cell(columns.get(column)) for column in shown)
+        rows.append(f"| {backbone} | {NAMES.get(data, data)} | {cells} |")
+    return rows
+
+
+def _floors(found: Mapping[str, Any], shown: list[str]) -> list[list[str]]:
+    """The table of what is reached without looking."""
+    columns = [column for column in shown if column in found["questions"]]
+    rows = [f"| without looking | {' | '.join(columns)} |", f"|{'---|' * (1 + len(columns))}"]
+    chances = [f"{found['chance'][column]:.1f}" for column in columns]
+    rows.append(f"| chance | {' | '.join(chances)} |")
+    for floor in found.get("floors") or []:
+        cells = " | ".join(_cell(floor["columns"].get(column)) for column in columns)
+        rows.append(f"| {floor['name']} | {cells} |")
+    said = (
+        "An accuracy is to be read beside these, with Wilson's intervals; an answer that was not read counts as wrong."
     )
+    return [["## Floors"], [said], rows]
+
+
+def _training(found: Mapping[str, Any]) -> list[list[str]]:
+    """How long each arm was trained."""
+    known = {name: told for name, told in (found.get("training") or {}).items() if told}
+    if not known:
+        return []
+    arms = {name.split("/")[1]: told for name, told in known.items()}
+    rows = ["| fine-tuning data | rows | steps | epochs |", "|---|---|---|---|"]
+    rows += [
+        f"| {NAMES.get(arm, arm)} | {told['rows']:,} | {told['steps']:,} | {told['epochs']:.1f} |"
+        for arm, told in arms.items()
+    ]
+    said = []
+    if len({told["steps"] for told in arms.values()}) == 1:
+        said = [
+            fill(
+                "The arms were trained for equal steps. With equal steps a small set is seen more often than a large "
+                "one, so that a table of equal epochs may read otherwise; this run has none. What is equal here is "
+                "the cost, and equal accuracy at this cost is not equal accuracy at the end of training.",
+                WIDTH,
+            )
+        ]
+    return [["## Training"], rows, *([said] if said else [])]
+
+
+def _differences(found: Mapping[str, Any]) -> list[list[str]]:
+    count, sections = len(found["pairs"]), []
+    if not count:
+        return []
+    sections.append(["## Differences"])
+    about = (
+        f"In points, paired by seed. Every choice of data is tested against the random one, on "
+        f"{' and on '.join(TESTED)}. p-values are corrected for all {count} differences (Holm 1979), and intervals "
+        "hold for all of them at once with 95 % (Bonferroni)."
+    )
+    sections.append([fill(about, WIDTH)])
+    for column in TESTED:
+        own = [pair for pair in found["pairs"] if pair["column"] == column]
+        rows = [
+            f"| {column}: from | to | difference | interval | p | |",
+            "|---|---|---|---|---|---|",
+            *map(_pair_row, own),
+        ]
+        sections.append(rows)
+        seen = [pair["visible"] for pair in own]
+        reach = (
+            f"{min(seen):.1f}" if f"{min(seen):.1f}" == f"{max(seen):.1f}" else f"{min(seen):.1f} to {max(seen):.1f}"
+        )
+        seen_by = f"with a probability of {100 * POWER:.0f} %"
+        sections.append([f"Smallest true difference that this table finds {seen_by}: {reach} points."])
+    shown = sum(pair["significant"] for pair in found["pairs"])
+    closing = (
+        f"{shown} of {count} differences are significant. Where one is not, none is shown, which is not to say that "
+        "there is none: differences below the sizes above go unseen here."
+    )
+    return [*sections, [fill(closing, WIDTH)]]
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:
     if cell is None:
         return "–"
     low, high = cell["ci95"]
-    return f"{cell['accuracy']:.1f} ({low:.1f} to {high:.1f})"
+    unread = f", {cell['unread']:.0f} unread" if cell.get("unread") else ""
+    return f"{cell['accuracy']:.1f} ({low:.1f} to {high:.1f}{unread})"
 
 
 def _pair_row(pair: Mapping[str, Any]) -> str:
@@ -148,20 +182,40 @@ def _named(name: str) -> str:
 
 def main() -> None:
     from llava_mistral.ground.command_line import VerbParser, whole_folder
+    from llava_mistral.ground.strict_json import read_json
 
     parser = VerbParser(prog="llava_mistral.evaluation.study_report", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", required=True, help="folder of backbone/data/seed results folders")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--results", help="folder of backbone/data/seed results folders")
+    source.add_argument("--figures", metavar="FILE", help="a study.json, to pour it again")
+    parser.add_argument(
+        "--data", metavar="DIR", help="the study's data with train and test, for the majority by wording"
+    )
+    parser.add_argument(
+        "--blank", metavar="DIR", help="results with --images real blank, for the blank-picture floors"
+    )
     parser.add_argument("--output", required=True, help="folder to write: study.json, study.md, study.png")
     parser.add_argument("--title", default="Backbones and choices of data", help="headline of page and chart")
     options = parser.parse_args()
-    found = study_results(options.results, options.title)
+    found = study_results(options.results, options.title) if options.results else restated(read_json(options.figures))
+    if options.data or options.blank:
+        found["floors"] = floors(options.data, options.blank)
     with whole_folder(options.output, "study.json") as folder:
         from llava_mistral.evaluation.charts import grouped_chart
 
-        grouped_chart(_grouped(found), folder / "study.png", title=found["title"], chance=found["chance"])
+        grouped_chart(_grouped(found), folder / "study.png", title=found["title"], chance=_chance_lines(found))
         (folder / "study.md").write_text(study_page(found), encoding="utf-8")
         (folder / "study.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(Path(options.output) / "study.md")
+
+
+def _chance_lines(found: Mapping[str, Any]) -> dict[str, float]:
+    """Return the lines of the chart: chance, and what is reached from the wording alone."""
+    lines = {"chance": found["chance"][MAIN]}
+    for floor in found.get("floors") or []:
+        if floor["name"].startswith("most frequent letter"):
+            lines["wording alone"] = floor["columns"][MAIN]["accuracy"]
+    return lines
 
 
 def _grouped(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
 
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "the file is damaged, download or build it again"
 WEIGHTS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # type -> bytes of a number
 _BITS = {name: 8 * size for name, size in WEIGHTS.items()} | {
@@ -48,12 +48,58 @@ def check_files(folder: str | Path, field: str | None = None, *, weights: bool =
         raise BadInput("names no model", remedy=AGAIN, file=folder / "config.json", field="model_type")
     files = weight_files(folder) if weights else []
     if weights and not files:
+        problem = "holds no *.safetensors file"
         remedy = "name a folder that save_pretrained wrote, or convert it with llava-mistral convert"
-        raise BadInput("holds no *.safetensors file", remedy=remedy, file=folder, field=field)
+        if others := sorted(file.name for file in folder.glob("*.safetensors")):
+            problem = f"holds no {SINGLE} and no index of shards, only {others[0]}"
+            remedy = f"rename it to {SINGLE} if it is the model, or fetch what is missing"
+        raise BadInput(problem, remedy=remedy, file=folder, field=field)
     for file in files:
         header = read_header(file)
         if not config.get("quantization_config"):
             refuse_types(header, file)
+
+
+def computing_type(name: str | Path, revision: str | None = None) -> str:
+    """Return the type that a checkpoint is to be asked in, such as "bfloat16": 16 bits where it was trained so.
+
+    Mixed precision keeps the weights in float32 for its optimizer, and saves them so; what was computed with, and what
+    fits into the memory, run.json says. Without it config.json does; "auto" where neither does.
+
+    Args:
+        name: a folder, or a Hub id, which is looked up at `revision`.
+    """
+    recipe = _read_part(name, "run.json", revision).get("recipe")
+    for key, dtype in (("bf16", "bfloat16"), ("fp16", "float16")):
+        if isinstance(recipe, dict) and recipe.get(key) is True:
+            return dtype
+    config = _read_part(name, "config.json", revision)
+    return str(config.get("dtype") or config.get("torch_dtype") or "auto").removeprefix("torch.")
+
+
+def _read_part(name: str | Path, part: str, revision: str | None) -> dict[str, Any]:
+    file: Path | str | None = Path(name) / part
+    if not Path(name).is_dir():
+        from transformers.utils import cached_file
+
+        options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        file = cached_file(str(name), part, revision=revision, **options)
+    return _read_json(Path(file)) if file is not None and Path(file).is_file() else {}
+
+
+def context_length(config: Any) -> int | None:
+    """Return how many tokens a model takes in, answer included, or None where its configuration does not say.
+
+    Scaled rotary positions (linear, dynamic, yarn, llama3) count: `factor` times the positions before scaling, where
+    that is more. `LlavaMistralConfig.context_length` is the published copy.
+    """
+    text = getattr(config, "text_config", config)
+    positions = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if positions is None or rope.get("rope_type", "default") == "default":
+        return positions
+    before = rope.get("original_max_position_embeddings") or positions
+    return max(positions, int(before * (rope.get("factor") or 1)))
 
 
 def read_config_file(folder: str | Path, field: str | None = None) -> dict[str, Any]:
@@ -78,31 +124,62 @@ def _read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def weight_files(folder: Path, index: str = INDEX, single: str = "model.safetensors") -> list[Path]:
-    """Return the files that hold a folder's weights: those of its index, else the single one, else none.
+def weight_files(folder: str | Path, *, pickles: bool = False) -> list[Path]:
+    """Return the files that hold a folder's weights, in the library's own order; none where there are none.
+
+    `transformers_weights` of config.json, else model.safetensors, else the shards of its index; pickles only where
+    they are asked for. An index beside the single file, as stock `save_pretrained` leaves one, is passed over unless
+    all of its shards are there: of two whole sets only the owner knows which is meant. The published copy of this rule
+    is `loading_llava_mistral.weight_names`.
+
+    Args:
+        pickles: look for pytorch_model.bin and its index in their place.
 
     Raises:
-        BadInput: the index is none, or names a file that is absent or outside of the folder.
+        BadInput: there are two whole sets, or an index is none, or names a file that is absent or outside of the
+            folder.
     """
-    folder, file = Path(folder), Path(folder) / index
-    if not file.is_file():
-        return [folder / single] if (folder / single).is_file() else []
+    folder = Path(folder)
+    single, index = ("pytorch_model.bin", "pytorch_model.bin.index.json") if pickles else (SINGLE, INDEX)
+    explicit = None if pickles else _explicit_weights(folder)
+    if explicit is not None:
+        single, index = (None, explicit) if explicit.endswith(".index.json") else (explicit, INDEX)
+    shards = _shards(folder / index) if (folder / index).is_file() else []
+    absent = next((file.name for file in shards if not file.is_file()), None)
+    if single is None or not (folder / single).is_file():
+        if absent:
+            problem, remedy = f"names {absent}, which is absent", "fetch the missing shard"
+            raise BadInput(problem, remedy=remedy, file=folder / index, field="weight_map")
+        return shards
+    if not absent and {file.name for file in shards} - {single}:
+        problem = f"holds two whole sets of weights, {single} and the shards of {index}"
+        raise BadInput(problem, remedy="remove the one that is not meant", file=folder)
+    return [folder / single]
+
+
+def _explicit_weights(folder: Path) -> str | None:
+    """The file that a configuration itself names, which the library then reads before any other."""
+    named = read_config_file(folder).get("transformers_weights") if (folder / "config.json").is_file() else None
+    if named is not None and (not isinstance(named, str) or Path(named).name != named):
+        problem, file = f"names {str(named)[:80]!r}, which is outside of its folder", folder / "config.json"
+        raise BadInput(problem, remedy=AGAIN, file=file, field="transformers_weights")
+    return named
+
+
+def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(_read_json(file)["weight_map"].values()))
+        names = sorted(set(_read_json(index)["weight_map"].values()))
         if not names:
             raise ValueError("it names no file")
     except BadInput:
         raise
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadInput("is no index of shards", remedy=AGAIN, file=file, field="weight_map") from error
+        raise BadInput("is no index of shards", remedy=AGAIN, file=index, field="weight_map") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             problem = f"names {str(name)[:80]!r}, which is outside of its folder"
-            raise BadInput(problem, remedy=AGAIN, file=file, field="weight_map")
-        if not (folder / name).is_file():
-            remedy = "fetch the missing shard"
-            raise BadInput(f"names {name}, which is absent", remedy=remedy, file=file, field="weight_map")
-    return [folder / name for name in names]
+            raise BadInput(problem, remedy=AGAIN, file=index, field="weight_map")
+    return [index.parent / name for name in names]
 
 
 def read_header(file: Path) -> dict[str, dict]:

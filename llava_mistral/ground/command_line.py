@@ -18,11 +18,20 @@ from llava_mistral.ground.output_folders import check_output_folder
 from llava_mistral.ground.whole_file import whole_folder_at
 
 __all__ = ["VerbParser", "check_output_folder", "run_verb", "whole_folder"]
-REMEDIES = dict.fromkeys(
-    (errno.EROFS, errno.EACCES, errno.EPERM), "get the right to write there or name another place"
-)
-REMEDIES |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`)")
-REMEDIES |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free the resource")
+REMEDIES = {
+    number: remedy
+    for remedy, numbers in {
+        "get the right to write there or name another place": (errno.EROFS, errno.EACCES, errno.EPERM),
+        "allow more open files (`ulimit -n`)": (errno.EMFILE, errno.ENFILE),
+        "free the space it needs there": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        "free memory": (errno.ENOMEM,),
+        "correct the path": (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+        "start the server that should answer there or correct its address": (errno.ECONNREFUSED,),
+        "wait for the network": (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNRESET),
+        "name another port": (errno.EADDRINUSE, errno.EADDRNOTAVAIL),
+    }.items()
+    for number in numbers
+}
 ALONE = 20  # seconds after which a process of several must have met its fault alone
 
 
@@ -83,10 +92,9 @@ class _Escaped:
 
 
 def _said(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:  # libraries raise OSError for much else, without an errno
+    if isinstance(error, OSError) and error.errno in REMEDIES:  # libraries raise OSError for much else
         place = f"{error.filename}: " if error.filename else ""
-        remedy = REMEDIES.get(error.errno, "free the resource")
-        return f"{place}{error.strerror}; {remedy} and run the same command again"
+        return f"{place}{error.strerror}; {REMEDIES[error.errno]} and run the same command again"
     said = " ".join(str(error).split()) or "no message"
     for number, remedy in REMEDIES.items():  # torch and safetensors raise errors of their own, in the system's words
         if os.strerror(number) in said:

@@ -1,8 +1,9 @@
 """The one picture decoder: whatever is trained on, embedded, scored or published was opened here.
 
 What comes out is what `transformers.image_utils.load_image` gives a user at inference: the first frame, upright by its
-EXIF orientation, and RGB without its alpha channel. Grey of 16 bits alone is scaled to 8, where Pillow's `convert`
-clips it to white. Not here, but in a processor that is handed an RGBA picture itself, transparency becomes white.
+EXIF orientation, and RGB without its alpha channel. Grey of more than 8 bits alone is scaled (`_grey`), where Pillow's
+`convert` clips it to white or black. Not here, but in a processor that is handed an RGBA picture itself, transparency
+becomes white.
 """
 
 import errno
@@ -10,15 +11,16 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from llava_mistral.ground.bad_input import BadInput
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS += tuple(name for name, part in (("AVIF", "avif"), ("JPEG2000", "jpg_2000")) if features.check(part))
 MOST_PIXELS = 64_000_000  # 256 MB decoded: Pillow takes four bytes a pixel
 MOST_BYTES = 256 << 20
 MOST_RATIO = 200  # of the sides; a tower's `shortest_edge` makes 100,000 x 1 pixels 33 million wide
@@ -47,13 +49,14 @@ def open_picture(
         file, record, field: where the picture is named, for the error.
 
     Raises:
-        BadInput: it is no regular file, no JPEG, PNG, WebP, GIF, BMP or TIFF, is damaged or cut short, has more than
-            64 million pixels, or sides of more than 200:1.
+        BadInput: it is no regular file, of no format of `FORMATS`, is damaged or cut short, has more than 64 million
+            pixels, or sides of more than 200:1; grey that is negative, not finite, or beyond 32 bits.
     """
     place = {"file": file, "record": record, "field": field}
     try:
         picture = _upright(source) if isinstance(source, Image.Image) else _decoded(bytes_of(source))
-        picture = _as_rgb(picture) if rgb else picture.copy()
+        deep = picture.mode in ("I", "F")  # no format that is published holds them
+        picture = _as_rgb(picture) if rgb else _grey(picture) if deep else picture.copy()
     except BadInput as error:
         raise BadInput(error.problem, remedy=error.remedy, **place) from error
     except Exception as error:  # Pillow has no common error; a fuzzed file raises ten kinds, struct.error among them
@@ -103,7 +106,7 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "is no JPEG, PNG, WebP, GIF, BMP or TIFF"
+        return "is no JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     return f"is not a picture that can be read ({' '.join(str(error).split())[:120] or type(error).__name__})"
@@ -167,22 +170,48 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):
-        import numpy as np
+    return _grey(picture).convert("RGB")
 
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture.convert("RGB")
+
+def _grey(picture: Image.Image) -> Image.Image:
+    """Return grey of more than 8 bits as 8: divided by the power of 4 that the brightest pixel needs to fit.
+
+    So a picture of 10, 12, 14, 16 … bits keeps its shades whatever its file holds them in. Floats of 0 to 1 are
+    multiplied by 255.
+
+    Raises:
+        BadInput: a pixel is negative or not finite.
+    """
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    import numpy as np
+
+    pixels = np.asarray(picture)
+    if not np.isfinite(pixels).all() or pixels.min() < 0:
+        problem = "the picture has grey below 0, or that is no number"
+        raise BadInput(problem, remedy="scale it to 0 to 255 and save it again")
+    most = pixels.max()
+    bits = max(8, int(most).bit_length() + int(most).bit_length() % 2)
+    if picture.mode != "F":
+        return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
+    scale = 255 if most <= 1 else 1 / (1 << (bits - 8))
+    return Image.fromarray((pixels * np.float32(scale) + np.float32(0.5)).clip(0, 255).astype(np.uint8))
 
 
 class PictureFolder:
     """The folder that the pictures of a data set must lie in, links followed.
 
+    Args:
+        root: the folder.
+        also: further folders that links in it may lead to.
+
     Folders below it are resolved once each: of 558,000 pictures in 660 folders, only the last part is looked at.
     """
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path, also: Iterable[str | Path] = ()):
         self.root = Path(root)
-        self._real = os.path.realpath(root)
+        real = [os.path.realpath(folder) for folder in (root, *also)]
+        self._inside = tuple(folder.rstrip(os.sep) + os.sep for folder in real)
         self._parents: dict[str, str] = {}
 
     def find(self, name: str | Path, *, file: str | Path, record: str | int) -> Path:
@@ -197,7 +226,7 @@ class PictureFolder:
             raise BadInput(f"{str(name)[:200]!r} is an address and no path", remedy=remedy, **place)
         try:
             real = None if "\0" in str(name) else self._resolved(str(image))
-            inside = real is not None and (real + os.sep).startswith(self._real.rstrip(os.sep) + os.sep)
+            inside = real is not None and (real + os.sep).startswith(self._inside)
             mode = os.stat(real).st_mode if inside else 0
         except FileNotFoundError as error:
             remedy = "fetch the picture or drop the record"

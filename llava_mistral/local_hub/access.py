@@ -1,21 +1,16 @@
 """Who may see a repository: private ones look absent and gated ones keep their files to whoever shows the token."""
 
-from typing import TYPE_CHECKING
-
 from llava_mistral.local_hub.errors import HubError
-from llava_mistral.local_hub.exchange import Reply, Request
-from llava_mistral.local_hub.protocol import REPO, find_repo, route
+from llava_mistral.local_hub.messages import Reply, Request
+from llava_mistral.local_hub.protocol import REPO, Hub, find_repo, route
 from llava_mistral.local_hub.repository import Repo
-
-if TYPE_CHECKING:
-    from llava_mistral.local_hub.server import LocalHub
 
 VISIBILITIES = {"public": False, "private": True}
 GATES = (False, "auto", "manual")
 
 
 @route("settings", "PUT", REPO + "/settings", writes=True)
-def settings(hub: "LocalHub", request: Request) -> Reply:
+def settings(hub: Hub, request: Request) -> Reply:
     """Change who may see a repository."""
     repo, asked = find_repo(hub, request), request.json()
     changes = {}
@@ -34,7 +29,7 @@ def settings(hub: "LocalHub", request: Request) -> Reply:
 
 
 @route("auth-check", "GET", REPO + "/auth-check(?P<write>/write)?")
-def auth_check(hub: "LocalHub", request: Request) -> Reply:
+def auth_check(hub: Hub, request: Request) -> Reply:
     repo = find_repo(hub, request)
     if request.names["write"] and request.visitor == "anonymous":
         raise HubError(401, "Invalid username or password.")
@@ -53,3 +48,9 @@ def pass_gate(repo: Repo, request: Request) -> None:
             f"Access to {repo.kind.removesuffix('s')} {repo.id} is restricted. You must be authenticated to access it."
         )
         raise HubError(401, said, "GatedRepo")
+
+
+ROUTES = (
+    settings,
+    auth_check,
+)

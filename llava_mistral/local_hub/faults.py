@@ -17,7 +17,7 @@ class Fault:
     """One rule. It needs at least one of `status`, `delay`, `cut` and `flip`, which combine.
 
     Attributes:
-        route: the name of a route (`protocol.ROUTES`: "commit", "put", "resolve", ...) or a pattern ("*", "xet-*").
+        route: the name of a route (`routes.ROUTES`: "commit", "put", "resolve", ...) or a pattern ("*", "xet-*").
         method: only this HTTP method; "" is any.
         path: only request paths matching this pattern ("*/model.safetensors").
         times: how many matching requests it strikes; 0 is for ever.

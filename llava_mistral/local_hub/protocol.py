@@ -1,26 +1,27 @@
-"""The addresses of the Hub's HTTP API: as many as huggingface_hub, transformers and datasets call.
-
-Read from huggingface_hub 2.4.0 and checked against it; the client's own source is the only full description there is.
-What answers them is in `reading.py` and `writing.py`.
-"""
+"""What the functions behind the Hub's addresses have in common: the hub they are given, and how they are reached."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import unquote
 
 from llava_mistral.local_hub.errors import HubError
-from llava_mistral.local_hub.exchange import Reply, Request
+from llava_mistral.local_hub.messages import Reply, Request
 from llava_mistral.local_hub.repository import Entry, Repo
-
-if TYPE_CHECKING:
-    from llava_mistral.local_hub.server import LocalHub
+from llava_mistral.local_hub.store import Store
 
 KIND = r"/api/(?P<kind>models|datasets|spaces)"
 REPO = KIND + r"/(?P<repo>[^/]+(?:/[^/]+)?)"  # names without an owner ("gpt2") are asked for, and never found here
 PAGES = r"/(?:(?P<kind>datasets|spaces)/)?(?P<repo>[^/]+(?:/[^/]+?)?)"
 REVISION = r"/(?P<revision>[^/]+)"  # percent-encoded by the clients: refs%2Fheads%2Fmain
+
+
+class Hub(Protocol):
+    """What a route's function may know of the server: its repositories, and who shows the token."""
+
+    store: Store
+    user: str
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Route:
     name: str
     methods: tuple[str, ...]
     path: str
-    function: Callable[["LocalHub", Request], Reply]
+    function: Callable[[Hub, Request], Reply]
     writes: bool
 
     def match(self, method: str, path: str) -> dict[str, str] | None:
@@ -42,34 +43,12 @@ class Route:
         return {name: unquote(value or "") for name, value in found.groupdict().items()} if found else None
 
 
-ROUTES: list[Route] = []
+def route(name: str, methods: str, path: str, writes: bool = False) -> Callable[[Callable], Route]:
+    """Make the decorated function the answer at an address."""
+    return lambda function: Route(name, tuple(methods.split()), path, function, writes)
 
 
-def route(name: str, methods: str, path: str, writes: bool = False):
-    """Give the decorated function an address."""
-
-    def register(function):
-        ROUTES.append(Route(name, tuple(methods.split()), path, function, writes))
-        return function
-
-    return register
-
-
-def find_route(method: str, path: str) -> tuple[Route, dict[str, str]]:
-    for candidate in ROUTES:
-        if (names := candidate.match(method, path)) is not None:
-            return candidate, names
-    return _UNKNOWN, {}
-
-
-def _unknown(hub: "LocalHub", request: Request) -> Reply:
-    raise HubError(404, "This Local Hub does not speak that part of the protocol")
-
-
-_UNKNOWN = Route("unknown", (), "", _unknown, False)
-
-
-def find_repo(hub: "LocalHub", request: Request) -> Repo:
+def find_repo(hub: Hub, request: Request) -> Repo:
     """Return the repository a request names.
 
     Raises:
@@ -83,7 +62,7 @@ def find_repo(hub: "LocalHub", request: Request) -> Repo:
     raise HubError(404, "Repository not found", "RepoNotFound")
 
 
-def find_commit(hub: "LocalHub", request: Request) -> tuple[Repo, str]:
+def find_commit(hub: Hub, request: Request) -> tuple[Repo, str]:
     """Return the repository and the id of the commit that a request names (the head of main if it names none)."""
     repo = find_repo(hub, request)
     return repo, repo.resolve(request.names.get("revision") or "main")

@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlencode
 
 from llava_mistral.local_hub.access import pass_gate
 from llava_mistral.local_hub.card_check import front_matter_tags, read_front_matter
 from llava_mistral.local_hub.errors import HubError
-from llava_mistral.local_hub.exchange import Reply, Request, file_reply
+from llava_mistral.local_hub.messages import Reply, Request, file_reply
 from llava_mistral.local_hub.protocol import (
     KIND,
     PAGES,
     REPO,
     REVISION,
+    Hub,
     entry_not_found,
     find_commit,
     find_repo,
@@ -21,16 +21,13 @@ from llava_mistral.local_hub.protocol import (
 )
 from llava_mistral.local_hub.repository import Entry, Repo, pointer
 
-if TYPE_CHECKING:
-    from llava_mistral.local_hub.server import LocalHub
-
 PAGE, EXPANDED_PAGE = 1000, 50  # entries of a listing in one answer
 CHOICES = {"author", "search", "filter", "pipeline_tag", "limit"}  # of a list of repositories
 SHOWN = {"full", "cardData", "config", "expand"}  # all is shown always
 
 
 @route("whoami", "GET", "/api/whoami-v2")
-def whoami(hub: "LocalHub", request: Request) -> Reply:
+def whoami(hub: Hub, request: Request) -> Reply:
     if request.visitor == "anonymous" or "Authorization" not in request.headers:
         raise HubError(401, "Invalid username or password.")
     token = {"displayName": "local", "role": "write"}
@@ -39,12 +36,12 @@ def whoami(hub: "LocalHub", request: Request) -> Reply:
 
 
 @route("agent-harnesses", "GET", "/api/agent-harnesses")
-def agent_harnesses(hub: "LocalHub", request: Request) -> Reply:
+def agent_harnesses(hub: Hub, request: Request) -> Reply:
     return Reply({"standardEnvVars": [], "harnesses": {}})
 
 
 @route("list", "GET", KIND)
-def list_repos(hub: "LocalHub", request: Request) -> Reply:
+def list_repos(hub: Hub, request: Request) -> Reply:
     """List by author, part of the name, tags and task, in the order of the names.
 
     Raises:
@@ -66,7 +63,7 @@ def list_repos(hub: "LocalHub", request: Request) -> Reply:
 
 
 @route("info", "GET HEAD", REPO + rf"(?:/revision{REVISION})?")
-def info(hub: "LocalHub", request: Request) -> Reply:
+def info(hub: Hub, request: Request) -> Reply:
     repo, commit_id = find_commit(hub, request)
     return Reply(_info(repo, commit_id, request.asks("blobs")))
 
@@ -112,7 +109,7 @@ def _sibling(path: str, entry: Entry, blobs: bool) -> dict:
 
 
 @route("tree", "GET", REPO + rf"/tree{REVISION}(?:/(?P<path>.*))?")
-def tree(hub: "LocalHub", request: Request) -> Reply:
+def tree(hub: Hub, request: Request) -> Reply:
     repo, commit_id = find_commit(hub, request)
     files, folder = repo.files(commit_id), request.names["path"].strip("/")
     paths = _inside(files, f"{folder}/" if folder else "", request.asks("recursive"))
@@ -132,11 +129,12 @@ def _inside(files: dict[str, Entry], start: str, deep: bool) -> list[str]:
 
 
 @route("paths-info", "POST", REPO + rf"/paths-info{REVISION}")
-def paths_info(hub: "LocalHub", request: Request) -> Reply:
+def paths_info(hub: Hub, request: Request) -> Reply:
     repo, commit_id = find_commit(hub, request)
-    files, form = repo.files(commit_id), parse_qs(request.body.read().decode())
+    files, form = repo.files(commit_id), parse_qs(request.read().decode())
     wanted = [path.strip("/") for path in form.get("paths", [])]
-    there = [path for path in wanted if path in files or any(file.startswith(f"{path}/") for file in files)]
+    folders = {file.rsplit("/", depth)[0] for file in files for depth in range(1, file.count("/") + 1)}
+    there = [path for path in wanted if path in files or path in folders]
     return Reply(_records(repo, commit_id, files, there, form.get("expand", [""])[0].lower() == "true"))
 
 
@@ -190,7 +188,7 @@ def _page(request: Request, items: list, show) -> Reply:
 
 
 @route("refs", "GET", REPO + "/refs")
-def refs(hub: "LocalHub", request: Request) -> Reply:
+def refs(hub: Hub, request: Request) -> Reply:
     repo = find_repo(hub, request)
 
     def listed(kind: str) -> list[dict]:
@@ -201,18 +199,18 @@ def refs(hub: "LocalHub", request: Request) -> Reply:
 
 
 @route("commits", "GET", REPO + rf"/commits{REVISION}")
-def commits(hub: "LocalHub", request: Request) -> Reply:
+def commits(hub: Hub, request: Request) -> Reply:
     repo, commit_id = find_commit(hub, request)
     return _page(request, list(repo.history(commit_id)), lambda page: [_commit(hub, *item) for item in page])
 
 
-def _commit(hub: "LocalHub", commit_id: str, commit: dict) -> dict:
+def _commit(hub: Hub, commit_id: str, commit: dict) -> dict:
     shown = {key: commit[key] for key in ("title", "message", "date")}
     return {"id": commit_id, "authors": [{"user": hub.user}], **shown}
 
 
 @route("resolve", "GET HEAD", PAGES + rf"/resolve{REVISION}/(?P<path>.+)")
-def resolve(hub: "LocalHub", request: Request) -> Reply:
+def resolve(hub: Hub, request: Request) -> Reply:
     repo, commit_id = find_commit(hub, request)
     pass_gate(repo, request)
     path = request.names["path"]
@@ -230,3 +228,16 @@ def resolve(hub: "LocalHub", request: Request) -> Reply:
         headers |= {"X-Linked-Etag": f'"{entry.sha256}"', "X-Linked-Size": str(entry.size)}
     # No X-Xet-Hash: with it the clients would look for a Xet server instead of reading this answer.
     return file_reply(repo.store.blob(entry.sha256), entry.size, request.headers.get("Range"), headers)
+
+
+ROUTES = (
+    whoami,
+    agent_harnesses,
+    list_repos,
+    info,
+    tree,
+    paths_info,
+    refs,
+    commits,
+    resolve,
+)

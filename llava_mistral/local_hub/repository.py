@@ -8,13 +8,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from llava_mistral.local_hub.blobs import Blobs
 from llava_mistral.local_hub.errors import HubError
-
-if TYPE_CHECKING:
-    from llava_mistral.local_hub.store import Store
 
 COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 
@@ -54,7 +51,7 @@ def now() -> str:
 class Repo:
     """A repository in `folder`, whose blobs are in `store`."""
 
-    def __init__(self, store: "Store", kind: str, repo_id: str, folder: Path):
+    def __init__(self, store: Blobs, kind: str, repo_id: str, folder: Path):
         self.store, self.kind, self.id, self.folder = store, kind, repo_id, folder
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -11,10 +12,10 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.local_hub import access, reading, writing, xet  # noqa: F401  the first three fill protocol.ROUTES
+from llava_mistral.local_hub import xet
 from llava_mistral.local_hub.exchange import Exchange
 from llava_mistral.local_hub.faults import Fault, Faults
-from llava_mistral.local_hub.protocol import find_route
+from llava_mistral.local_hub.routes import find_route
 from llava_mistral.local_hub.store import Store
 
 
@@ -24,7 +25,8 @@ class LocalHub:
     Args:
         root: the folder that holds the repositories; made if absent.
         port: a TCP port of 127.0.0.1, or 0 for a free one.
-        token: what clients must show to write, and to read private repositories; None asks for nothing.
+        token: what clients must show to write, and to read private repositories; None makes a random one.
+        unguarded: ask for no token; who can reach the address can then write.
         faults: the rules to start with; `add_fault` and `clear_faults` change them.
         log: a file to which each request is appended as a line of JSON.
         user: the name of whoever shows the token, and the namespace of repositories created without one.
@@ -43,11 +45,12 @@ class LocalHub:
         *,
         port: int = 0,
         token: str | None = None,
+        unguarded: bool = False,
         faults: Iterable[Fault] = (),
         log: str | Path | None = None,
         user: str = "local",
     ):
-        self.token, self.user = token, user
+        self.token, self.user = None if unguarded else token or f"hf_{secrets.token_hex(17)}", user
         self.faults, self.requests = Faults(faults), []
         self.stopping = threading.Event()
         self._log_lock = threading.Lock()

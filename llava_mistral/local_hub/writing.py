@@ -6,17 +6,18 @@ import hmac
 import io
 import json
 import re
-from typing import TYPE_CHECKING
 
 from llava_mistral.local_hub import xet
+from llava_mistral.local_hub.blobs import SHA256, Blobs, file_size
 from llava_mistral.local_hub.card_check import read_front_matter
 from llava_mistral.local_hub.errors import HubError
-from llava_mistral.local_hub.exchange import Reply, Request
 from llava_mistral.local_hub.git_rules import GIT_ATTRIBUTES, is_ignored, is_large
+from llava_mistral.local_hub.messages import Reply, Request
 from llava_mistral.local_hub.protocol import (
     PAGES,
     REPO,
     REVISION,
+    Hub,
     find_commit,
     find_repo,
     known_oid,
@@ -24,14 +25,13 @@ from llava_mistral.local_hub.protocol import (
     route,
 )
 from llava_mistral.local_hub.repository import Entry, Repo
-from llava_mistral.local_hub.store import REPO_KINDS, SHA256, Store, file_size
+from llava_mistral.local_hub.store import REPO_KINDS
 
-if TYPE_CHECKING:
-    from llava_mistral.local_hub.server import LocalHub
+LINE, OPERATIONS = 64 << 20, 25_000  # of a commit: a file of 10 MB in base64 is the largest that is no LFS file
 
 
 @route("create", "POST", "/api/repos/create", writes=True)
-def create(hub: "LocalHub", request: Request) -> Reply:
+def create(hub: Hub, request: Request) -> Reply:
     asked = request.json()
     kind, repo_id = _named(hub, asked)
     attributes = GIT_ATTRIBUTES.encode()
@@ -45,32 +45,35 @@ def create(hub: "LocalHub", request: Request) -> Reply:
 
 
 @route("delete", "DELETE", "/api/repos/delete", writes=True)
-def delete(hub: "LocalHub", request: Request) -> Reply:
+def delete(hub: Hub, request: Request) -> Reply:
     request.names["kind"], request.names["repo"] = _named(hub, request.json())
     hub.store.delete(find_repo(hub, request))
     return Reply({})
 
 
-def _named(hub: "LocalHub", asked: dict) -> tuple[str, str]:
+def _named(hub: Hub, asked: dict) -> tuple[str, str]:
     kind = f"{asked.get('type') or 'model'}s"
     if kind not in REPO_KINDS:
         raise HubError(400, f"Invalid repo type: {asked.get('type')}")
-    return kind, f"{asked.get('organization') or hub.user}/{asked.get('name')}"
+    name, owner = asked.get("name"), asked.get("organization") or hub.user
+    if not isinstance(name, str) or not isinstance(owner, str):
+        raise HubError(400, "Invalid repo name: it is missing, or no text")
+    return kind, f"{owner}/{name}"
 
 
 @route("branch", "POST DELETE", REPO + r"/branch/(?P<branch>[^/]+)", writes=True)
-def branch(hub: "LocalHub", request: Request) -> Reply:
+def branch(hub: Hub, request: Request) -> Reply:
     return _change_ref(hub, request, "heads", request.names["branch"], request.json().get("startingPoint"))
 
 
 @route("tag", "POST DELETE", REPO + rf"/tag{REVISION}", writes=True)
-def tag(hub: "LocalHub", request: Request) -> Reply:
+def tag(hub: Hub, request: Request) -> Reply:
     if request.method == "DELETE":
         return _change_ref(hub, request, "tags", request.names["revision"], None)
     return _change_ref(hub, request, "tags", str(request.json().get("tag", "")), request.names["revision"])
 
 
-def _change_ref(hub: "LocalHub", request: Request, kind: str, name: str, target: str | None) -> Reply:
+def _change_ref(hub: Hub, request: Request, kind: str, name: str, target: str | None) -> Reply:
     repo = find_repo(hub, request)
     with hub.store.lock:
         there = name in repo.refs(kind)
@@ -90,20 +93,22 @@ def _change_ref(hub: "LocalHub", request: Request, kind: str, name: str, target:
 
 
 @route("validate-yaml", "POST", "/api/validate-yaml")
-def validate_yaml(hub: "LocalHub", request: Request) -> Reply:
+def validate_yaml(hub: Hub, request: Request) -> Reply:
     _, errors, warnings = read_front_matter(str(request.json().get("content", "")))
     said = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
     return Reply(said, 400 if errors else 200)
 
 
 @route("preupload", "POST", REPO + rf"/preupload{REVISION}", writes=True)
-def preupload(hub: "LocalHub", request: Request) -> Reply:
+def preupload(hub: Hub, request: Request) -> Reply:
     """Say for each file whether it goes into the commit itself or ahead of it, and what is there already."""
     _refuse_pull_request(request)
     repo, commit_id = find_commit(hub, request)
     asked, files = request.json(), repo.files(commit_id)
     attributes = _text(repo, files, ".gitattributes")
     ignored = asked.get("gitIgnore", _text(repo, files, ".gitignore"))
+    if len(asked["files"]) > 256 or any(not _legal_path(str(file["path"])) for file in asked["files"]):
+        raise HubError(400, "more than 256 files, or a path that no repository has")
     return Reply({"files": [_upload_mode(file, files, attributes, ignored) for file in asked["files"]]})
 
 
@@ -120,7 +125,7 @@ def _text(repo: Repo, files: dict[str, Entry], path: str) -> str:
 
 
 @route("batch", "POST", PAGES + r"\.git/info/lfs/objects/batch", writes=True)
-def batch(hub: "LocalHub", request: Request) -> Reply:
+def batch(hub: Hub, request: Request) -> Reply:
     """Tell where each large file goes; one that is stored already gets no address, which is how uploads resume."""
     find_repo(hub, request)
     asked = request.json()
@@ -129,7 +134,7 @@ def batch(hub: "LocalHub", request: Request) -> Reply:
     return Reply({"transfer": "basic", "objects": [_object(hub, request.base, item) for item in asked["objects"]]})
 
 
-def _object(hub: "LocalHub", base: str, item: dict) -> dict:
+def _object(hub: Hub, base: str, item: dict) -> dict:
     sha256, size = str(item["oid"]), int(item["size"])
     answer = {"oid": sha256, "size": size}
     if not SHA256.fullmatch(sha256):
@@ -141,12 +146,12 @@ def _object(hub: "LocalHub", base: str, item: dict) -> dict:
     return {**answer, "actions": {"upload": upload, "verify": {"href": f"{base}/lfs/{sha256}/verify"}}}
 
 
-def _key(store: Store, sha256: str, size: int) -> str:
+def _key(store: Blobs, sha256: str, size: int) -> str:
     return hmac.new(store.secret, f"{sha256} {size}".encode(), hashlib.sha256).hexdigest()
 
 
 @route("put", "PUT", r"/lfs/(?P<sha256>[0-9a-f]{64})")
-def put(hub: "LocalHub", request: Request) -> Reply:
+def put(hub: Hub, request: Request) -> Reply:
     sha256, size = request.names["sha256"], int(request.query.get("size", -1))
     if not hmac.compare_digest(request.query.get("key", ""), _key(hub.store, sha256, size)):
         raise HubError(403, "This upload address was not given out here")
@@ -155,14 +160,14 @@ def put(hub: "LocalHub", request: Request) -> Reply:
 
 
 @route("verify", "POST", r"/lfs/(?P<sha256>[0-9a-f]{64})/verify", writes=True)
-def verify(hub: "LocalHub", request: Request) -> Reply:
+def verify(hub: Hub, request: Request) -> Reply:
     if file_size(hub.store.blob(request.names["sha256"])) != request.json().get("size"):
         raise HubError(404, "The object is not here at that size")
     return Reply({})
 
 
 @route("xet-token", "GET", REPO + rf"/xet-write-token{REVISION}", writes=True)
-def xet_token(hub: "LocalHub", request: Request) -> Reply:
+def xet_token(hub: Hub, request: Request) -> Reply:
     _refuse_pull_request(request)
     answer = xet.grant(find_commit(hub, request)[0])
     names = {"X-Xet-Cas-Url": "casUrl", "X-Xet-Access-Token": "accessToken", "X-Xet-Token-Expiration": "exp"}
@@ -170,7 +175,7 @@ def xet_token(hub: "LocalHub", request: Request) -> Reply:
 
 
 @route("commit", "POST", REPO + rf"/commit{REVISION}", writes=True)
-def commit(hub: "LocalHub", request: Request) -> Reply:
+def commit(hub: Hub, request: Request) -> Reply:
     """Put one commit on a branch, wholly or not at all."""
     _refuse_pull_request(request)
     repo, _ = find_commit(hub, request)
@@ -190,7 +195,9 @@ def commit(hub: "LocalHub", request: Request) -> Reply:
 def _read_operations(repo: Repo, body: io.BufferedReader) -> tuple[dict, list[tuple[str, dict]]]:
     """Return the commit's header and its operations in order; the bytes of regular files are stored on the way."""
     header, operations = {}, []
-    for line in body:
+    while line := body.readline(LINE + 1):
+        if len(line) > LINE or len(operations) >= OPERATIONS:
+            raise HubError(413, f"a commit has lines of at most {LINE} bytes and at most {OPERATIONS} files")
         item = json.loads(line)
         key, value = item["key"], item["value"]
         if key == "header":
@@ -258,9 +265,25 @@ def _apply(files: dict[str, Entry], operations: list[tuple[str, dict]], entries:
 
 def _legal_path(path: str) -> bool:
     parts = path.split("/")
-    return not any(part in ("", ".", "..", ".git") for part in parts) and not re.search(r"[\0-\x1f\\]", path)
+    legal = not any(part in ("", ".", "..", ".git") for part in parts) and not re.search(r"[\0-\x1f\\]", path)
+    return legal and len(path) <= 1000 and len(parts) <= 50
 
 
 def _refuse_pull_request(request: Request) -> None:
     if request.asks("create_pr") or request.names["revision"].startswith("refs/pr/"):
         raise HubError(400, "This Local Hub has no pull requests; commit to a branch")
+
+
+ROUTES = (
+    create,
+    delete,
+    branch,
+    tag,
+    validate_yaml,
+    preupload,
+    batch,
+    put,
+    verify,
+    xet_token,
+    commit,
+)

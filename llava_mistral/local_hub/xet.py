@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from llava_mistral.local_hub.blobs import Blobs, file_size
 from llava_mistral.local_hub.repository import Repo
-from llava_mistral.local_hub.store import Store, file_size
 
 FOREVER = 4102444800  # 2100-01-01: a renewed token would name another folder in the middle of an upload
 _RECORD = 48  # bytes; a shard is a row of these (Xet protocol specification, "Shard format")
@@ -53,14 +53,14 @@ def receive(repo: Repo, wanted: set[str]) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def forget_old_uploads(store: Store, age: float = 86400) -> None:
+def forget_old_uploads(store: Blobs, age: float = 86400) -> None:
     """Remove uploads that no commit has asked for within `age` seconds."""
     for folder in (store.root / "xet").glob("*/*"):
         if folder.stat().st_mtime < time.time() - age:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_stored(store: Store, sha256: str, size: int) -> bool:
+def _is_stored(store: Blobs, sha256: str, size: int) -> bool:
     return file_size(store.blob(sha256)) == size
 
 
@@ -93,7 +93,7 @@ def _hash_at(shard: bytes, at: int) -> str:
     return "".join(f"{part:016x}" for part in struct.unpack_from("<4Q", shard, at))
 
 
-def _materialise(store: Store, folder: Path, found: dict[str, list]) -> None:
+def _materialise(store: Blobs, folder: Path, found: dict[str, list]) -> None:
     from hf_xet import XetFileInfo, XetSession
 
     with tempfile.TemporaryDirectory(dir=store.incoming) as scratch:

@@ -10,16 +10,13 @@ same form, so that `llava-mistral build` loads either without a difference:
 """
 
 import json
-import random
-import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from llava_mistral.data.scienceqa import INSTRUCTION, answer_text, question_text, read_problems
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.recipe_files import read_yaml
-
-BAG = 16  # words before a caption: as many as the tower has patches
+from llava_mistral.ground.recipe_files import read_yaml, recipe_file
+from llava_mistral.miniature.text_documents import END, NO_PLACE, Document, encode, text_documents, words_of
+from llava_mistral.miniature.tokenizer import train_tokenizer
 
 
 @dataclass
@@ -32,7 +29,8 @@ class ComponentsConfig:
         clip_epochs: passes over the alignment pairs.
         text: fields of `MistralConfig`; the LLaMA twin takes those that `LlamaConfig` has.
         backbones: which text models to make.
-        text_epochs: passes over the captions, lectures and text-only questions.
+        text_documents: how many captions and questions are written for the text models.
+        text_epochs: passes over them.
         clip_batch_size, text_batch_size: samples per step.
         learning_rate: of AdamW (embeddings, norms, heads).
         matrix_learning_rate: of Muon (the weight matrices of the layers).
@@ -45,7 +43,8 @@ class ComponentsConfig:
     clip_epochs: int = 16
     text: dict = field(default_factory=dict)
     backbones: list[str] = field(default_factory=lambda: ["mistral"])
-    text_epochs: int = 8
+    text_documents: int = 30000
+    text_epochs: int = 1
     clip_batch_size: int = 128
     text_batch_size: int = 64
     learning_rate: float = 1e-3
@@ -55,62 +54,12 @@ class ComponentsConfig:
     @classmethod
     def from_yaml(cls, path: str | Path) -> "ComponentsConfig":
         """Read a recipe; raises `BadInput` for a key that does not exist."""
-        values = read_yaml(path)
+        values = read_yaml(recipe_file(path))
         for key in values:
             if key not in cls.__dataclass_fields__:
                 known = ", ".join(cls.__dataclass_fields__)
                 raise BadInput("there is no such key", remedy=f"use one of {known}", file=path, field=key)
         return cls(**values)
-
-
-def text_documents(problems: list, captions: list[str], seed: int = 0) -> list[tuple[str, str]]:
-    """What the text model reads before it ever sees: `(given, to learn)` pairs of captions, lectures and questions.
-
-    A question without a picture is worded as it will be asked, and only its answer is learned; of a lecture, and of a
-    solution after its hint, every word is. Each caption also follows its own words in disorder, some of them several
-    times: that is how patches will bring them, and a text model of three layers does not learn to read so from the
-    projector alone.
-    """
-    rng = random.Random(seed)
-    distinct = sorted(set(captions))
-    disordered = [(" ".join(rng.choices(_words(caption), k=BAG)), caption) for caption in distinct for _ in range(2)]
-    lectures = {("", problem.lecture) for problem in problems}
-    solutions = {("", f"{problem.hint} {problem.solution}".strip()) for problem in problems if not problem.has_image}
-    questions = [(question_text(problem), answer_text(problem)) for problem in problems if not problem.has_image]
-    return [("", f"{bag} {caption}") for bag, caption in disordered] + sorted(lectures | solutions) + questions
-
-
-def _words(caption: str) -> list[str]:
-    return re.findall(r"[a-z]+", caption)
-
-
-def train_tokenizer(texts: list[str], vocab_size: int):
-    """A byte-fallback BPE with Mistral's conventions: `▁` for a space, one before every piece, no token across words.
-
-    The ids 0 to 3 are `<unk>`, `<s>`, `</s>` and `<pad>`; the image token is added by `llava-mistral build`.
-    """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    specials = ["<unk>", "<s>", "</s>", "<pad>"]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    # Words, digits and punctuation stay apart. What every prompt repeats (the marks of the template, the instruction,
-    # the letters of the choices) may become one token each: half the length, and half the time, of a small model's
-    # prompt.
-    phrases = rf"▁?\[/?INST\]|\n{re.escape(INSTRUCTION).replace(chr(92) + ' ', '▁')}|\n[A-Z]\."
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(rf"{phrases}|▁?[A-Z]?[a-z]+|▁?[^\n]|\n"), behavior="isolated")
-    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[*specials, *byte_tokens], show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.pre_tokenizer = None  # Mistral's has none; no merge across a boundary was learned, so none is needed
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in specials])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
 
 
 def train_clip(pictures, captions: list[str], tokenizer, config: ComponentsConfig):
@@ -175,8 +124,8 @@ def _jiggle(pictures, wobble):
     return grid_sample(pictures, where, padding_mode="border", align_corners=False)
 
 
-def pretrain_text_model(documents: list[tuple[str, str]], tokenizer, model_type: str, config: ComponentsConfig):
-    """Predict the next token over `documents` (given, to learn); returns a Mistral or LLaMA causal language model."""
+def pretrain_text_model(documents: list[Document], tokenizer, model_type: str, config: ComponentsConfig):
+    """Predict the next token of what `documents` have to learn; returns a Mistral or LLaMA causal language model."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -187,36 +136,57 @@ def pretrain_text_model(documents: list[tuple[str, str]], tokenizer, model_type:
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **specials, **sizes)
     )
-    rows = [_encode(given, learned, tokenizer) for given, learned in documents]
+    rows = encoded(documents, tokenizer)
 
     def loss_of(batch):
-        picked = [rows[index] for index in batch.tolist()]
-        longest = max(len(ids) for ids, _ in picked)
-        input_ids = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in picked])
-        labels = torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in picked])
-        return model(input_ids=input_ids, attention_mask=input_ids != tokenizer.pad_token_id, labels=labels).loss
+        columns = zip(*(rows[index] for index in batch.tolist()), strict=True)
+        input_ids, places, labels = (
+            torch.nn.utils.rnn.pad_sequence(column, batch_first=True, padding_value=padding)
+            for column, padding in zip(columns, (tokenizer.pad_token_id, NO_PLACE, -100), strict=True)
+        )
+        embed = model.get_input_embeddings()
+        vectors = embed(input_ids) + embed(places.clamp(min=0)) * (places != NO_PLACE).unsqueeze(-1)
+        hidden = model.model(
+            inputs_embeds=vectors, attention_mask=input_ids != tokenizer.pad_token_id
+        ).last_hidden_state
+        learned = labels[:, 1:] != -100  # logits of what is learned alone: a quarter of the tokens
+        logits = model.lm_head(hidden[:, :-1][learned])
+        return torch.nn.functional.cross_entropy(logits, labels[:, 1:][learned])
 
-    lengths = torch.tensor([len(ids) for ids, _ in rows])
-    _fit(model, loss_of, lengths, config.text_epochs, config.text_batch_size, config, f"tiny {model_type}")
+    lengths = torch.tensor([len(ids) for ids, _, _ in rows])
+    _fit(model, loss_of, lengths, config.text_epochs, config.text_batch_size, config, f"tiny {model_type}", 3)
     return model
 
 
-def _encode(given: str, learned: str, tokenizer) -> tuple[list[int], list[int]]:
-    """Token ids and labels; a question stands between the marks of `mistral_instruct`, as it will with a picture."""
-    prompt = f"[INST] {given} [/INST]" if given else ""
-    text = f"{prompt} {learned} " if given else learned
-    prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids if given else []
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    labels = [-100] * len(prompt_ids) + ids[len(prompt_ids) :]
-    end = tokenizer.eos_token_id
-    return [tokenizer.bos_token_id, *ids, end], [-100, *labels, end]
+def encoded(documents: list[Document], tokenizer) -> list[tuple]:
+    """Tensors of token ids, of the places of patches, and of labels, for each document."""
+    import torch
+
+    known: dict[str, list[int]] = {}
+
+    def ids_of(text: str) -> list[int]:
+        if text not in known:
+            known[text] = tokenizer(text, add_special_tokens=False).input_ids
+        return known[text]
+
+    rows = []
+    for document in documents:
+        ids, places, learned = encode(document, ids_of)
+        ids = [tokenizer.eos_token_id if token == END else token for token in ids]
+        labels = [token if wanted else -100 for token, wanted in zip(ids, learned, strict=True)]
+        columns = [tokenizer.bos_token_id, *ids], [NO_PLACE, *places], [-100, *labels]
+        rows.append(tuple(map(torch.tensor, columns)))
+    return rows
 
 
-def _fit(model, loss_of, lengths, epochs: int, batch_size: int, config: ComponentsConfig, name: str) -> None:
+def _fit(
+    model, loss_of, lengths, epochs: int, batch_size: int, config: ComponentsConfig, name: str, parts: int = 1
+) -> None:
     """Muon for the layers' matrices and AdamW for the rest, one cycle; several times quicker here than AdamW alone.
 
-    `lengths` `(rows,)` are the rows' sizes: a batch is made of rows of about the same, so that little of it is
-    padding.
+    Args:
+        lengths: `(rows,)`, the rows' sizes.
+        parts: in how many parts, by length, a batch is computed.
     """
     import torch
     from tqdm import tqdm
@@ -241,17 +211,22 @@ def _fit(model, loss_of, lengths, epochs: int, batch_size: int, config: Componen
     with tqdm(total=epochs * steps_per_epoch, desc=name, unit="step") as bar:
         for _ in range(epochs):
             rows = torch.randperm(len(lengths), generator=order)[: steps_per_epoch * batch_size]
-            by_length = rows[torch.argsort(lengths[rows], stable=True)].view(steps_per_epoch, batch_size)
-            for batch in by_length[torch.randperm(steps_per_epoch, generator=order)]:
-                loss = loss_of(batch)
+            for batch in rows.view(steps_per_epoch, batch_size):
                 model.zero_grad()
-                loss.backward()
+                # Short rows and long ones apart: half as much padding, and the gradient is still that of all kinds.
+                by_length = batch[torch.argsort(lengths[batch], stable=True)].chunk(parts)
+                loss = sum(_backward(loss_of(part) / parts) for part in by_length)
                 for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
                     optimizer.step()
                     scheduler.step()
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
     model.eval()
+
+
+def _backward(loss) -> float:
+    loss.backward()
+    return loss.item()
 
 
 def make_components(data: Path, config: ComponentsConfig, folder: Path) -> dict[str, int]:
@@ -261,12 +236,11 @@ def make_components(data: Path, config: ComponentsConfig, folder: Path) -> dict[
     from tqdm import tqdm
     from transformers import LlavaImageProcessorPil
 
-    problems = read_problems(data, split="train")
     pairs = json.loads((data / "alignment" / "alignment.json").read_text(encoding="utf-8"))
     captions = [pair["conversations"][1]["value"] for pair in pairs]
-    documents = text_documents(problems, captions, config.seed)
-    wordings = [question_text(problem) for problem in problems] + [f"[INST] {caption} [/INST]" for caption in captions]
-    tokenizer = train_tokenizer([*wordings, *(learned for _, learned in documents)], config.vocab_size)
+    grid = config.clip_vision["image_size"] // config.clip_vision["patch_size"]
+    documents = text_documents(config.text_documents, grid, config.seed)
+    tokenizer = train_tokenizer(words_of(documents), config.vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
 
     side = config.clip_vision["image_size"]
@@ -303,11 +277,13 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="YAML recipe, such as miniature/components")
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--backbones", nargs="+", choices=["mistral", "llama"], help="in place of the recipe's")
+    parser.add_argument("--seed", type=int, help="in place of the recipe's: another tower and other text models")
     args = parser.parse_args()
     if not (args.data / "alignment" / "alignment.json").is_file():
         raise BadInput("there is no alignment/alignment.json in it", remedy="build DigitsQA first", file=args.data)
     config = ComponentsConfig.from_yaml(args.config)
     config.backbones = args.backbones or config.backbones
+    config.seed = config.seed if args.seed is None else args.seed
     with whole_folder(args.output, "components.json") as folder:
         counts = make_components(args.data, config, folder)
     print(f"{args.output}: " + ", ".join(f"{name} {count:,} parameters" for name, count in counts.items()))

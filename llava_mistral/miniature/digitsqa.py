@@ -6,6 +6,10 @@ form, so the readers of the real data read it, plus an alignment set in the form
 
     problems.json pid_splits.json images/{split}/{pid}/image.png
     alignment/alignment.json alignment/images/{number}.png
+    instructions/data/{split}-00000-of-00001.parquet
+
+The last are training rows: each question by letter and once more as people ask it (`instructions.py`). No picture is
+in two splits, and no wording with its answer where the text decides.
 
 Every problem carries one field more than ScienceQA's: `image_needed` says whether the question can be answered only by
 looking (null without a picture). It is never worded into a prompt; it is what a pruning method is judged by.
@@ -18,11 +22,12 @@ import random
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.miniature.digitsqa_questions import SKILLS, TURNABLE, Skill, caption
+from llava_mistral.miniature.digitsqa_questions import TURNABLE, Draft, caption, draft_for
+from llava_mistral.miniature.digitsqa_skills import SKILLS, Skill
 
 LICENSE = "cc-by-4.0"
 SOURCE = "scikit-learn load_digits (UCI Optical Recognition of Handwritten Digits)"
-SPLIT_SIZES = {"train": 4800, "val": 720, "test": 720}
+SPLIT_SIZES = {"train": 4800, "val": 700, "test": 1120}
 ALIGNMENT_SIZE = 4800
 TILE, MARGIN = 48, 8  # pixels: a scan is enlarged six times
 
@@ -84,38 +89,63 @@ def build(folder: str | Path, seed: int = 0) -> dict[str, int]:
     """Write DigitsQA below the empty `folder`, the same bytes for the same seed; returns what was written, by name."""
     from tqdm import tqdm
 
-    folder, scans = Path(folder), load_scans(seed)
-    problems, splits = {}, {split: [] for split in SPLIT_SIZES}
-    wheel = [skill for skill in SKILLS for _ in range(skill.weight)]
+    from llava_mistral.miniature.instructions import instruction_rows, write_instructions
+
+    folder, scans, seen = Path(folder), load_scans(seed), {}
+    problems, splits, rows = {}, {split: [] for split in SPLIT_SIZES}, {split: [] for split in SPLIT_SIZES}
     with tqdm(total=sum(SPLIT_SIZES.values()) + ALIGNMENT_SIZE, desc="DigitsQA", unit="sample") as bar:
         for split, size in SPLIT_SIZES.items():
+            wheel = [skill for skill in SKILLS for _ in range(skill.weight if split == "train" else 1)]
             for index in range(size):
-                pid = str(len(problems) + 1)
+                pid, skill = str(len(problems) + 1), wheel[index % len(wheel)]
                 rng = random.Random(f"{seed} problem {pid}")
-                problems[pid] = _problem(rng, wheel[index % len(wheel)], split, scans[split], folder, pid)
+                draft = draft_for(split, skill.make, rng)
+                picture = _picture(rng, draft, scans[split], split, seen)
+                problems[pid] = _problem(rng, draft, skill, split, picture and _save(picture[0], folder, split, pid))
                 splits[split].append(pid)
+                rows[split] += instruction_rows(rng, pid, problems[pid], draft, picture, folder)
                 bar.update()
         _write_json(folder / "problems.json", problems)
         _write_json(folder / "pid_splits.json", splits)
-        _build_alignment(folder / "alignment", scans["train"], seed, bar)
-    return {**{split: len(pids) for split, pids in splits.items()}, "alignment": ALIGNMENT_SIZE}
+        write_instructions(rows, folder / "instructions")
+        _build_alignment(folder / "alignment", scans["train"], seed, seen, bar)
+    counts = {split: len(pids) for split, pids in splits.items()}
+    return {**counts, "alignment": ALIGNMENT_SIZE, "instructions": len(rows["train"])}
 
 
-def _problem(rng: random.Random, skill: Skill, split: str, scans: Scans, folder: Path, pid: str) -> dict:
-    draft = skill.make(rng)
-    picture = scans.draw(rng, draft.digits, draft.turned) if draft.digits else None
-    if draft.decoration:
-        picture = draw_shape(rng)[0] if rng.random() < 0.5 else scans.draw(rng, [rng.randrange(10)])
-    if picture is not None:
-        target = folder / "images" / split / pid / "image.png"
-        target.parent.mkdir(parents=True)
-        picture.save(target, compress_level=1)
+def _picture(rng: random.Random, draft: Draft, scans: Scans, split: str, seen: dict[bytes, str]):
+    """The picture beside a question and its words, `(picture, words)`, or None; none is in two splits.
+
+    `seen` has the split of every picture made before, by its pixels; a decoration has few ways to look.
+    """
+    if not draft.digits and not draft.decoration:
+        return None
+    while True:
+        if draft.digits:
+            made = scans.draw(rng, draft.digits, draft.turned), caption(draft.digits, draft.turned)
+        elif rng.random() < 0.5:
+            made = draw_shape(rng)
+        else:
+            digit = rng.randrange(10)
+            made = scans.draw(rng, [digit]), caption([digit])
+        if seen.setdefault(made[0].tobytes(), split) == split:
+            return made
+
+
+def _save(picture, folder: Path, split: str, pid: str) -> str:
+    target = folder / "images" / split / pid / "image.png"
+    target.parent.mkdir(parents=True)
+    picture.save(target, compress_level=1)
+    return target.name
+
+
+def _problem(rng: random.Random, draft: Draft, skill: Skill, split: str, image: str | None) -> dict:
     return {
         "question": draft.question,
         "choices": draft.choices,
         "answer": draft.choices.index(draft.answer),
         "hint": draft.hint,
-        "image": None if picture is None else "image.png",
+        "image": image,
         "task": "closed choice",
         "grade": f"grade{rng.randint(*skill.grades)}",
         "subject": skill.subject,
@@ -125,11 +155,11 @@ def _problem(rng: random.Random, skill: Skill, split: str, scans: Scans, folder:
         "lecture": skill.lecture,
         "solution": draft.solution,
         "split": split,
-        "image_needed": None if picture is None else not draft.decoration,
+        "image_needed": None if image is None else not draft.decoration,
     }
 
 
-def _build_alignment(folder: Path, scans: Scans, seed: int, bar) -> None:
+def _build_alignment(folder: Path, scans: Scans, seed: int, seen: dict[bytes, str], bar) -> None:
     (folder / "images").mkdir(parents=True)
     records = []
     for index in range(ALIGNMENT_SIZE):
@@ -137,6 +167,8 @@ def _build_alignment(folder: Path, scans: Scans, seed: int, bar) -> None:
         kind = rng.random()
         if kind < 0.04:
             picture, words = draw_shape(rng)
+            while seen.setdefault(picture.tobytes(), "train") != "train":
+                picture, words = draw_shape(rng)
         else:
             count = 1 if kind < 0.54 else 2 if kind < 0.80 else 3
             turned = count == 1 and rng.random() < 0.2

@@ -1,117 +1,155 @@
 """The end of a study in one screen and one picture: what was measured, three questions with answers, what is next."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.scienceqa import COLUMNS, LETTERS, Problem, read_problems
+from llava_mistral.miniature.result_picture import Bar, Shown, draw_picture
 
-SHOWN = 3
+SKILLS_SHOWN = 3
 
 
 def summarise_study(wanted: Mapping[str, Any], output: Path) -> str:
     """Return the summary as text, and draw `wanted["picture"]`.
 
     Args:
-        wanted: the `summary` of a study's YAML: `results` {name: folder}, `skill`, `data`, `answers`, `chart`,
-        `picture` and
-            `try_next`; paths are below `output`.
+        wanted: the `summary` of a study's YAML: `results` {name: folder}, `open` {name: folder}, `skill`, `shown` (the
+            skills of the three questions), `data`, `answers`, `chart`, `picture` and `try_next`; paths are below
+            `output`.
         output: the study's folder.
     """
-    summaries = {name: _read(output / folder / "summary.json") for name, folder in wanted["results"].items()}
     problems = {problem.pid: problem for problem in read_problems(output / wanted["data"], split="test")}
-    outputs = _read(output / wanted["answers"] / "predictions.json")["outputs"]
-    samples = pick_samples(problems, wanted["skill"])
-    picture = draw_picture(summaries, samples, outputs, wanted["skill"], output / wanted["picture"])
-    lines = ["", _table(summaries, wanted["skill"]), ""]
-    lines += [f"{problem.image}\n  {_asked(problem, outputs)}" for problem in samples]
+    train = read_problems(output / wanted["data"], split="train")
+    results = {name: read_results(output / folder) for name, folder in wanted["results"].items()}
+    opened = {name: _read(output / folder / "open.json") for name, folder in wanted["open"].items()}
+    answers = {name: read_results(output / wanted["answers"] / part)["outputs"] for name, part in _PARTS.items()}
+    shown = [_shown(problem, answers) for problem in pick_samples(problems, wanted["shown"])]
+    blind = blind_guess(train, problems.values())
+    bars = _bars(results, opened, problems, wanted["skill"], blind)
+    picture = draw_picture(shown, bars, output / wanted["picture"])
+    lines = ["", _table(results, problems, wanted["skill"]), ""]
+    lines += [f"open answers, {name}: {_open_line(counts)}" for name, counts in opened.items()]
+    lines += [f"best guess without looking, questions with a picture: {blind:.2f}", ""]
+    lines += [
+        f"{one.picture}\n  {one.question}  seeing: {one.seeing}, with a blank picture: {one.blind}, right: {one.right}"
+        for one in shown
+    ]
     lines += ["", f"chart {output / wanted['chart']}", f"picture {picture}"]
     return "\n".join([*lines, "try next:", f"  {wanted['try_next'].replace('{output}', str(output))}"])
 
 
-def pick_samples(problems: Mapping[str, Problem], skill: str) -> list[Problem]:
-    """The first question of `skill` and of the two next skills whose picture is needed; never chosen by the answer."""
+_PARTS = {"real": ".", "blank": "blank"}
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What `llava-mistral evaluate` left in a folder: summary, texts, and the likeliest choice of each question."""
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[1:]]
+    likeliest = {row["pid"]: max(range(len(row["letters"])), key=row["letters"].__getitem__) for row in rows}
+    return {
+        "summary": _read(folder / "summary.json"),
+        "outputs": _read(folder / "predictions.json")["outputs"],
+        "likeliest": likeliest,
+    }
+
+
+def blind_guess(train: Sequence[Problem], asked) -> float:
+    """The accuracy in percent, on questions with a picture, of the best guess without looking.
+
+    Where the words decide, that is the right answer; elsewhere the one that the same words had most often in `train`.
+    """
+    counts: dict[tuple, dict[str, int]] = {}
+    for problem in train:
+        counts.setdefault((problem.question, problem.hint), {}).setdefault(problem.choices[problem.answer], 0)
+        counts[problem.question, problem.hint][problem.choices[problem.answer]] += 1
+    pictured = [problem for problem in asked if problem.has_image]
+    right = 0
+    for problem in pictured:
+        known = counts.get((problem.question, problem.hint), {})
+        guess = max(problem.choices, key=lambda choice: known.get(choice, 0))
+        right += problem.image_needed is False or guess == problem.choices[problem.answer]
+    return 100 * right / len(pictured)
+
+
+def macro_mean(summary: Mapping[str, Any], problems: Mapping[str, Problem]) -> float:
+    """The mean accuracy in percent over the skills whose questions have a picture."""
+    pictured = {problem.skill for problem in problems.values() if problem.has_image}
+    return sum(summary["skills"][skill]["accuracy"] for skill in pictured) / len(pictured)
+
+
+def pick_samples(problems: Mapping[str, Problem], skills: Sequence[str]) -> list[Problem]:
+    """The first question of each of the skills; never chosen by the answer."""
     first: dict[str, Problem] = {}
     for problem in problems.values():
-        if problem.image_needed and problem.skill:
-            first.setdefault(problem.skill, problem)
-    return [first[name] for name in [skill, *(name for name in first if name != skill)][:SHOWN]]
+        first.setdefault(problem.skill, problem)
+    return [first[skill] for skill in skills]
 
 
-def _table(summaries: Mapping[str, Mapping[str, Any]], skill: str) -> str:
-    width = max(map(len, summaries)) + 2
-    head = " " * width + "".join(f"{column:>8}" for column in (*COLUMNS, "digit"))
-    rows = []
-    for name, summary in summaries.items():
-        cells = [*(summary.get(column) for column in COLUMNS), summary["skills"][skill]]
-        rows.append(
-            f"{name:<{width}}" + "".join(f"{cell['accuracy']:8.2f}" if cell else f"{'-':>8}" for cell in cells)
-        )
-    counts = [next(iter(summaries.values()))[column] for column in COLUMNS]
-    number = next(iter(summaries.values()))["skills"][skill]["n"]
-    tail = f"{'questions':<{width}}" + "".join(f"{cell['n'] if cell else 0:8d}" for cell in counts) + f"{number:8d}"
-    return "\n".join([f"accuracy in percent; digit: {skill.lower()}", head, *rows, tail])
-
-
-def _asked(problem: Problem, outputs: Mapping[str, str]) -> str:
-    choices = "  ".join(f"{LETTERS[index]}. {choice}" for index, choice in enumerate(problem.choices))
-    truth = LETTERS[problem.answer]
-    return f"{problem.question}  {choices}\n  answered {outputs[problem.pid].strip() or 'nothing'}, right is {truth}"
-
-
-def draw_picture(
-    summaries: Mapping[str, Mapping[str, Any]],
-    samples: list[Problem],
-    outputs: Mapping[str, str],
-    skill: str,
-    path: Path,
-) -> Path:
-    """Draw three questions with their pictures above the accuracies with 95 % intervals; returns `path`."""
-    import textwrap
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from llava_mistral.ground.pictures import open_picture
-
-    figure = pyplot.figure(figsize=(10, 5.6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.25))
-    for axes, problem in zip(upper.subplots(1, len(samples)), samples, strict=True):
-        axes.imshow(open_picture(problem.image), interpolation="nearest")
-        axes.set_axis_off()
-        right = outputs[problem.pid].strip() == LETTERS[problem.answer]
-        axes.set_title("\n".join(textwrap.wrap(problem.question, 34)), fontsize=10)
-        answer = _choice(problem, outputs[problem.pid].strip())
-        words = f"model: {answer}   right: {problem.choices[problem.answer]}"
-        axes.text(0.5, -0.12, words, transform=axes.transAxes, ha="center", color="#1a7f37" if right else "#b42318")
-    axes = lower.subplots()
-    bars = {"questions with a picture": "IMG", skill.lower(): None}
-    for place, (name, summary) in enumerate(summaries.items()):
-        cells = [summary[column] if column else summary["skills"][skill] for column in bars.values()]
-        x = [index + (place - (len(summaries) - 1) / 2) * 0.26 for index in range(len(bars))]
-        heights = [cell["accuracy"] for cell in cells]
-        spread = [
-            [cell["accuracy"] - cell["ci95"][0] for cell in cells],
-            [cell["ci95"][1] - cell["accuracy"] for cell in cells],
-        ]
-        axes.bar(
-            x, heights, 0.24, yerr=spread, capsize=3, label=name, color=("#9a9a9a", "#0072B2", "#E69F00")[place % 3]
-        )
-    axes.set_xticks(range(len(bars)), list(bars))
-    axes.set(ylim=(0, 100), ylabel="accuracy %")
-    axes.legend(frameon=False, fontsize=9, loc="upper center")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
-    return path
+def _shown(problem: Problem, answers: Mapping[str, Mapping[str, str]]) -> Shown:
+    seeing, blind = (_choice(problem, answers[name][problem.pid].strip()) for name in _PARTS)
+    return Shown(problem.image, problem.question, seeing, blind, problem.choices[problem.answer])
 
 
 def _choice(problem: Problem, answer: str) -> str:
     index = LETTERS.find(answer) if len(answer) == 1 else -1
-    return problem.choices[index] if 0 <= index < len(problem.choices) else answer or "nothing"
+    return problem.choices[index] if 0 <= index < len(problem.choices) else f"“{answer[:12]}”" if answer else "nothing"
+
+
+def _likelihood(result: Mapping[str, Any], problems: Mapping[str, Problem], chosen) -> float:
+    right = [result["likeliest"][pid] == problem.answer for pid, problem in problems.items() if chosen(problem)]
+    return 100 * sum(right) / len(right)
+
+
+def _bars(results, opened, problems, skill: str, blind: float) -> list[Bar]:
+    """The groups of the chart: pictured questions and the skill by letter, the skill by open answer."""
+    kinds = {
+        "questions with a picture,\nby letter": lambda p: p.has_image,
+        f"{skill.lower()},\nby letter": lambda p: p.skill == skill,
+    }
+    bars = []
+    for place, (group, chosen) in enumerate(kinds.items()):
+        asked = [problem for problem in problems.values() if chosen(problem)]
+        chance = sum(100 / len(problem.choices) for problem in asked) / len(asked)
+        for name, result in results.items():
+            if result["summary"].get("images") == "blank":
+                unread = sum(_choice(p, result["outputs"][p.pid].strip()) not in p.choices for p in asked)
+                height, note = _likelihood(result, problems, chosen), f"{unread} of {len(asked)}\nunread"
+            else:
+                cell = result["summary"]["IMG"] if place == 0 else result["summary"]["skills"][skill]
+                height, note = cell["accuracy"], ""
+            bars.append(Bar(group, name, height, len(asked), chance, blind if place == 0 else None, note))
+    for name, counts in opened.items():
+        group = f"{skill.lower()},\nopen answer"
+        bars.append(Bar(group, name, counts["digit"]["accuracy"], counts["digit"]["n"], None, None, ""))
+    return bars
+
+
+def _table(results: Mapping[str, Mapping[str, Any]], problems: Mapping[str, Problem], skill: str) -> str:
+    width = max(map(len, results)) + 2
+    head = " " * width + "".join(f"{column:>8}" for column in (*COLUMNS, "macro", "digit", "unread"))
+    rows = []
+    for name, result in results.items():
+        summary = result["summary"]
+        cells = [*(summary.get(column) for column in COLUMNS)]
+        texts = [f"{cell['accuracy']:8.2f}" if cell else f"{'-':>8}" for cell in cells]
+        texts += [f"{macro_mean(summary, problems):8.2f}", f"{summary['skills'][skill]['accuracy']:8.2f}"]
+        rows.append(f"{name:<{width}}" + "".join(texts) + f"{summary['unread']:8d}")
+    first = next(iter(results.values()))["summary"]
+    counts = [first[column]["n"] if first[column] else 0 for column in COLUMNS]
+    tail = f"{'questions':<{width}}" + "".join(f"{number:8d}" for number in counts)
+    tail += f"{'':>8}{first['skills'][skill]['n']:8d}"
+    likely = [
+        f"{name}, questions with a picture by likelihood: {_likelihood(result, problems, lambda p: p.has_image):.2f}"
+        for name, result in results.items()
+    ]
+    explained = f"accuracy in percent; macro: mean over the skills with a picture; digit: {skill.lower()}"
+    return "\n".join([explained, head, *rows, tail, *likely])
+
+
+def _open_line(counts: Mapping[str, Any]) -> str:
+    parts = [f"{name} {one['correct']} of {one['n']}" for name, one in counts.items() if name != "skills"]
+    return ", ".join(parts) + " right"
 
 
 def _read(path: Path) -> dict[str, Any]:

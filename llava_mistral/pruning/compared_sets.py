@@ -2,7 +2,8 @@
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
@@ -23,11 +24,13 @@ from llava_mistral.pruning.measures import (
     reach_of,
 )
 from llava_mistral.pruning.principles import Scores
+from llava_mistral.pruning.recipe import Machine, PruneRecipe
+from llava_mistral.pruning.run import ALONE, HERE, read, score, vectors_of
 from llava_mistral.pruning.selection_charts import coverage_bars, histograms, maps, say, table
 from llava_mistral.pruning.selection_report import page
-from llava_mistral.pruning.workers import Processes
 
 if TYPE_CHECKING:
+    from llava_mistral.pruning.run import Ask
     from llava_mistral.pruning.samples import Samples
     from llava_mistral.pruning.vectors import Vectors
 
@@ -92,9 +95,43 @@ def selections_of(samples: "Samples", told: Mapping[str, dict[str, Any]]) -> lis
     ]
 
 
+def make_comparison(
+    manifests: Mapping[str, dict[str, Any]],
+    recipe: PruneRecipe,
+    *,
+    scores_folder: Path,
+    ask: "Ask | None" = None,
+    machine: Machine = HERE,
+) -> Callable[[Path], None]:
+    """Read what sets were chosen from, and return what writes their comparison into a folder.
+
+    Args:
+        recipe: how to read the samples, and where the vectors lie and the scorer, if any, by which all are judged.
+    """
+    samples, _ = read(recipe)
+    selections = selections_of(samples, manifests)
+    scores = score(recipe, samples, scores_folder, ask)
+    embedding = embedding_of(vectors_of(recipe, machine), samples, selections) if recipe.embeddings else None
+    return lambda folder: write_comparison(folder, manifests, samples, selections, scores, embedding)
+
+
+def recipe_of(manifests: Mapping[str, dict[str, Any]], places: Mapping[str, str | None]) -> PruneRecipe:
+    """Return how the sets' samples are read, and the vectors that one of them was chosen by, where they are there.
+
+    Args:
+        places: where the data and its embeddings lie now, by name (`recipe.PLACES`); None: where they lay.
+    """
+    name, first = next(iter(manifests.items()))
+    used = [manifest["recipe"].get("embeddings") for manifest in manifests.values()]
+    found = next((path for path in used if path and Path(path).is_file()), None)
+    recipe = PruneRecipe.of_manifest(first, Path(name) / MANIFEST)
+    # The scorer that one set was chosen by has no say in the others: the words judge all, unless one is named.
+    return replace(recipe, embeddings=found, embedder=None, scorer=None).moved(places)
+
+
 def embedding_of(vectors: "Vectors", samples: "Samples", selections: Sequence[Selection]) -> Embedding:
     """Return what charts draw of an embedding of all samples, and how far each selection is from them."""
-    matrix = vectors.matrix(samples, Processes())
+    matrix = vectors.matrix(samples, ALONE)
     rows = vectors.rows(matrix, range(len(matrix)))
     nearest = {selection.name: distances_to(rows, selection.picks) for selection in selections}
     return Embedding(flat_map(matrix), {i: i for i in range(len(rows))}, nearest)

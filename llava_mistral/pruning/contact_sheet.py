@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mistral.data.scienceqa import Problem
-from llava_mistral.data.sources import undecoded
 from llava_mistral.ground.pictures import open_picture
 from llava_mistral.pruning.coverage import skill_of
 from llava_mistral.pruning.measures import Selection
@@ -41,7 +40,7 @@ def thumbnails(samples: "Samples", indices: Sequence[int]) -> dict[int, "Image"]
         return {}
     found = {}
     indices = sorted(set(indices))
-    for i, cells in zip(indices, undecoded(samples.rows(indices))["images"], strict=True):
+    for i, cells in zip(indices, samples.cells(indices), strict=True):
         if cells:
             found[i] = open_picture(cells[0], file=samples.source, record=samples.problems[i].pid)
             found[i].thumbnail((THUMBNAIL, THUMBNAIL))

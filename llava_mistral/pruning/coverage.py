@@ -15,8 +15,10 @@
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 from llava_mistral.data.scienceqa import Problem
+from llava_mistral.pruning.words import answer_of
 
 LEVELS = ("subject", "topic", "category", "skill")
 
@@ -29,10 +31,6 @@ def labels_of(problem: Problem) -> tuple[tuple[str, str], ...]:
 def skill_of(problem: Problem) -> str:
     """Return the finest label the problem carries, or "" for one that carries none."""
     return problem.skill or problem.category or problem.topic or problem.subject or ""
-
-
-def _answer_of(problem: Problem) -> str:
-    return "" if problem.answer is None else problem.choices[problem.answer]
 
 
 def fair_shares(capacities: Sequence[int], size: int) -> list[int]:
@@ -57,11 +55,20 @@ class Cover:
 
     Args:
         priority: orders samples that would cover the same, higher first.
+        ties: orders samples of equal priority, lower first (`words.ties_of`); by default their places do.
         wordings: whether a wording and answer that its skill does not have yet go before a higher priority.
     """
 
-    def __init__(self, problems: Sequence[Problem], priority: Sequence[float], *, wordings: bool = True):
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        priority: Sequence[float],
+        ties: Sequence[Any] | None = None,
+        *,
+        wordings: bool = True,
+    ):
         self.problems = problems
+        self._ties = range(len(problems)) if ties is None else ties
         self.picks: list[int] = []
         self._taken: set[int] = set()
         self._covered: set[Hashable] = set()
@@ -78,9 +85,9 @@ class Cover:
         """Return a sort key per sample: first the best of each wording and answer, then the second of each, …"""
         keys: list[tuple] = [()] * len(self.problems)
         seen: Counter[tuple[str, str, str]] = Counter()
-        for i in sorted(range(len(self.problems)), key=lambda i: (-priority[i], i)):
-            wording = (skill_of(self.problems[i]), self.problems[i].question, _answer_of(self.problems[i]))
-            keys[i] = (seen[wording] if wordings else 0, -priority[i], i)
+        for i in sorted(range(len(self.problems)), key=lambda i: (-priority[i], self._ties[i], i)):
+            wording = (skill_of(self.problems[i]), self.problems[i].question, answer_of(self.problems[i]))
+            keys[i] = (seen[wording] if wordings else 0, -priority[i], self._ties[i], i)
             seen[wording] += 1
         return keys
 

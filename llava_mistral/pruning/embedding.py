@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llava_mistral.data.scienceqa import question_text
-from llava_mistral.data.sources import undecoded
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import open_picture
 from llava_mistral.ground.whole_file import saving, write_whole
@@ -117,7 +116,7 @@ def _fill(vectors: np.ndarray, samples: "Samples", embedder: Embedder, batch: in
 
     for start in tqdm(range(0, len(indices), batch), desc="embedding", unit=" batches", delay=2):
         part = indices[start : start + batch]
-        cells = undecoded(samples.rows(part))["images"]
+        cells = samples.cells(part)
         ids = [samples.problems[i].pid for i in part]
         pictures = [
             open_picture(of[0], file=samples.source, record=name) if of else None

@@ -12,11 +12,10 @@ from llava_mistral.data.scienceqa import Problem
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.strict_json import read_json
 from llava_mistral.pruning.methods import Choice, coverage_counts
+from llava_mistral.pruning.recipe import PLACES
 
 NAME = "manifest.json"
 _VERSIONS = ("llava-mistral", "numpy", "datasets", "pyarrow", "pillow")
-# What a set is made from; it may lie elsewhere when the set is verified.
-PLACES = ("dataset", "embeddings", "embedder", "pid_splits", "image_folder", "scorer")
 # Terms of sources that say in their name what they are (https://scienceqa.github.io, section License).
 KNOWN_LICENCES = {"scienceqa": "cc-by-nc-sa-4.0"}
 
@@ -31,6 +30,7 @@ def describe(
     license: str | None = None,
     notes: Sequence[str] = (),
     skipped: int = 0,
+    pictures: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of a choice among `problems`.
 
@@ -39,6 +39,7 @@ def describe(
         source: where the data comes from; by default the name of the recipe's data set.
         license: its terms; by default those known of the source, else null.
         notes: what the method could not judge by, in words.
+        pictures: how many the input has, and how many of its samples have none.
         skipped: samples that could not be used and are not among `problems`; `skipped.json` names them.
     """
     ids = [problem.pid for problem in problems]
@@ -53,9 +54,10 @@ def describe(
         "license": license,
         "input": {
             "name": source,
-            "split": recipe["split"],
+            "split": recipe["split"] or "train",
             "rows": len(ids),
             "skipped": skipped,
+            **(pictures or {}),
             "sha256": input_sha256,
         },
         "recipe": recipe,

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.pruning.coverage import LEVELS, Cover, fair_shares
-from llava_mistral.pruning.principles import NO_IMAGE, NOT_NEEDED, THRESHOLD, Scores
+from llava_mistral.pruning.coverage import LEVELS, Cover, fair_shares, skill_of
+from llava_mistral.pruning.principles import NO_IMAGE, THRESHOLD, Scores
+from llava_mistral.pruning.reasons import ALIKE, reasons_of
+from llava_mistral.pruning.words import spread_over_words, ties_of
 from llava_mistral.pruning.workers import Processes
 
 if TYPE_CHECKING:
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from llava_mistral.pruning.rows import Rows
 
 ALONE = Processes()
-ENOUGH = "its skill has its share: harder, differently worded or differently answered samples were kept"
+TELLS_PICTURES_APART = "To tell such samples apart by their pictures, use --method farthest --embedder MODEL"
 NOT_DRAWN = "not drawn"
-NEAR = "nearer to the kept samples than the last one picked"
+NEAR = "no farther from the kept samples than the last one picked"
 FULL_GROUP = "its {} has its share: samples farther apart were kept"
 
 
@@ -32,6 +34,7 @@ class Choice:
     dropped: dict[int, str]
     for_coverage: list[int] = field(default_factory=list)  # picks that do not fit but whose labels no other sample has
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what a reader must know of the choice, in words
     cost: str = ""  # what it took: not part of what was chosen, for it depends on the machine
 
     def counts(self) -> dict[str, int]:
@@ -46,35 +49,50 @@ def by_principles(
     *,
     threshold: float = THRESHOLD,
     whole_coverage: bool = True,
+    ties: Sequence[bytes] | None = None,
 ) -> Choice:
     """Choose by necessity, coverage and difficulty.
 
     Samples with a picture that is needed (`threshold`) fit. They are picked until every label among them is covered;
     then, with `whole_coverage`, so is every label that only other pictured samples carry, once, by the sample whose
     need of its picture is the least unlikely; then the rest is spread evenly over the skills of fitting samples.
+    Where no sample carries a label, they are spread over answers and words (`words.spread_over_words`).
+
+    Args:
+        ties: decide between samples that would serve alike, lower first; by default their words and ids do.
 
     Raises:
         BadInput: fewer than `size` samples can be picked.
     """
+    ties = ties_of(problems, 0) if ties is None else ties
     pictured = [i for i, problem in enumerate(problems) if problem.has_image]
     fitting = [i for i in pictured if scores[i].necessity >= threshold]
-    cover = Cover(problems, [score.difficulty for score in scores])
-    cover.cover(fitting, size)
-    rest = Cover(problems, [score.necessity for score in scores]).resume(cover)
-    for_coverage = rest.cover(pictured, size) if whole_coverage else []
-    cover.resume(rest).fill(fitting, size)
-    picks = cover.picks
+    hard, for_coverage = [score.difficulty for score in scores], []
+    if any(skill_of(problems[i]) for i in pictured):
+        cover = Cover(problems, hard, ties)
+        cover.cover(fitting, size)
+        rest = Cover(problems, [score.necessity for score in scores], ties).resume(cover)
+        for_coverage = rest.cover(pictured, size) if whole_coverage else []
+        cover.resume(rest).fill(fitting, size)
+        picks = cover.picks
+    else:
+        picks = spread_over_words(problems, fitting, size, hard, ties)
     if len(picks) < size:
         remedy = f"use --size {len(picks)} or less, or a lower --necessity"
         problem = f"{size} samples cannot be picked: {len(fitting)} of {len(problems)} need their image"
         raise BadInput(problem, remedy=remedy, field="size")
-    kept, fits = set(picks), set(fitting)
-    dropped = {i: _why_not(problems[i], i in fits) for i in range(len(problems)) if i not in kept}
-    return Choice(picks, dropped, for_coverage, {"images": len(pictured), "fitting": len(fitting)})
+    dropped = reasons_of(problems, scores, picks, fitting)
+    facts = {"images": len(pictured), "fitting": len(fitting)}
+    return Choice(picks, dropped, for_coverage, facts, _untold(dropped, len(fitting)))
 
 
-def _why_not(problem: Problem, fits: bool) -> str:
-    return NO_IMAGE if not problem.has_image else ENOUGH if fits else NOT_NEEDED
+def _untold(dropped: dict[int, str], fitting: int) -> list[str]:
+    """Return what to say of samples that nothing tells apart from kept ones but their pictures."""
+    alike = sum(reason == ALIKE for reason in dropped.values())
+    if not alike:
+        return []
+    says = f"{alike:,} of {fitting:,} samples that fit have the words and the answer of kept ones, and are as hard"
+    return [f"{says}: a seeded hash chose among them. {TELLS_PICTURES_APART}"]
 
 
 def by_distance(

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mistral.data.llava_json import llava_record
 from llava_mistral.data.sources import undecoded
 from llava_mistral.ground.pictures import open_picture, png_bytes
 
@@ -21,7 +22,7 @@ ROWS_PER_GROUP = 100  # as https://huggingface.co/docs/hub/datasets-image recomm
 
 
 def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
-    """Write training rows {id, images, prompt, completion, …} as parquet with their pictures inside.
+    """Write training rows {id, images, prompt, completion, …} as parquet, with their pictures inside and `messages`.
 
     Raises:
         BadInput: a picture cannot be read; the message names the row.
@@ -31,7 +32,9 @@ def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
     from datasets import Features, Image, List
     from tqdm import tqdm
 
-    schema = Features(table.features | {"images": List(Image())}).arrow_schema  # what a reader gets decodes itself
+    # What a reader gets decodes itself. `messages` is the whole conversation, for trainers that know no other column.
+    columns = table.features | {"images": List(Image()), "messages": table.features["prompt"]}
+    schema = Features(columns).arrow_schema
     table = undecoded(table)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -47,6 +50,8 @@ def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
                 ]
                 for name, cells in zip(batch["id"], batch["images"], strict=True)
             ]
+            turns = zip(batch["prompt"], batch["completion"], strict=True)
+            batch["messages"] = [prompt + completion for prompt, completion in turns]
             writer.write_table(pa.Table.from_pydict(batch, schema=schema))
             bar.update(len(batch["id"]))
 
@@ -56,19 +61,12 @@ def write_llava_json(table: "Dataset", folder: Path, *, source: str | Path) -> N
     records = []
     (folder / "images").mkdir()
     for place, row in enumerate(_rows(table)):
-        record: dict[str, Any] = {"id": row["id"]}
         names = []
         for number, cell in enumerate(row["images"]):
             names.append(f"{place:06d}-{number}.png")
             picture = open_picture(cell, file=source, record=row["id"])
             (folder / "images" / names[-1]).write_bytes(png_bytes(picture))
-        record |= {"image": names[0] if len(names) == 1 else names} if names else {}
-        speaker = {"user": "human", "assistant": "gpt"}
-        turns = [
-            {"from": speaker[turn["role"]], "value": turn["content"]} for turn in row["prompt"] + row["completion"]
-        ]
-        turns[0]["value"] = "<image>\n" * len(names) + turns[0]["value"]
-        records.append(record | {"conversations": turns})
+        records.append(llava_record(row, names))
     (folder / "llava.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -26,10 +26,14 @@ from dataclasses import dataclass
 
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.pruning.model_evidence import ModelEvidence, pooled_gains, weigh
+from llava_mistral.pruning.words import answer_of, plain
 
 NO_IMAGE = "has no image"
 NOT_NEEDED = "the image is not needed: the text decides"
-THRESHOLD = 0.5  # necessity at which the image counts as needed
+NOTHING_POINTS = "the image is not needed: nothing points into it"
+SEEN_BLIND = "the image is not needed: the model answers as well without it"
+TOO_WEAK = "what speaks for the image is too weak for --necessity"
+UNDECIDED = THRESHOLD = 0.5  # necessity at which the image counts as needed, unless --necessity says otherwise
 PRIOR = -1.0  # a picture beside a question is decoration until something speaks for it: 54 % of ScienceQA's are
 CONTRADICTION, MOST_AGREEMENT = 4.0, 4.0
 
@@ -84,11 +88,12 @@ LABELS = re.compile(r"(?:sample|solution|pair|picture|figure|map|graph|container
 
 @dataclass(frozen=True)
 class Scores:
-    """Both scores of one sample, each from 0 to 1, and what decided the first."""
+    """Both scores of one sample, each from 0 to 1, what decided the first, and why its image is not needed, if so."""
 
     necessity: float
     difficulty: float
     why: str
+    against: str = NOT_NEEDED
 
     @property
     def fits(self) -> bool:
@@ -113,14 +118,24 @@ def score(problems: Sequence[Problem], asked: Mapping[str, ModelEvidence] | None
     judged = tqdm(zip(problems, evidence, hard, strict=True), "judging", len(problems), unit=" samples", delay=2)
     for problem, repeated, difficulty in judged:
         if not problem.has_image:
-            result.append(Scores(0.0, difficulty, NO_IMAGE))
+            result.append(Scores(0.0, difficulty, NO_IMAGE, NO_IMAGE))
             continue
         found = [*text_evidence(problem), *repeated]
-        found += [weigh(gains[problem.pid])] if problem.pid in gains else []
-        odds = PRIOR + sum(weight for weight, _ in found)
+        of_model = weigh(gains[problem.pid]) if problem.pid in gains else (0.0, "")
+        odds = PRIOR + sum(weight for weight, _ in [*found, of_model])
         necessity = 1 / (1 + math.exp(-odds))
-        result.append(Scores(necessity, difficulty, _strongest(found, necessity)))
+        against = _against(found, of_model[0])
+        found += [of_model] if of_model[1] else []
+        result.append(Scores(necessity, difficulty, _strongest(found, necessity), against))
     return result
+
+
+def _against(found: list[tuple[float, str]], of_model: float) -> str:
+    """Return why the image is not needed, by what speaks against it the most; nothing does where nothing is found."""
+    by_words = min((weight for weight, _ in found), default=0)
+    if min(by_words, of_model) >= 0:
+        return TOO_WEAK if found or of_model else NOTHING_POINTS
+    return NOT_NEEDED if by_words <= of_model else SEEN_BLIND
 
 
 def text_evidence(problem: Problem) -> list[tuple[float, str]]:
@@ -151,7 +166,7 @@ def _from_repetitions(problem: Problem, answers: Counter[str]) -> list[tuple[flo
     if not answer or sum(answers.values()) < 2:
         return []
     others = set(answers) - {answer}
-    rivals = others & set(map(_plain, problem.choices)) if problem.choices else others
+    rivals = others & set(map(plain, problem.choices)) if problem.choices else others
     if rivals:
         return [(CONTRADICTION, "the same words have another answer beside another picture")]
     if others:
@@ -213,22 +228,16 @@ def _spelled_out(problem: Problem, hint: str) -> bool:
     """Whether the right choice, and no other, stands in the context as it is (choices of 4 characters and more)."""
     if problem.answer is None or len(problem.choices[problem.answer]) < 4:
         return False
-    said = [_plain(choice) in _plain(hint) for choice in problem.choices]
+    said = [plain(choice) in plain(hint) for choice in problem.choices]
     return said[problem.answer] and sum(said) == 1
 
 
 def _answer(problem: Problem) -> str | None:
-    if problem.choices:
-        return None if problem.answer is None else _plain(problem.choices[problem.answer])
-    return _plain(problem.solution) if problem.solution else None
+    return plain(answer_of(problem)) or None
 
 
 def _words(problem: Problem) -> tuple[str, str]:
-    return _plain(problem.question), _plain(problem.hint or "")
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
+    return plain(problem.question), plain(problem.hint or "")
 
 
 def _grade(problem: Problem) -> int | None:

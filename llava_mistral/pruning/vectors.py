@@ -10,6 +10,7 @@ from llava_mistral.pruning.embedding import embed, flat_map
 from llava_mistral.pruning.manifest import sha256_of
 from llava_mistral.pruning.measures import Embedding
 from llava_mistral.pruning.methods import Choice, by_distance
+from llava_mistral.pruning.recipe import Machine
 from llava_mistral.pruning.rows import Rows, bytes_of, open_embeddings
 from llava_mistral.pruning.workers import Processes, pick_device
 
@@ -26,16 +27,11 @@ class Vectors:
     Attributes:
         file: .npy file of a row per sample; with `embedder`, where its vectors are kept.
         embedder: folder or Hub id of the model that makes them.
-        device: a torch device; by default the GPU when there is one.
-        threads: by default all cores.
-        max_memory: resident memory to stay within, such as "1GB".
     """
 
     file: Path | None = None
     embedder: str | None = None
-    device: str | None = None
-    threads: int | None = None
-    max_memory: str | None = None
+    machine: Machine = Machine()
 
     def matrix(self, samples: "Samples", processes: Processes) -> "np.ndarray":
         """Return the (samples, width) matrix, made by the embedder where the file is not there yet.
@@ -44,18 +40,18 @@ class Vectors:
             BadInput: the file is no such matrix, or the embedder cannot make one.
         """
         if self.embedder and not (self.file and self.file.is_file()):
-            return embed(samples, self.embedder, self.file, device=self.device, processes=processes)
+            return embed(samples, self.embedder, self.file, device=self.machine.device, processes=processes)
         if self.file is None:
             raise BadInput("is missing", remedy="name a .npy file or an --embedder", field="embeddings")
         return open_embeddings(self.file, len(samples.problems))
 
     def rows(self, matrix: "np.ndarray", share: range) -> Rows:
         """Return the rows of one process's share, as the traversal reads them."""
-        most = bytes_of(self.max_memory) if self.max_memory else None
+        most = bytes_of(self.machine.max_memory) if self.machine.max_memory else None
         return Rows(
             matrix[share.start : share.stop],
-            threads=self.threads,
-            device=pick_device(self.device),
+            threads=self.machine.threads,
+            device=pick_device(self.machine.device),
             release=most is not None and most < 2 * matrix.nbytes,
             name=str(self.file or self.embedder),
         )

@@ -108,14 +108,23 @@ def _picture(config: str, files: Iterable[str]) -> dict[str, str]:
 
 
 def prepare_dataset(
-    folder: Path, repo_id: str, workspace: Path, *, license: str | None = None, split: str | None = None
+    folder: Path,
+    repo_id: str,
+    workspace: Path,
+    *,
+    license: str | None = None,
+    split: str | None = None,
+    config_name: str | None = None,
 ) -> DatasetPublication:
     """Stage a pruned dataset as one config: its rows with clean pictures, its manifest without local paths.
 
-    The manifest's `files` become those that are published: encoding the pictures anew changed their hashes.
+    A file whose hash the manifest has leaves as it is when it holds bare pixels alone (`parquet.own_shard`); the
+    pictures of others are encoded anew. The manifest's `files` become those that are published.
 
     Args:
         split: the name of its one split on the Hub, where it is to be another than the folder's.
+        config_name: the config's name, where it is to be another than the method's: what `load_dataset` takes by
+            itself, and the only one that some trainers look for, is called "default".
 
     Raises:
         BadInput: no manifest, no licence, an unreadable picture, a row that holds what must not leave.
@@ -125,7 +134,7 @@ def prepare_dataset(
     staging.own_files(folder)
     manifest = read_manifest(folder)
     licence = licences.dataset_licence(manifest, license, folder)
-    sources = parquet.split_files(folder)
+    sources, noted = parquet.split_files(folder), manifest.get("files") or {}
     _check_files(manifest, [path for paths in sources.values() for path in paths], folder)
     if split and not re.fullmatch(r"\w+(\.\w+)*", split):  # as `datasets` has it; it becomes part of a path
         raise BadInput(f"{split!r} is no name for a split", remedy="use letters, digits and dots", field="split")
@@ -133,14 +142,18 @@ def prepare_dataset(
         sources = {split: next(iter(sources.values()))}
     elif split:
         raise BadInput(f"the folder has the splits {', '.join(sources)}", remedy="leave --split out", field="split")
-    config, staged = manifest["method"], workspace / "files"
+    if config_name and not re.fullmatch(r"\w+([-.]\w+)*", config_name):
+        problem, remedy = f"{config_name!r} is no name for a config", "use letters, digits and dashes"
+        raise BadInput(problem, remedy=remedy, field="config_name")
+    config, staged = config_name or manifest["method"], workspace / "files"
     (staged / config).mkdir(parents=True)
     shards = {}
     with tqdm(desc="pictures", unit=" rows", disable=None) as bar:
         for name, paths in sources.items():
             for number, path in enumerate(paths):
                 target = staged / config / f"{name}-{number:05d}-of-{len(paths):05d}.parquet"
-                shards.setdefault(name, []).append(parquet.write_shard(path, target, folder, bar.update))
+                own = path.relative_to(folder).as_posix() in noted and parquet.own_shard(path, target, bar.update)
+                shards.setdefault(name, []).append(own or parquet.write_shard(path, target, folder, bar.update))
                 staging.check_size(target)
     _check_rows(manifest, shards, folder)
     manifest["files"] = {s.path.name: sha256_of(s.path) for one in shards.values() for s in one}

@@ -1,9 +1,13 @@
-"""The rows of a pruned dataset as they leave: parquet with every picture decoded and encoded anew.
+"""The rows of a pruned dataset as they leave: its own parquet file, or one with every picture encoded anew.
 
-Decoding to pixels and writing them again is what strips EXIF, GPS, comments and trailing bytes, and proves that
-each picture is one. PNG keeps the pixels exactly, so what a stranger loads equals what was selected.
+A file leaves as it is when its manifest has its hash and it is shown to hold nothing but rows whose pictures are bare
+PNG (`own_shard`), which is what `llava-mistral prune` writes. Pictures of any other file are decoded to pixels and
+written again: this strips EXIF, GPS, comments and trailing bytes, and proves that each picture is one.
 """
 
+import re
+import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +18,9 @@ from llava_mistral.ground.pictures import PictureFolder, open_picture, png_bytes
 
 # https://huggingface.co/docs/hub/datasets-image recommends row groups this small for rows with pictures.
 ROWS_PER_GROUP = 100
+# What a PNG of pixels alone consists of (https://www.w3.org/TR/png-3, section 11.2); others carry words, times, EXIF.
+PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+PARQUET_ENDS = 12  # bytes: the magic number at both ends, and the length of the footer
 PNG_MODES = {"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"}
 
 
@@ -41,8 +48,54 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     return splits
 
 
+def own_shard(source: Path, target: Path, advance: Callable[[int], object]) -> Shard | None:
+    """Copy a parquet file byte for byte, or return None when it may hold anything but its rows and their pixels.
+
+    Looked at: that pyarrow wrote it, with no notes of anybody's and no bytes outside of its columns, and that every
+    picture decodes, is a PNG of pixels alone and is named by a number or not at all.
+    """
+    import pyarrow.parquet as pq
+
+    rows = arrow_bytes = 0
+    with pq.ParquetFile(source) as file:
+        meta = file.metadata
+        groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+        columns = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
+        whole = columns + meta.serialized_size + PARQUET_ENDS == source.stat().st_size
+        if not (whole and set(meta.metadata or ()) <= {b"ARROW:schema", b"huggingface"}):
+            return None
+        pictures = [field.name for field in file.schema_arrow if _holds_images(field.type)]
+        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
+            if not all(_is_bare(cell) for name in pictures for cell in batch.column(name).to_pylist()):
+                return None
+            rows, arrow_bytes = rows + batch.num_rows, arrow_bytes + batch.nbytes
+            advance(batch.num_rows)
+    shutil.copyfile(source, target)
+    return Shard(target, rows, target.stat().st_size, arrow_bytes)
+
+
+def _is_bare(cell: Any) -> bool:
+    """Whether the pictures of a cell are PNG of pixels alone, as `png_bytes` writes them."""
+    if cell is None or isinstance(cell, list):
+        return all(map(_is_bare, cell or ()))
+    data, place = cell["bytes"] or b"", 8
+    if not data.startswith(b"\x89PNG\r\n\x1a\n") or not re.fullmatch(r"(\d+\.png)?", cell["path"] or ""):
+        return False
+    kind = b""
+    while place + 12 <= len(data) and kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, place)
+        place += 12 + length
+        if kind not in PIXEL_CHUNKS:
+            return False
+    try:
+        open_picture(data, rgb=False)
+    except BadInput:
+        return False  # the file is written again, which names the row
+    return kind == b"IEND" and place == len(data)
+
+
 def write_shard(source: Path, target: Path, image_root: Path, advance: Callable[[int], object]) -> Shard:
-    """Copy a parquet file with every picture re-encoded as PNG without metadata; the schema stays what it was.
+    """Copy a parquet file with every picture re-encoded as PNG without metadata; the columns keep their types.
 
     Args:
         image_root: the folder a row's picture must lie in when the row holds its path and not its bytes.
@@ -57,6 +110,8 @@ def write_shard(source: Path, target: Path, image_root: Path, advance: Callable[
     images, rows, arrow_bytes = PictureFolder(image_root), 0, 0
     with pq.ParquetFile(source) as file:
         schema = file.schema_arrow
+        kept = {name: text for name, text in (schema.metadata or {}).items() if name == b"huggingface"}
+        schema = schema.with_metadata(kept or None)  # anybody's further notes stay here
         pictures = {field.name for field in schema if _holds_images(field.type)}
         with pq.ParquetWriter(target, schema) as writer:
             for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):

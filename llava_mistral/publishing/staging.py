@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+from llava_mistral.ground import checkpoint_headers
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import read_header, refuse_types
 from llava_mistral.publishing.parquet import clean_png
@@ -54,9 +55,11 @@ def stage_model(folder: Path, staging: Path, base_model: str | None = None) -> l
     check_checkpoint(folder)
     _check_tokenizer(folder)
     code = _code_files(folder)
-    left_out = []
+    left_out, weights = [], {file.name for file in weight_files(folder)}
+    unread = {checkpoint_headers.INDEX} if checkpoint_headers.SINGLE in weights else set()
     for name, path in files.items():
-        if not (ALLOWED.fullmatch(name) or name in code):
+        unread |= {name} if path.suffix == ".safetensors" and name not in weights else set()
+        if not (ALLOWED.fullmatch(name) or name in code) or name in unread:
             left_out.append(name)
             continue
         check_size(path)
@@ -137,34 +140,21 @@ def _check_whole_modules(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint, every one present and inside the folder.
+    """The weight files of a checkpoint that the library reads, or of an adapter; every one present and inside.
 
     Raises:
-        BadInput: no safetensors, a missing shard, an index that points outside the folder.
+        BadInput: no safetensors, two whole sets, a missing shard, an index that points outside the folder.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise BadInput("has no weight_map", remedy="save the checkpoint again", file=index, field="weight_map")
-        names = sorted(set(shards.values()))
-        if foreign := [name for name in names if not ALLOWED.fullmatch(str(name))]:
-            raise BadInput(
-                f"points at {foreign[0]!r}, which is no weight file of this folder",
-                remedy="save the checkpoint again",
-                file=index,
-                field="weight_map",
-            )
-    else:
-        names = [n for n in ("model.safetensors", "adapter_model.safetensors") if (folder / n).is_file()]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing or not names:
-        raise BadInput(
-            f"{missing[0] if missing else 'model.safetensors'} is missing",
-            remedy="copy or save the checkpoint again (with safe_serialization, never as .bin)",
-            file=folder,
-        )
-    return [folder / name for name in names]
+    adapter = folder / "adapter_model.safetensors"
+    files = checkpoint_headers.weight_files(folder) + [file for file in [adapter] if file.is_file()]
+    if foreign := [file.name for file in files if not ALLOWED.fullmatch(file.name)]:
+        problem = f"points at {foreign[0]!r}, which is no weight file of this folder"
+        index = folder / checkpoint_headers.INDEX
+        raise BadInput(problem, remedy="save the checkpoint again", file=index, field="weight_map")
+    if not files:
+        remedy = "copy or save the checkpoint again (with safe_serialization, never as .bin)"
+        raise BadInput("model.safetensors is missing", remedy=remedy, file=folder)
+    return files
 
 
 def parameter_count(folder: Path) -> int:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llava_mistral.data.sources import image_folders
 from llava_mistral.ground.bad_input import BadInput, check_folders_above
 from llava_mistral.ground.checkpoint_headers import check_files
 from llava_mistral.ground.recipe_files import read_yaml
@@ -32,8 +33,20 @@ class StageArguments:
     model_name_or_path: str = field(default="", metadata={"help": "checkpoint to start from: folder or Hub id"})
     model_revision: str | None = field(default=None, metadata={"help": "commit, tag or branch of a Hub checkpoint"})
     dataset: str = field(default="", metadata={"help": "LLaVA JSON, ScienceQA folder, datasets folder or Hub id"})
-    dataset_split: str = field(default="train", metadata={"help": "split of a data set that has several"})
-    image_folder: str | None = field(default=None, metadata={"help": "where the pictures of a LLaVA JSON lie"})
+    dataset_split: str | None = field(
+        default=None, metadata={"help": "split, which must exist; train or the only one"}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set with several"})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "folder that the pictures lie below; may be given several times"}
+    )
+    conversations: str = field(
+        default="whole",
+        metadata={
+            "help": "one sequence each, every answer learned; or one per answer",
+            "choices": ["whole", "answers"],
+        },
+    )
     answer_style: str = field(default="letter", metadata={"help": "ScienceQA answers: letter, or explained"})
     columns: str | None = field(
         default=None, metadata={"help": "columns of a datasets folder or Hub id: question=theirs,answer=theirs,…"}
@@ -64,7 +77,9 @@ class StageArguments:
     lora_dropout: float = field(default=0.05, metadata={"help": "share of a LoRA layer's inputs that are dropped"})
     mm_projector_lr: float = field(default=2e-5, metadata={"help": "LoRA: learning rate of the projector"})
     eval_dataset: str | None = field(default=None, metadata={"help": "held-out data, for --eval_strategy"})
-    eval_split: str = field(default="validation", metadata={"help": "split of --eval_dataset that is held out"})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "split of --eval_dataset that is held out; validation, or test"}
+    )
     sample_answers: int = field(default=4, metadata={"help": "held-out rows answered for you at each evaluation"})
     frozen_dtype: str = field(
         default="auto",
@@ -126,7 +141,17 @@ NOT_HERE = {
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
 # Of StageArguments: may differ between a checkpoint and the run that goes on with it. The data itself is compared.
 WITHOUT_EFFECT = (
-    *("dataset", "dataset_split", "image_folder", "columns", "check_pictures", "on_bad_sample", "max_bad_samples"),
+    *(
+        "dataset",
+        "dataset_split",
+        "dataset_config",
+        "conversations",
+        "image_folder",
+        "columns",
+        "check_pictures",
+        "on_bad_sample",
+        "max_bad_samples",
+    ),
     *("eval_dataset", "eval_split", "sample_answers", "vision_cache", "vision_cache_gb", "frozen_dtype"),
     *("may_drop_question", "force_resume", "plan", "plan_gpu", "plan_gpus", "force_fit"),
 )
@@ -226,11 +251,7 @@ def check_recipe(values: dict, file: str | None) -> None:
     _check_folder(base, "config.json", key, file)
     _check_exists(values["dataset"], "dataset", file)
     _check_exists(values.get("eval_dataset") or values["dataset"], "eval_dataset", file)
-    if folder := values.get("image_folder"):
-        _check_exists(f"{folder}/", "image_folder", file)
-        if Path(folder).is_file():
-            problem, remedy = "is a file, not a folder", "name the folder of the pictures"
-            raise BadInput(problem, remedy=remedy, file=folder, field="image_folder")
+    image_folders(values.get("image_folder"))
     cache = values.get("vision_cache") or "off"  # YAML reads an unquoted off as false
     if not isinstance(cache, str) or Path(cache).expanduser().is_file():
         raise BadInput(f"{cache!r} is no folder", remedy="name one, or auto or off", file=file, field="vision_cache")

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from llava_mistral.commands import publish as verb
 from llava_mistral.local_hub import LocalHub
 from llava_mistral.publishing.connection import connect
 from llava_mistral.publishing.upload import publish, tag
+from tests.support.running import run_here
 
 TOKEN = "hf_" + "T" * 34
 CARD = b"---\nlicense: mit\n---\n# A model\n"
@@ -43,3 +46,16 @@ def send(files, repo_id="owner/name", timeout=30, **options):
     done = publish(api, repo_id, "model", lambda head: files, message="Publish", **options)
     tag(api, done, "files-1")
     return done
+
+
+def push(*arguments) -> str:
+    """What the verb `publish` printed, run in this process."""
+    return run_here(verb.main, *arguments, "--no_verify").stdout
+
+
+def there(kind: str = "model") -> dict[str, bytes]:
+    """Path -> bytes of what a stranger downloads from me/it."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download("me/it", repo_type=kind))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

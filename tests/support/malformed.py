@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 Change = Callable[[Path], None]
 PROJECTOR = "multi_modal_projector.linear_2.weight"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
@@ -254,3 +256,17 @@ def default_of_stock(folder: Path) -> str:
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(folder))
     return f"takes a default of {sum(weight.numel() for weight in model.parameters()) / 1e9:.0f} billion weights"
+
+
+def cases(table: dict[str, tuple]) -> list:
+    """A parameter for each line; what its name begins with is the case it shows."""
+
+    def marks(name: str) -> list:
+        return [pytest.mark.case(name.split()[0], outcome) for outcome in ("refused", "accepted")]
+
+    return [pytest.param(*values, id=name, marks=marks(name)) for name, values in table.items()]
+
+
+ASK = {"from": "human", "value": "<image>\nWhat is it?"}
+TELL = {"from": "gpt", "value": "A red square."}
+GOOD = {"id": "good", "image": "red.png", "conversations": [ASK, TELL]}

@@ -148,13 +148,17 @@ def page(record: dict) -> str:
     ]
     for letter, group in groups().items():
         rows = {(row["case"], row["outcome"]): row for row in record["cases"] if row["case"][0] == letter}
+        if not rows:
+            continue  # newer than the record
         tests, passed, seconds = (sum(row[name] for row in rows.values()) for name in ("tests", "passed", "seconds"))
         lines += [f"## {letter}. {group['title']}", ""]
-        cases = "1 case" if len(group["cases"]) == 1 else f"{len(group['cases'])} cases"
+        count = len({case for case, _ in rows})
+        cases = "1 case" if count == 1 else f"{count} cases"
         lines += [f"{cases}, {tests} outcomes, {passed} as they should be, {seconds:.0f} s.", ""]
         lines += ["| | tried | shown | the libraries by themselves |", "|---|---|---|---|"]
         for case, name in group["cases"].items():
-            shown = [row for (one, _), row in rows.items() if one == case]
+            if not (shown := [row for (one, _), row in rows.items() if one == case]):
+                continue
             theirs = {library: said for row in shown for library, said in row["libraries"].items()}
             said = "; ".join(f"{library}: {what}" for library, what in theirs.items()).replace("|", "\\|")
             lines += [f"| {case} | {name} | {'; '.join(map(counted, shown))} | {said} |"]

@@ -11,6 +11,16 @@ from pathlib import Path
 from unittest import mock
 
 HOME = Path(__file__).parents[2]
+HEAVY = {"torch", "transformers", "trl", "datasets", "gradio", "pyarrow", "matplotlib"}
+WATCHED = f"""if True:
+    import runpy, sys
+    sys.path[0] = {str(HOME)!r}
+    module, sys.argv = sys.argv[1], sys.argv[1:]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        print("imported:", *sorted({HEAVY} & sys.modules.keys()))
+    """
 
 
 @dataclass
@@ -54,3 +64,14 @@ def run_apart(*command: object, code: int = 0, cwd: Path = HOME, timeout: float 
     )
     assert done.returncode == code, done
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def run_light(*command: object, code: int = 0, cwd: Path = HOME) -> Done:
+    """Run `python -m command…` in a process of its own, which must import none of the `HEAVY` libraries.
+
+    They alone take the seconds after which an answer is no longer one at once; a clock would measure other processes.
+    """
+    done = run_apart("-c", WATCHED, *command, code=code, cwd=cwd)
+    said, _, imported = done.stdout.rpartition("imported:")
+    assert not imported.split(), f"imported {imported}"
+    return Done(done.code, said, done.stderr)

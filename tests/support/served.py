@@ -1,4 +1,4 @@
-"""`transformers serve` of one model on a free port of this machine, which has never seen our package."""
+"""`transformers serve` of one model on a free port of this machine, with what the plugin adds to it."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ def served(model: str, folder: Path, environment: dict[str, str]) -> Iterator[Se
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--trust-remote-code", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", model, *options]
+    command = [sys.executable, "-m", "processing.serving", model, *options]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:

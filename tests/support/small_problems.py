@@ -31,3 +31,17 @@ def save_problems(folder: Path, count: int = 24, change: Callable[[dict], None] 
     (folder / "problems.json").write_text(json.dumps(problems))
     np.save(folder / "vectors.npy", np.random.default_rng(0).standard_normal((count, 8)).astype(np.float32))
     return folder
+
+
+PROBLEM = {
+    "question": "Which is the digit?",
+    "choices": ["one", "two", "three"],
+    "answer": 1,
+    "hint": "Look closely.",
+    "image": None,
+    "grade": "grade2",
+    "subject": "natural science",
+    "lecture": "Digits are signs.",
+    "solution": "It has a loop.",
+    "split": "train",
+}

@@ -64,7 +64,7 @@ def save_text_model(folder: Path, model_type: str = "mistral") -> Path:
 
 def tiny_tokenizer():
     """Mistral's conventions over a small vocabulary: `▁` for a space, bytes for what is unknown."""
-    from llava_mistral.miniature.components import train_tokenizer
+    from llava_mistral.miniature.tokenizer import train_tokenizer
 
     return train_tokenizer(TEXTS, 400)
 
@@ -85,3 +85,11 @@ def save_rows(folder: Path, count: int = 8) -> Path:
         records.append({"id": str(index), "image": f"{index}.png", "conversations": turns})
     (folder / "rows.json").write_text(json.dumps(records))
     return folder / "rows.json"
+
+
+TEXT_ROW = {
+    "id": "text",
+    "images": [],
+    "prompt": [{"role": "user", "content": "What is 2 + 2?"}],
+    "completion": [{"role": "assistant", "content": "four"}],
+}

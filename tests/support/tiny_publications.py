@@ -88,3 +88,21 @@ SUMMARY = {
     "split": "test",
     "question_hash": "c0ffee",
 }
+
+
+FORBIDDEN = [
+    "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "events.out.1",
+    "wandb/run.json", ".env", ".git/config", "core", "__pycache__/x.pyc", "pytorch_model.bin", "my_notes.txt",
+    "checkpoint-8/config.json", "modeling_other.py", ".cache/x.json", "README.md", "samples/8.json", "skipped.json",
+    "runs/events.out.1", ".lock", ".damaged-checkpoint-8/model.safetensors", "MANIFEST.json", "samples/8.png",
+]  # fmt: skip
+
+
+def with_gps() -> bytes:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: lies on its side
+    exif[0x010E] = "at /home/somebody"
+    exif.get_ifd(0x8825)[1] = "N"
+    return png(3, format="JPEG", exif=exif, comment=b"secret comment")

@@ -8,6 +8,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from llava_mistral.data.conversations import count_pictures
 from llava_mistral.ground.whole_file import write_whole
 from llava_mistral.training.loss_chart import draw_losses
 from llava_mistral.training.machine import hardware, peak_memory_gb
@@ -136,6 +137,7 @@ def begin_run(trainer, stage, config, rows, bad, template: str | None, parameter
         "data": {
             "path": stage.dataset,
             "rows": len(rows),
+            **count_pictures(rows),
             "skipped": len(bad.listed),
             "sha256": trainer.identity.data,
             **terms_of(stage.dataset),

@@ -1,0 +1,159 @@
+"""Tables, as `datasets` reads them, as training rows or as problems: parquet, CSV, JSON lines, WebDataset."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_mistral.data.bad_samples import BadSamples, usable
+from llava_mistral.data.columns import UNUSED, renamed
+from llava_mistral.data.problem import Problem, answered_problem
+from llava_mistral.data.records import RecordReader
+from llava_mistral.data.sources import ImageFolder, StoredPicture, decoded, picture_folders, undecoded
+from llava_mistral.ground.bad_input import BadInput
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SHARD_PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+_KEY, _JSON = "__key__", "json"  # of a sample of a WebDataset: its name, and its fields
+
+
+def prepared(table: "Dataset", columns: Mapping[str, str], path: Path) -> tuple["Dataset", set[str]]:
+    """Return the table with its columns under our names, pictures undecoded; and the fields that its records have.
+
+    Raises:
+        BadInput: a column that is named is not there, or one carries pictures that nobody would look at.
+    """
+    from datasets import Image
+
+    table = undecoded(renamed(table, columns, path))
+    if _KEY in table.column_names:
+        table = _of_shards(table)
+    for name, feature in table.features.items():
+        kind = getattr(feature, "feature", feature)
+        if isinstance(kind, Image) and name not in ("image", "images"):
+            remedy = f"map it with --columns images={name}, or leave it out with --columns {UNUSED}={name}"
+            raise BadInput("carries pictures and is not used", remedy=remedy, file=path, field=name)
+    fields = set(table.column_names)
+    if _KEY in fields and isinstance(table.features.get(_JSON), dict):
+        fields |= set(table.features[_JSON])
+    return table, fields
+
+
+def _of_shards(table: "Dataset") -> "Dataset":
+    """Return a WebDataset's table with its one picture as `image`, and its text as the answer."""
+    there = table.column_names
+    pictures = [name for name in _SHARD_PICTURES if name in there]
+    moved = {pictures[0]: "image"} if len(pictures) == 1 and "image" not in there else {}
+    moved |= {"txt": "answer"} if "txt" in there and not {_JSON, "answer"} & set(there) else {}
+    return table.rename_columns(moved)
+
+
+def plain_records(table: "Dataset") -> Iterator[dict[str, Any]]:
+    """Yield the rows; labels that are kept as numbers by the names they stand for, a shard's fields side by side."""
+    from datasets import ClassLabel
+
+    labels = {name: kind.names for name, kind in table.features.items() if isinstance(kind, ClassLabel)}
+    for record in table:
+        for name, names in labels.items():
+            record[name] = _label(record, name, names)
+        if _KEY in record and isinstance(record.get(_JSON), Mapping):
+            record = {**record.pop(_JSON), **record}
+        yield record
+
+
+def _label(record: Mapping[str, Any], name: str, names: list[str]) -> Any:
+    value = record[name]
+    if value is None or not 0 <= value < len(names):
+        return None
+    choices = record.get("choices")
+    if name == "answer" and isinstance(choices, list):  # names of the choices, their letters, or neither
+        letter = len(names[value]) == 1 and 0 <= ord(names[value]) - ord("A") < len(choices)
+        return names[value] if names[value] in choices or letter else value
+    return names[value]
+
+
+def table_problems(
+    rows: "Dataset", split: str, path: Path, image_folder: ImageFolder, bad: BadSamples
+) -> Iterator[Problem]:
+    """Yield the problems of a table with `derek-thomas/ScienceQA`'s columns (pictures undecoded).
+
+    A row without a `pid` or `id` of its own is named `{split}-{index}`. A picture is read when it is looked at.
+
+    Raises:
+        BadInput: a row is malformed, or has several pictures.
+    """
+    reader = RecordReader(path, picture_folders(path, image_folder), bad, split=split)
+    name = next((name for name in ("image", "images") if name in rows.column_names), None)
+    pictures = rows.select_columns(name) if name else None
+
+    def problem(record: Mapping[str, Any], index: int) -> Problem | None:
+        given = reader.name(record, index, "choices")
+        own = answered_problem(record, given, "val" if split == "validation" else split, path)
+        cells = reader.pictures(reader.given_pictures(record, index), index)
+        if cells is None:
+            return None
+        if len(cells) > 1:
+            said, remedy = f"has {len(cells)} pictures", "ask about one, or give conversations"
+            raise BadInput(said, remedy=remedy, file=path, record=given, field="images")
+        pid = reader.names.unique(given, [own.question, own.choices, own.answer], cells, index)
+        return replace(
+            own, pid=pid, image=StoredPicture(pictures, index, reader.cells) if cells else None, has_image=bool(cells)
+        )
+
+    index = -1
+    for index, record in enumerate(plain_records(rows)):
+        made = usable(bad, partial(problem, record, index))
+        if made is not None:
+            yield made
+    reader.say_what_was_made()
+    bad.close(index + 1)
+
+
+def as_they_are(table: "Dataset", path: Path) -> "Dataset | None":
+    """Return a table that holds training rows already, such as a pruned set, pictures decoded when a row is looked at.
+
+    Nothing is copied. None: some row has to be made another one, left out or refused.
+    """
+    import pyarrow.compute as pc
+    from datasets import Image, List, Value
+
+    turns = List({"role": Value("string"), "content": Value("string")})
+    marked = List({"role": Value("string"), "content": Value("string"), "loss": Value("bool")})
+    kinds = {"id": [Value("string")], "images": [List(Image(decode=False))]}
+    kinds |= {"prompt": [turns], "completion": [turns, marked]}
+    if "image" in table.column_names or any(table.features.get(name) not in kinds[name] for name in kinds):
+        return None
+    reader = RecordReader(path, [], BadSamples())
+    for batch in table.select_columns([*kinds]).with_format("arrow").iter(1000):
+        cells = pc.list_flatten(batch["images"])
+        if batch["images"].null_count or len(cells) and not _whole(pc.struct_field(cells, "bytes")):
+            return None
+        counts = pc.list_value_length(batch["images"]).to_pylist()
+        for *row, count in zip(
+            *(batch[name].to_pylist() for name in ("id", "prompt", "completion")), counts, strict=True
+        ):
+            if not _is_training_row(reader, *row, count):
+                return None
+    return decoded(table)
+
+
+def _whole(column: Any) -> bool:
+    import pyarrow.compute as pc
+
+    return bool(pc.all(pc.greater(pc.binary_length(column), 0), skip_nulls=False).as_py())
+
+
+def _is_training_row(reader: RecordReader, name: str | None, prompt: Any, completion: Any, pictures: int) -> bool:
+    """Whether a row is as it would be made of itself, and the first of its name."""
+    record = {"id": name, "prompt": prompt, "completion": completion, "images": [b"?"] * pictures}
+    try:
+        (made,) = reader.rows(record, 0, "trl", name or "")
+    except BadInput:
+        return False
+    for turn in completion:
+        if turn.get("loss", 0) is None:
+            del turn["loss"]
+    return bool(name) and [made[key] for key in ("id", "prompt", "completion")] == [name, prompt, completion]

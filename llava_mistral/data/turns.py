@@ -1,0 +1,233 @@
+"""The turns of a conversation as one training row, whoever speaks in them, and where pictures stand among the words.
+
+A row's `prompt` holds the turns before the first answer that is learned, `completion` the rest; further questions
+stand in it between the answers, and carry no loss. An answer in `completion` that is not learned has `"loss": False`.
+
+A picture's place in a user's turn is an `<image>` in its text. A row without any has its pictures before the first
+question, as LLaVA has them; there the token is left out of the text.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from llava_mistral.data.bad_samples import WrongForm
+from llava_mistral.ground.bad_input import BadInput
+
+IMAGE_TOKEN = "<image>"
+LONGEST_TEXT = 1_000_000  # characters; the longest conversation of a real set is a tenth of it
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+FORM = "use LLaVA's form: [{id, image?, conversations: [{from: human|gpt, value}, …]}, …]"
+_PART_PICTURES = ("image", "path", "url", "bytes", "image_url")
+_LEADING = re.compile(rf"(?:{IMAGE_TOKEN}\s*)+")
+Turn = dict[str, Any]
+Wrong = Callable[..., BadInput]  # (problem, remedy, field=…, kind=…)
+
+
+def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
+    """Return the turns as {"role", "content"} with texts, and the pictures that their content parts hold.
+
+    Args:
+        value: turns of {"from", "value"} or {"role", "content"}; contents may be lists of parts.
+        wrong: makes the error of a problem and its remedy.
+
+    Raises:
+        BadInput: a turn's text, speaker or weight is none; `WrongForm` for a speaker that nobody knows.
+    """
+    if not isinstance(value, list | tuple) or not value:
+        raise wrong("is missing, or has no question and answer", FORM)
+    turns, pictures = [], []
+    for index, turn in enumerate(value):
+        turn = turn if isinstance(turn, Mapping) else {}
+        speaker = turn.get("from") if turn.get("role") is None else turn["role"]
+        said = turn.get("value") if turn.get("content") is None else turn["content"]
+        if not isinstance(speaker, str) or speaker not in ROLES:
+            problem = f"turn {index} is from {str(speaker)[:20]!r}, not from {' or '.join(ROLES)}"
+            raise wrong(problem, "name the speakers human and gpt, or user and assistant", kind=WrongForm)
+        text, own = _text_of(said, index, wrong)
+        turns.append({"role": ROLES[speaker], "speaker": speaker, "content": text} | _loss(turn, index, wrong))
+        pictures += own
+    return turns, pictures
+
+
+def _text_of(said: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
+    """Return a content as a text with a token in each picture's place, and the pictures of its parts."""
+    if isinstance(said, str):
+        parts = [{"type": "text", "text": said}]
+    else:
+        parts = said if isinstance(said, list | tuple) and said else [None]
+    text, pictures = "", []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            text += part["text"]
+        elif kind in ("image", "image_url"):
+            text += IMAGE_TOKEN + ("" if text.replace(IMAGE_TOKEN, "").strip() else "\n")
+            given = [part[key] for key in _PART_PICTURES if part.get(key) is not None]
+            pictures += [one.get("url", one) if isinstance(one, Mapping) else one for one in given]
+        else:
+            raise wrong(f"turn {index} is no text of at most {LONGEST_TEXT:,} characters", "give a text")
+    if len(text) > LONGEST_TEXT:
+        raise wrong(f"turn {index} is no text of at most {LONGEST_TEXT:,} characters", "give a text")
+    return text.strip(), pictures
+
+
+def _loss(turn: Mapping[str, Any], index: int, wrong: Wrong) -> dict[str, bool]:
+    for key in ("loss", "weight"):
+        given = turn.get(key)
+        if given is not None and given not in (0, 1):
+            raise wrong(f"turn {index} has {key} {str(given)[:20]!r}", "give 1 (learned) or 0 (not learned)")
+        if given is not None and not given:
+            return {"loss": False}
+    return {}
+
+
+def prompt_and_completion(prompt: Any, completion: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
+    """Return the turns and pictures of TRL's form: texts, or lists of turns, of which those of `prompt` are given.
+
+    Raises:
+        BadInput: as `read_turns`, with the field; nobody answers in `completion`.
+    """
+
+    def part(value: Any, role: str) -> tuple[list[Turn], list[Any]]:
+        value = [{"role": role, "content": value}] if isinstance(value, str) else value
+        field = "prompt" if role == "user" else "completion"
+        return read_turns(value, lambda *said, **more: wrong(*said, **{"field": field} | more))
+
+    given, before = part(prompt, "user")
+    learned, after = part(completion, "assistant")
+    if not any(turn["role"] == "assistant" for turn in learned):
+        raise wrong("has no turn of the assistant's", "give the answer", field="completion")
+    given = [turn | ({"loss": False} if turn["role"] == "assistant" else {}) for turn in given]
+    return given + learned, before + after
+
+
+def row_of(turns: list[Turn], pictures: int, wrong: Wrong, *, tokens_needed: bool = False) -> dict[str, list[Turn]]:
+    """Return {"prompt", "completion"} of a conversation about so many pictures.
+
+    Args:
+        turns: of `read_turns`; a last question that nobody answers is left out.
+        tokens_needed: refuse pictures without tokens, as LLaVA does; else such pictures come first of all.
+
+    Raises:
+        BadInput: the turns do not alternate, one is empty, no answer is learned, or tokens and pictures disagree.
+    """
+    _check_order(turns, wrong)
+    if turns[-1]["role"] == "user":
+        if pictures and IMAGE_TOKEN in turns[-1]["content"]:
+            raise wrong(f"turn {len(turns) - 1} names a picture, and nobody answers", "give the answer")
+        turns = turns[:-1]
+    _check_tokens(turns, pictures, wrong, tokens_needed)
+    contents = _placed(turns) if pictures else [turn["content"] for turn in turns]
+    first = next(index for index, turn in enumerate(turns) if turn["role"] == "user")
+    for index, content in enumerate(contents):
+        if not content and not (index == first and pictures):
+            raise wrong(f"turn {index} is empty", "drop the turn or the record")
+    messages = [
+        {"role": turn["role"], "content": content} | ({"loss": False} if turn.get("loss") is False else {})
+        for turn, content in zip(turns, contents, strict=True)
+    ]
+    learned = [i for i, turn in enumerate(messages) if turn["role"] == "assistant" and "loss" not in turn]
+    if not learned:
+        raise wrong("has no answer that is learned", "leave loss or weight out at one answer, or drop the record")
+    prompt = [{"role": turn["role"], "content": turn["content"]} for turn in messages[: learned[0]]]
+    return {"prompt": prompt, "completion": [_answer(turn) for turn in messages[learned[0] :]]}
+
+
+def _answer(turn: Turn) -> Turn:
+    return turn if turn["role"] == "assistant" else {"role": turn["role"], "content": turn["content"]}
+
+
+def _check_order(turns: list[Turn], wrong: Wrong) -> None:
+    start = int(turns[0]["role"] == "system")
+    for index, turn in enumerate(turns[start:], start):
+        expected = ("user", "assistant")[(index - start) % 2]
+        if turn["role"] != expected:
+            theirs = next((own["speaker"] for own in turns if own["role"] == expected), expected)
+            named = {"human": "gpt", "gpt": "human"}.get(turn["speaker"], theirs)
+            raise wrong(f"turn {index} is from {turn['speaker']!r}, not from {named!r}", "let the two take turns")
+    if len(turns) - start < 2:
+        raise wrong("is missing, or has no question and answer", FORM)
+
+
+def _check_tokens(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) -> None:
+    counts = [turn["content"].count(IMAGE_TOKEN) for turn in turns]
+    asked = named_pictures(turns)
+    if needed:
+        for index, turn in enumerate(turns):
+            if turn["role"] != "user" and counts[index]:
+                problem = f"turn {index} has {counts[index]} {IMAGE_TOKEN} tokens, and is no question"
+                raise wrong(problem, "name pictures in questions")
+    if asked != pictures and (needed or (asked and pictures)):
+        problem = f"has {asked} {IMAGE_TOKEN} tokens and {pictures} pictures"
+        raise wrong(problem, "make tokens and pictures agree")
+
+
+def _placed(turns: list[Turn]) -> list[str]:
+    """Return the contents with the tokens in their places, or without any where all come before the first question."""
+    contents = [_leading_first(turn["content"]) if turn["role"] == "user" else turn["content"] for turn in turns]
+    asking = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
+    first, others = contents[asking[0]], [contents[index] for index in asking[1:]]
+    if first.count(IMAGE_TOKEN) == 1 and first.endswith("\n" + IMAGE_TOKEN):
+        first = f"{IMAGE_TOKEN}\n{first.removesuffix(IMAGE_TOKEN).rstrip()}"  # LLaVA's `preprocess_multimodal`
+    words = _LEADING.sub("", first, count=1) if first.startswith(IMAGE_TOKEN) else first
+    if IMAGE_TOKEN not in words and not any(IMAGE_TOKEN in content for content in others):
+        contents[asking[0]] = words
+    return contents
+
+
+def _leading_first(content: str) -> str:
+    """Return the text with each token that comes before all words on a line of its own."""
+    found = _LEADING.match(content)
+    if not found:
+        return content
+    return (IMAGE_TOKEN + "\n") * found[0].count(IMAGE_TOKEN) + content[found.end() :]
+
+
+def chat_of(row: Mapping[str, Any], *, answered: bool) -> list[dict[str, Any]]:
+    """Return a row as a chat template takes it: every picture as a part in its place.
+
+    Args:
+        row: {"images", "prompt", "completion"}.
+        answered: with the completion, else as the model is asked.
+    """
+    turns = [*row["prompt"], *(row["completion"] if answered else ())]
+    pictures = len(row["images"] or ())
+    # The answer's turns never move a picture: what is asked is a prefix of what is learned.
+    every = [*row["prompt"], *row["completion"]]
+    placed = pictures and any(IMAGE_TOKEN in turn["content"] for turn in every if turn["role"] == "user")
+    chat, first = [], True
+    for turn in turns:
+        content: Any = turn["content"]
+        if pictures and turn["role"] == "user":
+            if placed:
+                content = parts_of(content)
+            elif first:
+                content = [*[{"type": "image"}] * pictures, {"type": "text", "text": content}]
+            first = False
+        chat.append({"role": turn["role"], "content": content})
+    return chat
+
+
+def parts_of(content: str) -> list[dict[str, str]]:
+    """Return a text as parts, an image for each token; a template parts the leading ones from the words."""
+    found = _LEADING.match(content)
+    before = found[0].count(IMAGE_TOKEN) if found else 0
+    texts = (content[found.end() :] if found else content).split(IMAGE_TOKEN)
+    parts: list[dict[str, str]] = [{"type": "image"}] * before
+    for index, text in enumerate(texts):
+        parts += [{"type": "image"}] * (index > 0)
+        parts += [{"type": "text", "text": text}] if text or len(texts) == 1 else []
+    return parts
+
+
+def each_answer(turns: list[Turn]) -> Iterator[list[Turn]]:
+    """Yield, for each answer that is learned, the turns up to it with all answers before it given, not learned."""
+    for end, turn in enumerate(turns, 1):
+        if turn["role"] == "assistant" and turn.get("loss") is not False:
+            yield [own | ({"loss": False} if own["role"] == "assistant" else {}) for own in turns[: end - 1]] + [turn]
+
+
+def named_pictures(turns: list[Turn]) -> int:
+    """Return how many pictures the questions name."""
+    return sum(turn["content"].count(IMAGE_TOKEN) for turn in turns if turn["role"] == "user")

@@ -1,0 +1,255 @@
+"""What a model's text names: one of the lettered choices, or none; and how two other evaluators would read it.
+
+A text that names several choices, or takes an answer back, is read as none: a wrong reading would be scored silently.
+Every pattern here is linear in the length of the text.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llava_mistral.data.scienceqa import LETTERS
+
+# How an answer was read, as summaries count it.
+LETTER, LETTER_AND_TEXT, STATED, OWN_TEXT = "letter", "letter and text", "stated", "choice's own text"
+EMPTY, NONE, SEVERAL = "unread: empty", "unread: names no choice", "unread: names several or takes one back"
+
+_QUOTES = "*_`\"'“”‘’$ \t\r\n"
+_BARE = re.compile(r"[(\[{]?([A-Za-z])[)\]}]?[.):!]?")
+_LEADING = re.compile(r"[(\[]?([A-Za-z])(?:[)\]]?(?:\s*[.):,;]|\s+[-–—](?=\s)|[ \t]*\n)|[)\]](?=\s))")
+# No word boundary before "The": the published GPT-3 texts write a line break as a backslash and an n.
+_ANSWER = r"(?:final |correct |right |best )*(?:answer|option|choice)"
+_TOLD = re.compile(
+    rf"[Tt]he {_ANSWER}(?: is|:)(?: that)?:?\s*(?:(?:option|choice|letter) )?"
+    r"(?:[(\[]?([A-Z])\b[)\]]?(?=[.,;:!]|\s*$|\s+because|\s+BECAUSE|\s+(?:or|and)\b)|[(\[]?([a-z])[)\]]?(?=[.!]?\s*$))"
+)
+_LABELLED = re.compile(
+    rf"(?:{_ANSWER}|letter)(?: is)?\s*:?\s*[(\[]?([A-Z])[)\]]?(?=[.,;:!\n]|\s*$)", re.IGNORECASE
+)  # "Answer: B", "Option B", at the start of a text or of a line alone
+_IS_RIGHT = re.compile(
+    rf"(?:(?:option|choice|letter) )?[(\[]?([A-Z])[)\]]? is (?:the )?(?:correct|right|best|answer)\b(?: {_ANSWER})?",
+    re.IGNORECASE,
+)
+_OWN = re.compile(
+    rf"(?:the )?{_ANSWER}(?: is|:)\s*:?\s*(?:(?:option|choice) )?(?:[(\[]?([A-Z])[)\]]?[.):]?\s+)?(.+)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SAYS = re.compile(
+    r"(?:i(?: would|['’]d)? (?:choose|pick|select|say)|it is|it['’]s|my answer is) [(\[]?([A-Z])[)\]]?[.!]?", re.I
+)
+_BEHIND = re.compile(r"[(\[]([A-Z])[)\]][.!]?$")  # "arid (B)"
+_FACE = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
+_WRAPPED = re.compile(r"</?answer>|\*\*|`|[\"“”](?=[A-Za-z][\"“”])|(?<=[\"“][A-Za-z])[\"“”]", re.IGNORECASE)
+# Another letter of a list, where a list may go on: "A, B", "A or B", "A/B", "A and (B)".
+_GOES_ON = re.compile(r"\s*(?:[,/&;]\s*(?:or |and )?|(?:or|and|nor)\s+)[(\[]?[A-Z][)\]]?(?![\w'’]|\s+[a-z])")
+_ENUMERATED = re.compile(r"(?<![\w.'’-])(?:[(\[]([A-Z])[)\]]|([A-Z])(?:[.):](?=\s|$)|(?=\s*(?:[,;\n]|$))))")
+_SENTENCE = re.compile(r"\n|\. |\bbecause\b", re.IGNORECASE)
+_TAKEN_BACK = re.compile(
+    r"\b(?:no,|wait\b|actually,|sorry|scratch that|correction:|i mean\b|on second thoughts?|i was wrong"
+    r"|i take (?:it|that) back|let me (?:re|correct)"
+    r"|(?:this|that|it|which)(?: is|['’]s) (?:wrong|incorrect|false|not (?:right|correct|true)))",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\b(?:not?|never|false|wrong|incorrect|untrue|doubt|unlikely|if|unless|whether|thought|\w+n['’]t)\b(?:\s+\w+){0,4}\s*$",
+    re.IGNORECASE,
+)
+_MOST_STATED = 8
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The choice that a text names (None: none is read), and how it was found or why not."""
+
+    index: int | None
+    form: str
+
+
+def read_answer(text: str, choices: Sequence[str]) -> int | None:
+    """Return the index of the choice that `text` names, or None where it names none, several, or one not there."""
+    return reading(text, choices).index
+
+
+def reading(text: str, choices: Sequence[str]) -> Reading:
+    """Return which choice `text` names, and in which form it does.
+
+    Read are: a letter ("B", "B.", "(b)", "**B**", `\\boxed{B}`), a letter and more ("B. arid", "B" and an explanation
+    on the next line), a statement ("The answer is B.", "Answer: B", "Option B", "B is correct."), and a choice's own
+    text, alone or stated. Where these disagree, where another letter is listed beside the one, or where the text
+    denies or takes back what it says, nothing is read. A text that says "The answer is" more than once is not read
+    either: the published evaluators count it so, and a model that goes on often goes on to a question of its own.
+    """
+    text = text.strip()
+    if not text.strip(_QUOTES):
+        return Reading(None, EMPTY)
+    own = _same_text(text, choices)
+    plain = _WRAPPED.sub("", _FACE.sub(r"\1", text)).strip(_QUOTES)
+    if bare := _BARE.fullmatch(plain):
+        return _bare(bare[1], own, choices)
+    if own:
+        return _decided(own, OWN_TEXT)
+    named, form = _named(plain, choices)
+    if len(named) == 1 and _contradicted(plain, choices, next(iter(named))):
+        named, form = set(), SEVERAL
+    return _decided(named, form)
+
+
+def _bare(letter: str, own: set[int], choices: Sequence[str]) -> Reading:
+    """A lone letter is a choice's letter; a small one only where it is not another choice's own text."""
+    index = _index(letter.upper(), choices)
+    if letter.islower() and own - {index}:
+        return Reading(None, SEVERAL)
+    return Reading(index, NONE if index is None else LETTER)
+
+
+def _decided(named: set[int | None], form: str) -> Reading:
+    if len(named) == 1:
+        index = next(iter(named))
+        return Reading(index, NONE if index is None else form)
+    return Reading(None, SEVERAL if named or form == SEVERAL else NONE)
+
+
+def _named(text: str, choices: Sequence[str]) -> tuple[set[int | None], str]:
+    """Return every choice that some part of the text names (None for a letter that is not there), and the form."""
+    stated = list(_statements(text, choices))
+    if len(stated) > _MOST_STATED or sum(counted for _, _, counted in stated) > 1:
+        return set(), SEVERAL
+    for index, end, _ in stated:
+        if _GOES_ON.match(text, end) or _lists_another(_SENTENCE.split(text[end : end + 200])[0], choices, index):
+            return set(), SEVERAL
+    named = {index for index, _, _ in stated}
+    form = STATED
+    leading = _LEADING.match(text)
+    if leading:
+        letter, known = _index(leading[1].upper(), choices), _same_text(text[leading.end() :], choices)
+        glued = text[leading.end() - 1] not in "\n" and text[leading.end() : leading.end() + 1].isalnum()
+        if (glued or leading[1].islower()) and letter not in known:  # "D.C. is …", "a, then": no letter by itself
+            return named, form
+        if _GOES_ON.match(text, leading.end(1)):
+            return set(), SEVERAL
+        named |= known | {letter}
+        form = LETTER_AND_TEXT
+    if not named and (found := _BEHIND.search(text, max(0, len(text) - 5))):
+        known = _same_text(text[: found.start()], choices)
+        return (known | {_index(found[1], choices)}, LETTER_AND_TEXT) if known else (set(), NONE)
+    if not named and (found := _OWN.fullmatch(text)):
+        named = _same_text(found[2], choices)
+        if named and found[1]:
+            named = named | {_index(found[1].upper(), choices)}
+    return named, form
+
+
+def _statements(text: str, choices: Sequence[str]) -> Iterator[tuple[int | None, int, bool]]:
+    """Yield (choice, where its letter ends, whether it says "The answer is") of each statement that a text makes."""
+    for _, found in zip(range(_MOST_STATED + 1), _TOLD.finditer(text), strict=False):
+        counted = found[0].startswith(("The answer is", "The correct answer is"))
+        yield _index((found[1] or found[2]).upper(), choices), found.end(), counted
+    if found := _SAYS.fullmatch(text):
+        yield _index(found[1].upper(), choices), found.end(), False
+    starts = {0, text.rfind("\n") + 1}  # a text begins with its answer or ends in it
+    for pattern in (_LABELLED, _IS_RIGHT):
+        for start in sorted(starts):
+            if found := pattern.match(text, start):
+                yield _index(found[1].upper(), choices), found.end(), False
+    boxed = {box.strip(_QUOTES) for box in _BOXED.findall(text)}
+    for box in boxed:
+        letter = _BARE.fullmatch(box)
+        for index in {_index(letter[1].upper(), choices)} if letter else _same_text(box, choices) or {None}:
+            yield index, len(text), False
+
+
+def _contradicted(text: str, choices: Sequence[str], index: int | None) -> bool:
+    """Whether the text also names another choice beside `index`, or denies or takes back what it states."""
+    if index is None:
+        return False
+    for _, found in zip(range(_MOST_STATED), _TOLD.finditer(text), strict=False):
+        before = re.split(r"[.,;:!?\n]", text[max(0, found.start() - 80) : found.start()])[-1]
+        if _DENIED.search(before):
+            return True
+    answer, _, _ = text.partition("BECAUSE:")  # what follows argues for the answer, and may speak of anything
+    if _TAKEN_BACK.search(answer):
+        return True
+    leading = _LEADING.match(text)
+    return leading is not None and _has_second(text[leading.end() :].strip(), choices, index)
+
+
+def _has_second(text: str, choices: Sequence[str], index: int) -> bool:
+    """Whether what follows the letter of choice `index` begins with another's text, or names a second choice."""
+    sentence = " ".join(_SENTENCE.split(text)[0].split()).casefold()
+    texts = [" ".join(choice.split()).rstrip(".").casefold() for choice in choices]
+    begun = [i for i, said in enumerate(texts) if said and _begins(sentence, said)]
+    if begun and texts[index] != max((texts[i] for i in begun), key=len):
+        return True
+    if index in begun:
+        rest = sentence[len(texts[index]) :]
+        others = (said for i, said in enumerate(texts) if i != index and len(said) > 1 and said not in texts[index])
+        if any(re.search(rf"(?<!\w){re.escape(said)}(?!\w)", rest) for said in others):
+            return True
+    return _lists_another(text.replace(choices[index].strip(), " ", 1), choices, index)
+
+
+def _lists_another(text: str, choices: Sequence[str], index: int | None) -> bool:
+    """Whether another choice's letter stands in the text as in a list: "B.", "(B)", "B," or at the end of a line."""
+    letters = {LETTERS[i] for i in range(len(choices)) if i != index}
+    return any((found[1] or found[2]) in letters for found in _ENUMERATED.finditer(text))
+
+
+def _begins(text: str, said: str) -> bool:
+    return text.startswith(said) and not text[len(said) : len(said) + 1].isalnum()
+
+
+def _same_text(text: str, choices: Sequence[str]) -> set[int]:
+    """Return the choices that say `text`; case counts only where choices differ by nothing else."""
+    said = " ".join(text.split()).rstrip(".")
+    plain = [" ".join(choice.split()).rstrip(".") for choice in choices]
+    exact = {index for index, choice in enumerate(plain) if choice == said}
+    return exact or {index for index, choice in enumerate(plain) if choice.casefold() == said.casefold()}
+
+
+def _index(letter: str, choices: Sequence[str]) -> int | None:
+    index = LETTERS.find(letter)
+    return index if 0 <= index < len(choices) else None
+
+
+def llava_rule(text: str, choices: Sequence[str]) -> int | None:
+    """Return what LLaVA's `eval_science_qa.py` reads: a lone letter A to E, "B. …", a first "The answer is B"."""
+    text = text.replace("\n", ". ")
+    found = re.fullmatch(r"\s*([A-E])\s*", text) or re.match(r"([A-E])\. ", text)
+    found = found or re.search(r"The answer is ([A-E])\.", text) or re.search(r"The answer is ([A-E])", text)
+    return _index(found[1], choices) if found else None
+
+
+def lmms_eval_rule(text: str, choices: Sequence[str]) -> int | None:
+    """Return what lmms-eval's `scienceqa` task reads: the letter alone, or a capital and a full stop at the start."""
+    found = re.fullmatch(r"([A-Z])", text) or re.match(r"([A-Z])\.", text)
+    return _index(found[1], choices) if found else None
+
+
+READERS: Mapping[str, Callable[[str, Sequence[str]], int | None]] = {
+    "ours": read_answer,
+    "LLaVA": llava_rule,
+    "lmms-eval": lmms_eval_rule,
+}
+
+
+def read_by_each(asked: Iterable[tuple[str, Sequence[str], int]]) -> dict[str, dict[str, Any]]:
+    """Return {reader: {"accuracy", "correct", "n", "unread", "unread_share"}}, percent, of (text, choices, answer)."""
+    asked = list(asked)
+    found = {}
+    for name, read in READERS.items():
+        indices = [read(text, choices) for text, choices, _ in asked]
+        correct = sum(index == answer for index, (_, _, answer) in zip(indices, asked, strict=True))
+        unread, n = indices.count(None), len(asked)
+        shares = {"accuracy": 100 * correct / n, "unread_share": 100 * unread / n}
+        found[name] = shares | {"correct": correct, "n": n, "unread": unread}
+    return found
+
+
+def forms(readings: Iterable[Reading]) -> dict[str, int]:
+    """Return {form: how many texts were read, or not read, so}, the most frequent first."""
+    counts: dict[str, int] = {}
+    for one in readings:
+        counts[one.form] = counts.get(one.form, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,60 @@
+"""The verb `train` on tiny models: run, interrupted, refused; and what it moved."""
+
+import json
+from pathlib import Path
+
+from tests.support.running import HOME, run_apart, run_here
+
+TEMPLATES = HOME / "processing" / "chat_templates"
+QUICK = {
+    "--learning_rate": "1e-2",
+    "--num_train_epochs": 2,
+    "--per_device_train_batch_size": 4,
+    "--logging_steps": 1,
+    "--save_strategy": "no",
+    "--report_to": "none",
+    "--bf16": "False",
+    "--gradient_checkpointing": "False",
+    "--use_cpu": "True",
+}
+
+
+def train(stage, model, dataset, output, code: int = 0, **flags):
+    from llava_mistral.commands.train import main
+
+    given = {"--stage": stage, "--model_name_or_path": model, "--dataset": dataset, "--output_dir": output}
+    given |= QUICK | {f"--{name}": value for name, value in flags.items()}
+    return run_here(main, *[word for pair in given.items() for word in pair], code=code)
+
+
+def moved(before: Path, after: Path) -> dict[str, bool]:
+    """Weight name -> whether any of its bits changed."""
+    import torch
+    from safetensors.torch import load_file
+
+    first, second = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(weight.isfinite().all() for weight in second.values())
+    return {name: not torch.equal(weight, second[name]) for name, weight in first.items()}
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, stage="finetune"):
+    """In a process of its own: one line, exit code 2, nothing written."""
+    given = {"--stage": stage, "--model_name_or_path": stage0, "--dataset": rows_file}
+    given |= {"--output_dir": tmp_path / "out", "--use_cpu": "True", flag: value}
+    before = sorted(tmp_path.rglob("*"))
+    words = [word for name, value in given.items() if value is not None for word in (name, value)]
+    done = run_apart("-m", "llava_mistral", "train", *words, code=2)
+    assert said in done.error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def losses(folder) -> list[float]:
+    return [loss for _, loss in json.loads((folder / "run.json").read_text())["loss_curve"]]
+
+
+LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "mm_projector_lr": "5e-3"}
