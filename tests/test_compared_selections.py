@@ -2,15 +2,16 @@
 
 import html.parser
 import json
+import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from llava_mistral.commands.prune import main
 from tests.support.running import run_here
 from tests.support.small_problems import save_problems
 
+PICTURE = re.compile(r"data:image/(png|webp);base64,[A-Za-z0-9+/=]*\Z")
 METHODS = ("principles", "farthest", "random", "full")
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)> \"'& $x^2$ \u202eright to left " + "w" * 200
 
@@ -43,7 +44,6 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """The folder of a comparison of the four methods on the same data, and what was printed."""
-    pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("compared")
     sets = save_sets(folder, save_problems(folder / "data"))
     return folder, run_here(main, "--compare", *sets, "--output", folder / "report").stdout
@@ -90,16 +90,13 @@ def test_the_report_shows_every_set_and_loads_nothing(compared):
         assert part in page.text
     assert all(f"{name}: kept and pruned, side by side" in page.text for name in METHODS)
     assert page.tags & {"svg", "img"} and not page.tags & {"script", "link", "iframe"}
-    assert all(
-        value.startswith("data:image/png;base64,") for name, value in page.attributes if name in ("src", "href")
-    )
-    assert Image.open(folder / "report/report.png").width > 1000
+    assert all(PICTURE.match(value) for name, value in page.attributes if name in ("src", "href"))
 
 
 def test_the_same_sets_give_the_same_report(compared):
     folder, _ = compared
     run_here(main, "--compare", *(folder / name for name in METHODS), "--output", folder / "again")
-    for name in ("comparison.json", "report.html", "report.png"):
+    for name in ("comparison.json", "report.html"):
         assert (folder / "report" / name).read_bytes() == (folder / "again" / name).read_bytes()
 
 
@@ -119,7 +116,7 @@ def test_text_of_the_data_is_only_ever_text(tmp_path):
         page = Page(path.read_text())
         assert "<script>alert(1)</script>" in page.text
         assert "script" not in page.tags and not any(name == "onerror" for name, _ in page.attributes)
-        assert all(value.startswith("data:image/png;base64,") for name, value in page.attributes if name == "src")
+        assert all(PICTURE.match(value) for name, value in page.attributes if name == "src")
 
 
 def test_many_labels_are_folded_away(tmp_path):

@@ -253,7 +253,8 @@ def test_a_stage_cannot_start_from_an_adapter(adapter, rows_file, tmp_path):
     [
         ("pretrain", "--use_peft", "True", "field use_peft: stage 1 trains the projector in full"),
         ("finetune", "--lora_r", "8", "field lora_r: has no effect without LoRA; add --use_peft or leave it out"),
-        ("finetune", "--mm_projector_lr", "0", "field mm_projector_lr: '0' is out of range; give a positive number"),
+        ("pretrain", "--mm_projector_lr", "1e-3", "field mm_projector_lr: stage 1 trains the projector alone"),
+        ("finetune", "--mm_projector_lr", "0", "field mm_projector_lr: 0.0 is out of range; give a positive number"),
     ],
 )
 def test_lora_where_it_means_nothing_is_one_line_and_exit_code_2(

@@ -192,6 +192,8 @@ def test_pictures_leave_upright_and_without_their_place(hub, tmp_path):
         ("/etc", (), "method"),
         ("principles", ("--split", "../../up"), "split"),
         ("principles", ("--split", "/tmp/up"), "split"),
+        ("principles", ("--config_name", "../up"), "config_name"),
+        ("principles", ("--config_name", ".git"), "config_name"),
     ],
 )
 @pytest.mark.case("S23", "refused")
@@ -204,6 +206,8 @@ def test_no_name_becomes_a_path_that_climbs(hub, tmp_path, method, options, fiel
 def test_an_ordinary_name_becomes_a_path(hub, tmp_path):
     push("dataset", save_dataset(tmp_path / "made", "farthest-2"), "me/it", "--split", "validation")
     assert "farthest-2/validation-00000-of-00001.parquet" in there("dataset")
+    push("dataset", save_dataset(tmp_path / "again", "principles"), "me/it", "--config_name", "default")
+    assert "default/train-00000-of-00001.parquet" in there("dataset")
 
 
 @pytest.mark.parametrize("carrier", ["results", "recipe"])

@@ -8,7 +8,7 @@ lie in a memory-mapped file, the pictures of a JSON file as paths; a picture is 
 import hashlib
 import os
 import sys
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llava_mistral.data.bad_samples import BadSamples, usable
 from llava_mistral.data.columns import METADATA, parse_columns
 from llava_mistral.data.json_records import first_sign, is_lines
-from llava_mistral.data.llava_json import json_rows
+from llava_mistral.data.llava_json import first_form, json_rows
 from llava_mistral.data.problem import Problem, problem_row
 from llava_mistral.data.records import RecordReader, form_of, records_rows
 from llava_mistral.data.row_store import stored_rows
@@ -113,7 +113,7 @@ def _read_json(
     made_from |= {"folders": [(root, os.path.realpath(root), (root / root.name).is_dir()) for root in roots]}
     made_from |= wording | {"columns": columns}
     rows = partial(json_rows, path, folders, bad, columns, **wording)
-    return stored_rows(made_from, rows, bad, source=path)
+    return stored_rows(made_from, rows, bad, source=path, metadata=_columns_beside(first_form(path, columns), ()))
 
 
 def _default_images(path: Path) -> Path:
@@ -179,9 +179,14 @@ def _read_table(
     state = state_of(path) if path.exists() else table._fingerprint
     made_from = {"path": path.absolute(), "state": state, "columns": columns, "split": name, "config": config}
     made_from |= wording | {"folders": [(folder.root, os.path.realpath(folder.root)) for folder in folders]}
-    more = tuple(label for label in METADATA if label in fields or form in ("choices", "words", "captions"))
     rows = partial(_table_rows, table, path, folders, form, name, wording, bad)
-    return stored_rows(made_from, rows, bad, source=path, metadata=more + (PROBLEM if form == "choices" else ()))
+    return stored_rows(made_from, rows, bad, source=path, metadata=_columns_beside(form, fields))
+
+
+def _columns_beside(form: str | None, fields: Collection[str]) -> tuple[str, ...]:
+    """Return the columns that rows of a form have beside those of every row; `fields` are those of a table."""
+    asked = form in ("choices", "words", "captions")
+    return tuple(label for label in METADATA if asked or label in fields) + (PROBLEM if form == "choices" else ())
 
 
 def _table_rows(

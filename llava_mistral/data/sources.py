@@ -170,6 +170,9 @@ def _builder(path: Path) -> tuple[str | None, dict[str, Any]]:
     """
     if path.is_file():
         return _TABLES[path.suffix.lower()], {"data_files": {"train": [str(path.absolute())]}}
+    card = path / "README.md"
+    if card.is_file() and "configs" in card.read_text(encoding="utf-8", errors="replace").split("\n---")[0]:
+        return None, {}  # it says itself what belongs to what
     files = _files_of(path)
     if any(file.name in _METADATA for file in files):
         return "imagefolder", {"data_dir": str(path.absolute())}

@@ -213,19 +213,23 @@ def _numbers_around(rng: random.Random, truth: int) -> list[str]:
 
 
 def add_figures(rng: random.Random) -> Draft:
-    """Two digits whose sum is one, too: what a model of this size can learn by heart."""
-    total = rng.randrange(10)
-    left = rng.randint(0, total)
+    """One or two more: of all sums of two digits, a model of this size learns too few by heart."""
+    right = rng.choice((1, 2))
+    left = rng.randrange(10 - right)
     asked = rng.choice(("What is {} + {}?", "How much is {} + {}?", "What is the sum {} + {}?", "Work out {} + {}."))
-    question, right = asked.format(left, total - left), f"{left} + {total - left} = {total}."
-    return Draft(question, _numbers_around(rng, total), str(total), right)
+    total = str(left + right)
+    solution = f"{left} + {right} = {total}."
+    return Draft(asked.format(left, right), _with_others(rng, FIGURES, total), total, solution)
 
 
 def subtract_figures(rng: random.Random) -> Draft:
-    right, left = sorted((rng.randrange(10), rng.randrange(10)))
+    """One or two less."""
+    right = rng.choice((1, 2))
+    left = rng.randrange(right, 10)
     asked = rng.choice(("What is {} - {}?", "How much is {} - {}?", "What is the rest {} - {}?", "Work out {} - {}."))
-    solution = f"{left} - {right} = {left - right}."
-    return Draft(asked.format(left, right), _numbers_around(rng, left - right), str(left - right), solution)
+    rest = str(left - right)
+    solution = f"{left} - {right} = {rest}."
+    return Draft(asked.format(left, right), _with_others(rng, FIGURES, rest), rest, solution)
 
 
 def definition(asks: tuple[str, ...], say: str, bank: dict[str, str]) -> Maker:

@@ -18,7 +18,7 @@ from llava_mistral.miniature.digitsqa_skills import SKILLS
 from llava_mistral.miniature.instructions import Turn, lettered, open_turns
 
 NOTHING = "paper"
-LETTERED = 0.7  # of the questions; to find the letter of an answer is what takes longest to learn
+LETTERED = 0.6  # of the questions; to find the letter of an answer is what takes longest to learn
 COLOURED = ("red", "green", "blue", "grey")
 SHAPED = ("circle", "square", "triangle")
 

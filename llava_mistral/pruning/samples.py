@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.data.json_records import first_sign, is_lines
-from llava_mistral.data.picture_check import checked, wrong_pictures
+from llava_mistral.data.picture_check import wrong_pictures
 from llava_mistral.data.scienceqa import Problem, read_problems
 from llava_mistral.data.sources import list_lengths, undecoded
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import bytes_of
+from llava_mistral.pruning.words import Conversation
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,23 +29,30 @@ class Samples:
     """Samples in the order of their source.
 
     Attributes:
-        problems: one per sample. A conversation is a problem without choices whose solution is its answer.
-        rows: returns the training rows of the samples at some indices; pictures stay undecoded.
+        problems: one per sample. A conversation is a problem without choices, whose question is all that is asked in
+            it and whose solution all that is answered.
+        rows: returns the training rows of the samples at some indices, pictures undecoded. A conversation of several
+            answers may have a row for each.
+        cells: returns the pictures of the samples at some indices, undecoded.
         pictures: whether the pictures are at hand; an extract may have the text alone.
-        images: how many pictures each sample has; None: one where it has any.
+        answers: how many answers each sample holds.
+        conversations: the number of the conversation that each sample is, or is an answer of.
+        images: how many pictures each sample has.
     """
 
     source: Path
     problems: list[Problem]
     rows: Callable[[Sequence[int]], "Dataset"]
+    cells: Callable[[Sequence[int]], list[list[Any]]]
     pictures: bool
-    images: Sequence[int] | None = None
+    answers: list[int]
+    conversations: list[int]
+    images: list[int]
 
     def count_pictures(self) -> dict[str, int]:
         """Return how many pictures there are, and how many samples without one."""
         without = sum(not problem.has_image for problem in self.problems)
-        counts = self.images or [int(problem.has_image) for problem in self.problems]
-        return {"pictures": sum(counts), "rows_without_picture": without}
+        return {"pictures": sum(self.images), "rows_without_picture": without}
 
     def sha256(self) -> str:
         """Return the hash of everything the samples say, in their order (pictures are hashed in the output)."""
@@ -55,10 +64,6 @@ class Samples:
             digest.update(json.dumps(said, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
-    def cells(self, indices: Sequence[int]) -> list[list[Any]]:
-        """Return the pictures of the samples at `indices`, undecoded."""
-        return undecoded(self.rows(indices))["images"] if len(indices) else []
-
     def digests(self, indices: Sequence[int]) -> dict[int, bytes]:
         """Return {sample: hash of the files of its pictures}."""
         found = {}
@@ -67,6 +72,40 @@ class Samples:
             for i, cells in zip(part, self.cells(part), strict=True):
                 found[i] = hashlib.sha256(b"".join(hashlib.sha256(bytes_of(cell)).digest() for cell in cells)).digest()
         return found
+
+    def counted(self, indices: Sequence[int]) -> dict[str, int]:
+        """Return how many conversations the samples at `indices` are of, and how many answers they hold."""
+        return {
+            "conversations": len({self.conversations[i] for i in indices}),
+            "answers": sum(self.answers[i] for i in indices),
+        }
+
+    def checked(self, depth: str, bad: BadSamples) -> "Samples":
+        """Open every picture (`picture_check.wrong_pictures`); return the samples whose pictures can be used.
+
+        Raises:
+            BadInput: a picture cannot be used, and `bad` leaves none out, or there are too many.
+        """
+
+        def pictured() -> Iterator[tuple[str, list[Any]]]:
+            for start in range(0, len(self.problems), _BATCH):
+                part = range(start, min(start + _BATCH, len(self.problems)))
+                yield from zip((self.problems[i].pid for i in part), self.cells(part), strict=True)
+
+        wrong = wrong_pictures(pictured, len(self.problems), depth, bad, source=self.source)
+        return self._only([i for i in range(len(self.problems)) if i not in wrong]) if wrong else self
+
+    def _only(self, kept: list[int]) -> "Samples":
+        return Samples(
+            self.source,
+            [self.problems[i] for i in kept],
+            lambda indices: self.rows([kept[i] for i in indices]),
+            lambda indices: self.cells([kept[i] for i in indices]),
+            self.pictures,
+            [self.answers[i] for i in kept],
+            [self.conversations[i] for i in kept],
+            [self.images[i] for i in kept],
+        )
 
 
 def read_samples(
@@ -77,40 +116,41 @@ def read_samples(
     image_folder: str | Path | None = None,
     answer_style: str = "letter",
     columns: str | None = None,
-    check_pictures: str = "none",
     bad: BadSamples | None = None,
     dataset_config: str | None = None,
     conversations: str = "whole",
 ) -> Samples:
-    """Read whatever `conversations.read_rows` reads, to whose arguments these belong.
+    """Read whatever `conversations.read_rows` reads, to whose arguments these belong; no picture is opened.
 
     Args:
-        columns: of a `datasets` source, "question=their_column,…" (`columns.parse_columns`).
-        check_pictures: how to look at the pictures at hand (`picture_check.wrong_pictures`).
         bad: what becomes of samples that cannot be used; by default the first one is refused.
+        conversations: "whole": each is one sample; "answers": each answer of a conversation is.
 
     Raises:
-        BadInput: what the readers raise; an id that two samples share; a source without samples.
+        BadInput: what the readers raise; a source without samples.
     """
     path, bad = Path(path), bad or BadSamples()
+    options = {"image_folder": image_folder, "columns": columns, "dataset_config": dataset_config, "bad": bad}
     if _is_scienceqa(path):
-        options = {"image_folder": image_folder, "columns": columns, "dataset_config": dataset_config}
-        problems = read_problems(path, split=split or "train", pid_splits=pid_splits, bad=bad, **options)
-        wrong = wrong_pictures(lambda: _pictured(problems), len(problems), check_pictures, bad, source=path)
-        samples = _of_problems([p for i, p in enumerate(problems) if i not in wrong], path, answer_style)
-    else:
-        from llava_mistral.data.conversations import read_rows
+        problems = read_problems(path, split=split or "train", pid_splits=pid_splits, **options)
+        return _of_problems(problems, path, answer_style)
+    from llava_mistral.data.conversations import read_rows
 
-        options = {"image_folder": image_folder, "split": split, "answer_style": answer_style, "columns": columns}
-        options |= {"dataset_config": dataset_config, "conversations": conversations}
-        samples = _of_rows(checked(read_rows(path, **options, bad=bad), check_pictures, bad, source=path), path)
-    _check_ids(samples)
-    return samples
+    options |= {"split": split, "answer_style": answer_style, "conversations": conversations}
+    return _of_rows(read_rows(path, **options), path)
 
 
-def _pictured(problems: list[Problem]) -> Iterator[tuple[str, list[Any]]]:
-    for problem in problems:
-        yield problem.pid, [] if problem.image is None else [problem.image]
+def check_ids(samples: Samples) -> None:
+    """Refuse samples that share an id.
+
+    Raises:
+        BadInput: two do; the first such id is named, and how many there are.
+    """
+    again = [name for name, count in Counter(problem.pid for problem in samples.problems).items() if count > 1]
+    if again:
+        others = f" ({len(again):,} such ids)" if len(again) > 1 else ""
+        problem = f"the id {again[0]!r} is there twice{others}"
+        raise BadInput(problem, remedy="give every sample an id of its own", file=samples.source, field="id")
 
 
 def _is_scienceqa(path: Path) -> bool:
@@ -126,32 +166,64 @@ def _of_problems(problems: list[Problem], path: Path, answer_style: str) -> Samp
 
         return rows_of_problems([problems[i] for i in indices], answer_style, source=path)
 
+    def cells(indices: Sequence[int]) -> list[list[Any]]:
+        return [[] if problems[i].image is None else [problems[i].image] for i in indices]
+
     pictures = all(problem.image is not None for problem in problems if problem.has_image)
-    return Samples(path, problems, rows, pictures)
+    images = [int(problem.has_image) for problem in problems]
+    return Samples(path, problems, rows, cells, pictures, [1] * len(problems), list(range(len(problems))), images)
 
 
 def _of_rows(table: "Dataset", path: Path) -> Samples:
     table = undecoded(table)
-    counts = list_lengths(table, "images")
+    images = list_lengths(table, "images")
     texts = table.select_columns([name for name in table.column_names if name != "images"])
-    problems = [replace(_problem(row), has_image=count > 0) for row, count in zip(texts, counts, strict=True)]
-    return Samples(path, problems, lambda indices: table.select(indices), True, counts)
+    problems, answers, conversations = [], [], []
+    before: dict[str, Any] | None = None
+    for row, count in zip(texts, images, strict=True):
+        asked, said = _turns(row)
+        problems.append(replace(_problem(row, asked, said), has_image=count > 0))
+        answers.append(len(said))
+        last = conversations[-1] if conversations else -1
+        conversations.append(last if before is not None and _goes_on(before, row) else last + 1)
+        before = row
+    return Samples(
+        path,
+        problems,
+        lambda indices: table.select(indices),
+        lambda indices: table.select(indices)["images"][:] if len(indices) else [],
+        True,
+        answers,
+        conversations,
+        images,
+    )
 
 
-def _problem(row: dict[str, Any]) -> Problem:
+def _turns(row: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return what is asked in a row, and what is answered and learned."""
+    asked = [turn["content"] for turn in row["prompt"] if turn["role"] == "user"][-1:]
+    asked += [turn["content"] for turn in row["completion"] if turn["role"] == "user"]
+    learned = [turn for turn in row["completion"] if turn["role"] == "assistant" and turn.get("loss") is not False]
+    return asked, [turn["content"] for turn in learned]
+
+
+def _goes_on(before: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Return whether a row is the next answer of the conversation of the row before it, and named so (`id#2`)."""
+    words = [turn["content"] for turn in before["prompt"] + before["completion"]]
+    name, _, number = str(row["id"]).rpartition("#")
+    return (
+        number.isdigit()
+        and str(before["id"]).startswith(name)
+        and words == [turn["content"] for turn in row["prompt"][: len(words)]]
+    )
+
+
+def _problem(row: dict[str, Any], asked: list[str], said: list[str]) -> Problem:
     known = {name: str(row[name]) for name in _JUDGED if row.get(name) is not None}
     if row.get("choices"):
         fields = {"question": row["question"], "answer": row["answer"], "hint": row["hint"]}
-        return Problem(pid=row["id"], choices=tuple(row["choices"]), **fields, **known)
-    asked = next(turn["content"] for turn in reversed(row["prompt"]) if turn["role"] == "user")
-    said = "\n".join(turn["content"] for turn in row["completion"] if turn["role"] == "assistant")
-    return Problem(pid=str(row["id"]), question=asked, choices=(), **({"solution": said} | known))
-
-
-def _check_ids(samples: Samples) -> None:
-    seen: set[str] = set()
-    for problem in samples.problems:
-        if problem.pid in seen:
-            problem_text = f"the id {problem.pid!r} is there twice"
-            raise BadInput(problem_text, remedy="give every sample an id of its own", file=samples.source, field="id")
-        seen.add(problem.pid)
+        return Problem(pid=str(row["id"]), choices=tuple(row["choices"]), **fields, **known)
+    known = {"solution": "\n".join(said)} | known | {"question": "\n".join(asked), "choices": ()}
+    if len(asked) > 1:
+        return Conversation(pid=str(row["id"]), **known, asked=tuple(asked))
+    return Problem(pid=str(row["id"]), **known)

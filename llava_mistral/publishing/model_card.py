@@ -177,9 +177,21 @@ def _facts(run: dict) -> list[tuple[str, str]]:
         ("steps", say(run.get("steps"))),
         ("epochs", say(run.get("epochs"))),
         ("final loss", say(run.get("final_loss"))),
+        *_saved_step(run),
         ("seed", say(run.get("seed"))),
         ("versions", say([f"{key} {value}" for key, value in versions.items()])),
     ]
+
+
+def _saved_step(run: dict) -> list[tuple[str, str]]:
+    """Which step's weights these are, where they are not the last one's (`load_best_model_at_end`)."""
+    best = run.get("best")
+    if not isinstance(best, dict):
+        return []
+    losses = [
+        f"{say(best[key])} ({name})" for key, name in (("loss", "training"), ("eval_loss", "held out")) if key in best
+    ]
+    return [("weights of step", say(best.get("step"))), ("loss at that step", say(losses))]
 
 
 def _hardware(run: dict) -> list[tuple[str, str]]:

@@ -174,4 +174,4 @@ def data_uri(picture) -> str:
 
 def opened(row: dict) -> dict:
     """The row with its pictures decoded."""
-    return {**row, "images": [open_picture(cell, record=row["id"]) for cell in row["images"]]}
+    return {**row, "images": [open_picture(cell, record=row["id"]) for cell in row["images"] or ()]}

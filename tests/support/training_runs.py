@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
-from tests.support.running import HOME, run_apart, run_here
+from tests.support.running import HOME, run_here
 
 TEMPLATES = HOME / "processing" / "chat_templates"
 QUICK = {
@@ -43,12 +44,15 @@ def interrupt(*args, **kwargs):
 
 
 def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, stage="finetune"):
-    """In a process of its own: one line, exit code 2, nothing written."""
+    """One line, exit code 2, nothing written, and no weights read."""
+    from llava_mistral.commands.train import main
+
     given = {"--stage": stage, "--model_name_or_path": stage0, "--dataset": rows_file}
     given |= {"--output_dir": tmp_path / "out", "--use_cpu": "True", flag: value}
     before = sorted(tmp_path.rglob("*"))
     words = [word for name, value in given.items() if value is not None for word in (name, value)]
-    done = run_apart("-m", "llava_mistral", "train", *words, code=2)
+    with mock.patch("llava_mistral.training.loading.load_model", side_effect=AssertionError("weights were read")):
+        done = run_here(main, *words, code=2)
     assert said in done.error
     assert sorted(tmp_path.rglob("*")) == before
 
