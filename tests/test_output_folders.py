@@ -19,6 +19,7 @@ STRANGERS = {
     "comparison.json": {"left": 1, "right": 2},
     "study.json": {"patients": 12},
     "problems.json": {"1": {"question": "?", "choices": ["a", "b"], "answer": 0, "split": "train"}},
+    "open.json": {"hours": "9 to 5"},
     "components.json": ["button", "form"],
     "README.html": {},
 }

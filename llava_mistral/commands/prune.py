@@ -73,12 +73,12 @@ def asking(device: str | None):
     def ask(scorer, problems, folder):
         from llava_mistral.evaluation.journal import Asked
         from llava_mistral.evaluation.prediction import answer_problems
-        from llava_mistral.ground.foreign_code import loading, split_revision
+        from llava_mistral.ground.foreign_code import origin, split_revision
         from llava_mistral.pruning.model_evidence import evidence
         from llava_mistral.pruning.workers import pick_device
 
         scorer, revision = split_revision(scorer)
-        loading(scorer, revision)
+        origin(scorer, revision)
         how = {"images": ("real", "blank"), "folder": folder, "device": pick_device(device), "revision": revision}
         answers = answer_problems(scorer, problems, Asked(scoring="likelihood"), **how)
         by_image = ({pid: one.letters for pid, one in answers[image].items()} for image in how["images"])

@@ -45,7 +45,8 @@ class Origin:
     adapter: "Origin | None" = None
 
     def options(self) -> dict[str, Any]:
-        """Return the keywords of `from_pretrained`."""
+        """Return the keywords of `from_pretrained`, the Auto classes knowing ours from now on."""
+        register_ours()
         return {"revision": self.revision, "trust_remote_code": self.runs_code}
 
 
@@ -128,7 +129,6 @@ def origin(name: str, revision: str | None = None) -> Origin:
         BadInput: it brings code that the user has not named, names code, kernels or weights that lie elsewhere, or is
             an adapter whose base is another adapter or, on the Hub, a folder.
     """
-    register_ours()
     adapter = _read(name, "adapter_config.json", revision)
     base = adapter.get("base_model_name_or_path")
     if not _is_text(base) or base == name or (Path(name) / "config.json").is_file():

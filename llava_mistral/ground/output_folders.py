@@ -57,11 +57,12 @@ OUTPUTS = {
     ),
     "comparison.json": Output(_comparison, r"comparison\.json|chart\.png|report\.(html|png)"),
     "summary.json": Output(
-        _keys("ALL", "scoring", "question_hash", "versions"),
+        _keys("ALL", "question_hash", "unread"),
         r"(blank/)?(summary\.json|predictions\.jsonl?|chart\.png|answers\.html|samples/.*)",
     ),
     "study.json": Output(_keys("models", "title", "chance"), r"study\.(json|md|png)"),
     "problems.json": Output(_digitsqa, r"(problems|pid_splits)\.json|(images|alignment)/.*"),
+    "open.json": Output(_keys("digit", "pictured", "text"), r"(open|answers)\.json"),
     "components.json": Output(_keys("config"), r"components\.json|(mistral|llama|vision|tokenizer)/.*"),
     "config.json": Output(lambda found: found.get("model_type") == "llava_mistral", _CHECKPOINT),
     "README.html": Output(lambda found: GENERATOR in found, r"README\.(md|html)|[\w./-]+\.(md|png)"),
@@ -97,9 +98,10 @@ def _something_else(folder: Path, made_by: str) -> str | None:
     """What in the folder is not an earlier output; None where all of it is."""
     if all(map(is_partial, folder.iterdir())):
         return None
-    file, output = folder / made_by, OUTPUTS[made_by]
+    file = folder / made_by
     if not file.is_file():
         return f"no {made_by} in it"
+    output = OUTPUTS[made_by]
     if not (folder / MARKER).is_file():
         try:
             text = file.read_text(encoding="utf-8")
