@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mistral.data.confined import check_confined
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder, bytes_of
 
@@ -251,6 +252,7 @@ def _check_loadable(path: Path) -> None:
             raise BadInput("holds no data set", remedy=remedy, file=path)
     elif path.parent.is_dir() and str(path.parent) != "." or not _HUB_ID.fullmatch(str(path)):
         raise BadInput("no such file, folder or Hub id (owner/name)", remedy="check the path", file=path)
+    check_confined(path)
 
 
 def undecoded(rows: "Dataset") -> "Dataset":
