@@ -31,6 +31,7 @@ def comparison_page(comparison: Mapping[str, Any], chart: Path | None, *, title:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(comparison))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
 <p>Accuracy in percent on {comparison["questions"]:,} questions ({column}){chance}.

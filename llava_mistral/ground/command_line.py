@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,10 @@ def run_verb(main: Callable[[], int | None]) -> NoReturn:
     `BadInput` becomes one line and exit code 2; anything else is a fault of ours (or of the machine: a full disk, no
     rights) and becomes one line and exit code 1. `--verbose` adds the traceback to either.
     """
+    # Pillow on odd metadata, and on sizes that `ground/pictures.py` bounds more strictly. For the whole process, which
+    # is the verb's: `catch_warnings` is not safe among threads.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit", RuntimeWarning)
     path = Path(sys.argv[0])
     name = f"llava-mistral {path.stem}" if path.parent.name == "commands" else path.name
     try:
