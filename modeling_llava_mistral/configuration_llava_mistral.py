@@ -84,11 +84,6 @@ class LlavaMistralConfig(LlavaConfig):
     image_grid_pinpoints: list | None = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """As [`PreTrainedConfig.get_config_dict`].
 
@@ -97,6 +92,8 @@ class LlavaMistralConfig(LlavaConfig):
                 seven billion weights, or read what is the other's as its own.
         """
         config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if isinstance(config, dict) and "mm_vision_tower" in config and cls.read_original is not None:
+            config = cls.read_original(config, str(pretrained_model_name_or_path), kwargs.get("image_token_id"))
         found = config.get("model_type") if isinstance(config, dict) else None
         if found != cls.model_type and not (isinstance(config, dict) and "mm_vision_tower" in config):
             said = "there is no config.json in it" if config == {} else f"config.json is of model_type {found!r}"

@@ -94,18 +94,14 @@ def weight_names(folder: str, variant: str | None = None) -> list[str]:
     explicit = _config(folder).get("transformers_weights")
     if isinstance(explicit, str) and os.path.basename(explicit) == explicit:
         single, index = (SINGLE, explicit) if explicit.endswith(".index.json") else (explicit, INDEX)
-    indexed = os.path.isfile(os.path.join(folder, index))
+    shards = _shards(folder, index) if os.path.isfile(os.path.join(folder, index)) else []
     if os.path.isfile(os.path.join(folder, single)) and index != explicit:
-        try:
-            shards = _shards(folder, index) if indexed else []
-        except ValueError:
-            shards = []
         if set(shards) - {single} and all(os.path.isfile(os.path.join(folder, name)) for name in shards):
             raise ValueError(
                 f"{folder}: holds two sets of weights, {single} and the shards of {index}; remove the one not meant"
             )
         return [single]
-    return _shards(folder, index) if indexed else []
+    return shards
 
 
 def _shards(folder: str, index: str) -> list[str]:

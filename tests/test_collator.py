@@ -114,3 +114,104 @@ def test_the_letter_that_is_scored_is_the_letter_that_was_trained(stage0):
         learned = [token for token in batch["labels"][0].tolist() if token != -100]
         scored = [*checkpoint.lead, checkpoint.letter_ids[place]]
         assert learned[: len(scored)] == scored
+
+
+def say(role: str, text: str, **more) -> dict:
+    return {"role": role, "content": text, **more}
+
+
+TURNS = [say("assistant", "one"), say("user", "and then?"), say("assistant", "two words"), say("user", "and?")]
+MANY = {**TEXT_ROW, "id": "many", "completion": [*TURNS, say("assistant", "three")]}
+
+
+def learned_of(processor, row, packed: bool = False) -> str:
+    """What carries loss in the second row of a batch, the pieces parted by a bar."""
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.packing import PackedCollator
+
+    collator = AnswerCollator(processor)
+    batch = PackedCollator(collator)([TEXT_ROW, row]) if packed else collator([TEXT_ROW, row])
+    start = int(batch["cu_seq_lens_q"][1]) if packed else 0
+    ids, labels = batch["input_ids"][-1, start:], batch["labels"][-1, start:]
+    pieces, piece = [], []
+    for token, label in zip(ids.tolist(), labels.tolist(), strict=True):
+        if label != -100:
+            piece.append(token)
+        elif piece:
+            pieces, piece = [*pieces, piece], []
+    return " | ".join(processor.tokenizer.decode(piece).strip() for piece in (*pieces, piece) if piece)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("template", ["mistral_instruct", "vicuna_v1"])
+def test_nobody_else_is_learned_inside_a_completion(processor, template, packed):
+    """Each answer with the template's end, as if it were the last; the users between them are read and not learned."""
+    with_template(processor, template)
+    one, two, three = learned_of(processor, MANY, packed).split(" | ")
+    assert [text.removesuffix("</s>").strip() for text in (one, two, three)] == ["one", "two words", "three"]
+    for place, text in ((1, one), (3, two), (5, three)):
+        whole = [*MANY["prompt"], *MANY["completion"]]
+        alone = {**MANY, "prompt": whole[:place], "completion": [whole[place]]}
+        assert learned_of(processor, alone, packed) == text
+
+
+@pytest.mark.parametrize("mark", [{"loss": False}, {"weight": 0}, {"weight": 0.0}])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_marked_turn_is_read_and_not_learned(processor, mark, packed):
+    with_template(processor, "vicuna_v1")
+    marked = [{**turn, **mark} if turn["content"] == "two words" else turn for turn in MANY["completion"]]
+    learned = learned_of(processor, {**MANY, "completion": marked}, packed)
+    assert "two words" not in learned and "one" in learned and "three" in learned
+    unmarked = [{**turn, "loss": None, "weight": 1} for turn in MANY["completion"]]
+    assert learned_of(processor, {**MANY, "completion": unmarked}) == learned_of(processor, MANY)
+
+
+@pytest.mark.parametrize(
+    ("completion", "said"),
+    [
+        ([say("assistant", "  ")], "record many: field completion: an answer is empty"),
+        ([say("assistant", "a"), say("user", "b"), say("assistant", "")], "an answer is empty"),
+        ([say("user", "secret")], "there is no answer to learn"),
+        ([say("assistant", "a", loss=False)], "there is no answer to learn"),
+        ([], "there is no answer to learn"),
+        ([say("assistant", "a", weight=0.5)], "weight 0.5 of a turn cannot be used; give 0"),
+        ([say("wizard", "a"), say("assistant", "b")], "record many: .*wizard"),
+    ],
+)
+def test_a_completion_without_a_whole_answer_is_refused(processor, completion, said):
+    with_template(processor, "mistral_instruct")
+    with pytest.raises(BadInput, match=said):
+        collate(processor, [{**MANY, "completion": completion}])
+
+
+def test_an_empty_answer_that_is_not_learned_is_no_fault(processor):
+    with_template(processor, "vicuna_v1")
+    completion = [say("assistant", "", weight=0), say("user", "go on"), say("assistant", "done")]
+    assert learned_of(processor, {**MANY, "completion": completion}).startswith("done")
+
+
+def test_a_picture_stands_where_its_token_stands_and_else_before_the_first_question(processor, rows):
+    """The system's words stay; a picture's token in an answer is a word; a wrong number of tokens is refused."""
+    from llava_mistral.training.wording import conversation
+
+    picture, token = rows[0]["images"], processor.image_token
+    image = {"type": "image"}
+    row = {"id": "x", "images": picture, "completion": [say("assistant", f"see {token}")]}
+
+    def first_user(*prompt):
+        turns, asked = conversation({**row, "prompt": list(prompt)}, token)
+        assert turns[asked:] == row["completion"]
+        return [part.get("text", part["type"]) for part in turns[asked - 1]["content"]]
+
+    assert first_user(say("system", "Be brief."), say("user", "what?")) == ["image", "what?"]
+    assert first_user(say("user", f"{token}\nwhat?")) == ["image", "what?"]
+    assert first_user(say("user", f"what is {token} here?")) == ["what is ", "image", " here?"]
+    assert first_user({"role": "user", "content": [{"type": "text", "text": "what?"}, image]}) == ["what?", "image"]
+    with pytest.raises(BadInput, match="has 1 pictures and 2 places for them"):
+        first_user(say("user", f"{token} or {token}?"))
+    assert conversation({**row, "images": None, "prompt": [say("user", token)]}, token)[0][0]["content"] == token
+    with_template(processor, "mistral_instruct")
+    completion = [say("assistant", "a cat")]
+    prompt = [say("system", "Be brief."), say("user", "what?")]
+    batch = collate(processor, [{**row, "prompt": prompt, "completion": completion}])
+    assert "Be brief." in processor.tokenizer.decode(batch["input_ids"][0])

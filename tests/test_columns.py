@@ -97,8 +97,9 @@ def test_a_set_with_columns_of_its_own_is_pruned_by_every_method(quiz, tmp_path,
     assert sum(told["counts"].values()) == 12
 
 
+@pytest.mark.parametrize("choose", ["whole", "answers"])
 @pytest.mark.parametrize("method", ["principles", "random", "full", "farthest"])
-def test_conversations_with_and_without_pictures_are_pruned_and_what_is_lacking_is_said(tmp_path, method):
+def test_conversations_with_and_without_pictures_are_pruned_and_what_is_lacking_is_said(tmp_path, method, choose):
     """As in the 665k mix: several answers, text-only records, one picture asked about twice."""
     import numpy as np
 
@@ -109,13 +110,15 @@ def test_conversations_with_and_without_pictures_are_pruned_and_what_is_lacking_
     records = [{"id": "a", "image": "a.png", "conversations": [ask, tell, *(more if i else [])]} for i in range(2)]
     records.append({"id": "text", "conversations": [ask | {"value": "What is 1 + 1?"}, tell | {"value": "2"}]})
     (tmp_path / "mix.json").write_text(json.dumps(records))
-    np.save(tmp_path / "vectors.npy", np.eye(3, dtype=np.float32))
+    samples = {"a", "a~2", "text"} | ({"a~2#2"} if choose == "answers" else set())
+    np.save(tmp_path / "vectors.npy", np.eye(len(samples), dtype=np.float32))
     sized = () if method == "full" else ("--size", 2)
     vectors = ("--embeddings", tmp_path / "vectors.npy") if method == "farthest" else ()
-    given = ("--dataset", tmp_path / "mix.json", "--method", method, *sized, *vectors)
+    given = ("--dataset", tmp_path / "mix.json", "--method", method, "--choose", choose, *sized, *vectors)
     done = run_here(main, *given, "--output", tmp_path / "out")
     told = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert set(told["kept"]) | set(told["dropped"]) == {"a", "a~2", "text"}
+    assert set(told["kept"]) | set(told["dropped"]) == samples
+    assert (told["input"]["conversations"], told["input"]["answers"]) == (3, 4)
     assert ("not judged by coverage" in done.stdout) == (method == "principles")
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.cli import VERBS
+from llava_mistral.ground import output_folders
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, whole_folder
+from llava_mistral.ground.output_folders import Output
 from tests.support.running import HOME, run_apart, run_here, run_light
 
 MODULES = ["llava_mistral.miniature.digitsqa", "llava_mistral.miniature.components"]
@@ -78,6 +80,11 @@ def raises(error):
         (raises(BadInput("spans\nlines", remedy="use one")), 2, "spans lines; use one"),
         (raises(KeyboardInterrupt()), 130, "interrupted; run the same command again to go on"),
         (raises(OSError(28, "No space left on device", "/data/x")), 1, "/data/x: No space left on device; free the"),
+        (raises(FileNotFoundError(2, "No such file or directory", "/x")), 1, "/x: No such file or directory; correct"),
+        (raises(ConnectionRefusedError(111, "Connection refused")), 1, "Connection refused; start the server that"),
+        (raises(RuntimeError("at x: Connection refused")), 1, "at x: Connection refused; start the server that"),
+        (raises(OSError(98, "Address already in use")), 1, "Address already in use; name another port and run"),
+        (raises(OSError(5, "Input/output error", "/x")), 1, "OSError: [Errno 5] Input/output error: '/x'; run again"),
         (raises(OSError("no such repository")), 1, "OSError: no such repository; run again with"),
         (raises(ZeroDivisionError("division\nby zero")), 1, "ZeroDivisionError: division by zero; run again with"),
         (raises(RuntimeError()), 1, "RuntimeError: no message; run again"),
@@ -105,6 +112,13 @@ def test_the_parser_takes_no_abbreviation(capsys):
     assert left.value.code == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and line.endswith("run `verb.py --help` for the arguments\n")
+
+
+@pytest.fixture(autouse=True)
+def made(monkeypatch):
+    """A verb that writes made.json, and perhaps a text beside it."""
+    output = Output(lambda found: True, r"made\.json|\w+\.txt")
+    monkeypatch.setitem(output_folders.OUTPUTS, "made.json", output)
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "earlier"])

@@ -41,7 +41,7 @@ def leave(room: int, disk: Path) -> Path:
 
 def one_line(stderr: str, code: int, cause: str) -> str:
     """The line that a verb ends with; progress bars may stand before it."""
-    assert code == 1 and "Traceback" not in stderr and stderr.count("; free the resource") <= 1, stderr
+    assert code == 1 and "Traceback" not in stderr and stderr.count("; free the space") <= 1, stderr
     last = stderr.strip().splitlines()[-1]
     assert re.match(r"llava-mistral \w+: .*" + cause + ".*; .* and run the same command again$", last), stderr
     return last

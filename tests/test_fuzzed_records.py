@@ -63,7 +63,7 @@ CQM = [
 
 
 def read_llava(folder: Path, rng: random.Random) -> None:
-    """Rows of one answer each, with as many pictures as the record has tokens; what was left out is listed."""
+    """A row a record, with as many pictures as its questions have tokens; what was left out is listed."""
     from llava_mistral.data.bad_samples import BadSamples
     from llava_mistral.data.conversations import read_rows
 
@@ -74,15 +74,20 @@ def read_llava(folder: Path, rng: random.Random) -> None:
     records = json.loads(path.read_bytes().decode("utf-8-sig"))
     left_out = {one["record"] for one in bad.listed}
     turns = [record["conversations"] for index, record in enumerate(records) if index not in left_out]
-    assert len(rows) == sum(len(own) // 2 for own in turns) and len(set(rows["id"])) == len(rows)
-    tokens = [own[0]["value"].count("<image>") for own in turns for _ in range(len(own) // 2)]
+    assert len(rows) == len(turns) and len(set(rows["id"])) == len(rows)
     table = rows.with_format("arrow")[:]
-    assert [len(images) for images in table["images"].to_pylist()] == tokens
-    for prompt, completion in zip(table["prompt"].to_pylist(), table["completion"].to_pylist(), strict=True):
-        said = [turn["content"] for turn in (*prompt, *completion)]
-        roles = [turn["role"] for turn in (*prompt, *completion)]
-        assert roles == ["user", "assistant"] * (len(roles) // 2) and not any("<image>" in text for text in said)
-        assert completion[0]["content"].strip()
+    assert table["images"].null_count == 0
+    for own, images, prompt, completion in zip(
+        turns, *(table[name].to_pylist() for name in ("images", "prompt", "completion")), strict=True
+    ):
+        said = [turn["value"] for turn in own if turn["from"] in ("human", "user")]
+        assert len(images) == sum(text.count("<image>") for text in said)
+        made = [*prompt, *completion]
+        named = sum(turn["content"].count("<image>") for turn in made)
+        assert named in (0, len(images)) and (named or "<image>" not in "".join(said[1:]))
+        system = made[0]["role"] == "system"
+        assert [turn["role"] for turn in made[system:]] == ["user", "assistant"] * (len(made) // 2)
+        assert all(turn["content"].strip() for turn in made if turn["role"] == "assistant")
 
 
 def read_problems(folder: Path, rng: random.Random) -> None:

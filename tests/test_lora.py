@@ -67,7 +67,7 @@ def adapter_weights(folder):
 def test_the_folder_is_an_adapter_of_the_checkpoint_the_user_named(stage1, adapter):
     names = {path.name for path in adapter.iterdir()}
     of_the_model = {"config.json", "generation_config.json", "model.safetensors"}
-    of_the_model |= {"configuration_llava_mistral.py", "modeling_llava_mistral.py"}
+    of_the_model |= {f"{name}_llava_mistral.py" for name in ("configuration", "loading", "modeling")}
     assert names == {path.name for path in stage1.iterdir()} - of_the_model | {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -253,7 +253,8 @@ def test_a_stage_cannot_start_from_an_adapter(adapter, rows_file, tmp_path):
     [
         ("pretrain", "--use_peft", "True", "field use_peft: stage 1 trains the projector in full"),
         ("finetune", "--lora_r", "8", "field lora_r: has no effect without LoRA; add --use_peft or leave it out"),
-        ("finetune", "--mm_projector_lr", "0", "field mm_projector_lr: '0' is out of range; give a positive number"),
+        ("pretrain", "--mm_projector_lr", "1e-3", "field mm_projector_lr: stage 1 trains the projector alone"),
+        ("finetune", "--mm_projector_lr", "0", "field mm_projector_lr: 0.0 is out of range; give a positive number"),
     ],
 )
 def test_lora_where_it_means_nothing_is_one_line_and_exit_code_2(

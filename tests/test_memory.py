@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.support import tiny_components
 from tests.support.allocation import Allocation
-from tests.support.running import HOME, run_here
+from tests.support.running import HOME, recipe_of, run_here
 from tests.support.training_runs import train
 
 # Large enough that weights, moments, activations and loss each count at the peak.
@@ -69,13 +69,13 @@ def larger(tmp_path_factory):
 
 def planned(folder, rows_file, values: dict):
     from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.plan.checkpoint import configuration, worded_processor
     from llava_mistral.training.plan.memory import memory_of
-    from llava_mistral.training.plan.run_plan import configuration, worded_processor
     from llava_mistral.training.plan.workload import largest_batch, measure, run_of
 
-    values = values | {"model_name_or_path": str(folder)}
-    config, processor = configuration(values), worded_processor(values)
-    run = run_of(values, cuda=False)
+    recipe = recipe_of(**values, model_name_or_path=folder)
+    config, processor = configuration(recipe.stage), worded_processor(recipe.stage)
+    run = run_of(recipe.stage, recipe.config, cuda=False)
     return memory_of(config, run, largest_batch(measure(read_rows(rows_file), processor, config), run))
 
 

@@ -14,7 +14,9 @@ from tests.support.tiny_plugin import config, tiny_model
 
 CODE = {
     "configuration_llava_mistral.py": "modeling_llava_mistral",
+    "loading_llava_mistral.py": "modeling_llava_mistral",
     "modeling_llava_mistral.py": "modeling_llava_mistral",
+    "pictures_llava_mistral.py": "processing",
     "processing_llava_mistral.py": "processing",
 }
 AUTO_MAP = {
@@ -329,6 +331,17 @@ def test_one_bad_element_anywhere_is_found_and_large_weights_are_not_bad(dtype):
             spoilt = weight.clone()
             spoilt.view(-1)[position] = float(bad)
             assert not _is_finite(spoilt) and not _is_finite(spoilt.T), (position, bad)
+
+
+@pytest.mark.parametrize("bad", [1.0, float("nan")])
+def test_numbers_that_know_no_smallest_and_largest_are_looked_at_too(bad):
+    """Eight-bit floats, as quantised checkpoints have them."""
+    import torch
+
+    from modeling_llava_mistral.loading_llava_mistral import _is_finite
+
+    weight = torch.tensor([1.0, bad]).to(torch.float8_e4m3fn)
+    assert _is_finite(weight) == (bad == 1.0)
 
 
 @pytest.mark.parametrize("kind", ["missing", "unexpected"])

@@ -7,24 +7,10 @@ import pytest
 
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.running import run_apart
-from tests.support.tiny_components import save_rows
-from tests.support.training_runs import QUICK, TEMPLATES, interrupt, train
+from tests.support.training_runs import INSTRUCT, QUICK, interrupt, train
 
-INSTRUCT = {"chat_template": TEMPLATES / "mistral_instruct.jinja"}
 # Plain SGD: AdamW would make a step of full size out of the rounding of a gradient near 0.
 STEPS = {"optim": "sgd", "learning_rate": "0.3", "gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}
-
-
-@pytest.fixture(scope="module")
-def mixed_rows(tmp_path_factory):
-    """Eleven rows, of which seven have a picture, with questions of every length: the last step is incomplete."""
-    file = save_rows(tmp_path_factory.mktemp("mixed"), 7)
-    records = json.loads(file.read_text())
-    for index in range(4):
-        turns = [{"from": "human", "value": "What is 2 + 2? " * (1 + 5 * index)}, {"from": "gpt", "value": "four"}]
-        records.insert(2 * index, {"id": f"text-{index}", "conversations": turns})
-    file.write_text(json.dumps(records))
-    return file
 
 
 def weights(folder):
@@ -139,23 +125,30 @@ def test_tokens_are_counted_where_workers_collate(stage0, mixed_rows, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"padding_free": ""}, "field padding_free: TRL's own way has none for pictures"),
-        ({"packing": "yes"}, "field packing: TRL's own way has none for pictures"),
-        ({"train_sampling_strategy": "group_by_length", "packed": ""}, "'group_by_length' has no effect on packed"),
+        ({"padding_free": "True"}, "field padding_free: has no place here; leave it out: packed, which is on"),
+        ({"packing": "yes"}, "field packing: has no place here; leave it out: packed, which is on by default"),
+        (
+            {"train_sampling_strategy": "group_by_length", "packed": "True"},
+            "'group_by_length' has no effect on packed",
+        ),
+        ({"train_sampling_strategy": "group_by_length", "packed": "False"}, "has no effect on rows without token ids"),
+        ({"row_tokens": "64", "packed": "False"}, "field row_tokens: has no effect on padded batches"),
         ({"packing": "False", "padding_free": False}, None),
         ({"train_sampling_strategy": "sequential", "packed": "False"}, None),
     ],
 )
 def test_what_cannot_go_together_is_refused_and_nothing_else(stage0, mixed_rows, tmp_path, given, said):
-    from llava_mistral.training.recipe import check_recipe
+    from llava_mistral.training.recipe import parse_recipe
+    from llava_mistral.training.recipe_checks import check_recipe
 
     values = {"stage": "finetune", "model_name_or_path": str(stage0), "dataset": str(mixed_rows)}
-    values |= {"output_dir": str(tmp_path / "out"), **given}
+    values |= {"output_dir": str(tmp_path / "out"), "use_cpu": True, **given}
+    flags = [f"--{key}={value}" for key, value in values.items()]
     if said is None:
-        check_recipe(values, None)
+        check_recipe(parse_recipe(flags))
     else:
         with pytest.raises(BadInput, match=said):
-            check_recipe(values, None)
+            check_recipe(parse_recipe(flags))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -265,7 +258,12 @@ def test_no_row_is_longer_than_asked_unless_it_is_one_sample(row_tokens, process
 
     from llava_mistral.training.packing import StepSampler, rows_of_a_step
 
-    args = {"train_batch_size": 8, "gradient_accumulation_steps": 2, "world_size": processes, "max_steps": -1}
+    args = {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "world_size": processes,
+        "max_steps": -1,
+    }
     args = SimpleNamespace(**args, num_train_epochs=2.5, seed=42, data_seed=None)
     samples, count = rows_of_a_step(LENGTHS, args, row_tokens)
     assert samples * count == 16 and samples <= 8

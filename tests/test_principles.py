@@ -50,6 +50,8 @@ NEEDED = [
     pictured("How many times does 3 appear in this strip?"),
     pictured("Is the digit in the picture upside down?"),
     pictured("Select the fish below.\nAnswer the question using a single word or phrase."),
+    pictured("What is the direction of this push?", hint="A man moves a cart."),
+    pictured("Which is bigger?", hint="The diagrams show two tanks."),
     pictured("Which has more particles?", choices=("Solution A", "Solution B", "neither; they have the same")),
 ]
 DECORATED = [
@@ -60,6 +62,8 @@ DECORATED = [
     pictured("What is the capital of Colorado?"),
     pictured("Is a scarf a solid or a liquid?"),
     pictured("What is its other name?", hint="It is also called a goldfish.", choices=("goldfish", "great shark")),
+    pictured("What is the direction of this pull?", hint="A toddler pulls a toy. The direction is away from it."),
+    pictured("What is its scientific name?", hint="This picture shows an African elephant."),
     pictured("What did they find?", hint="Read the passage.\nThe diagram below it is decoration."),
 ]
 

@@ -67,6 +67,15 @@ SECOND = {
     + ["Final answer: B", "Option B", "Choice B", "Option B: arid", "Option B is correct.", "B is correct."]
     + ["B is the correct answer.", "I would choose B.", "It is B.", "The answer is arid.", "Answer: arid"]
     + ["\\boxed{B}", "$\\boxed{B}$", "\\boxed{\\text{B}}", "\\boxed{arid}", "The answer is $\\boxed{B}$."]
+    + [
+        "Answer: The answer is B",
+        "I think the answer is B.",
+        "The answer is choice (B)",
+        "### Answer\n\nB",
+        "Answer: Option B",
+    ]
+    + ["Option B is right because A is too cold.", "A is too cold. C is too wet. The answer is B.", "Answer - B"]
+    + ["The answer is B.\n\nExplanation: arid is dry and polar is cold."]
     + ["It is dry there.\nAnswer: B", "It is dry there, so \\boxed{B}."],
     OWN_TEXT: ["arid", "Arid.", "ARID"],
 }
@@ -108,6 +117,14 @@ UNREAD = {
     + ["The answer is B. Next question. The answer is B."]
     + ["The answer is A. No, wait, it is B.", "B\nWait, no. C", "B. Actually, C.", "The answer is A. Sorry, it is B."]
     + ["The answer is A. Correction: B.", "The answer is B, I mean C.", "B. That is wrong."]
+    + ["The answer is B. Just kidding, C.", "A...B", "B, C and D are wrong", "A, B are both right"]
+    + [
+        "arid. The answer is A.",
+        "The answer is tropical. The answer is B.",
+        "A is correct. B is correct.",
+        "A: no. B: yes.",
+    ]
+    + ["A and B is correct", "It is not true that B is correct.", "If B is correct, so be it", "Option A, Option B"]
     + ["It is false that the answer is A. It is B.", "I do not think that the answer is B."],
 }
 

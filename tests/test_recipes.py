@@ -1,30 +1,22 @@
 """The recipes are the study: every number is asserted, through the parser that llava-mistral train uses."""
 
-from pathlib import Path
-
 import pytest
 
-from llava_mistral.ground.recipe_files import RECIPES
-from llava_mistral.training.recipe import OF_LORA, check_recipe, given_values, read_recipe
+from llava_mistral.ground.recipe_files import RECIPES, read_yaml
+from llava_mistral.training.recipe import parse_recipe
+from llava_mistral.training.recipe_checks import OF_LORA, check_recipe
 from tests.support.recipe_sizes import HEAD, LORA, PROJECTOR, TEXT, TOWER, WHOLE, config_of, size
+from tests.support.running import parsed
 
 STAGES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.stem.startswith(("pretrain", "finetune")))
 STUDY = ("mistral", "llama")
 
 
-def parse(recipe: Path, *flags: str):
-    from llava_mistral.commands.train import parse as real_parser
-
-    return real_parser(["--config", str(recipe), *flags])
-
-
 @pytest.mark.parametrize("recipe", STAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_stage_is_parsed_by_the_real_parser(recipe):
     """bf16 is refused on a machine without a GPU unless it is told to do with its CPU."""
-    wanting = {"model_name_or_path": "checkpoints/stage0", "dataset": "data", "output_dir": "outputs/stage"}
-    given = read_recipe(recipe)
-    flags = [part for key, value in wanting.items() if key not in given for part in (f"--{key}", value)]
-    stage, config = parse(recipe, "--use_cpu", *flags)
+    given = read_yaml(recipe)
+    stage, config = parsed(recipe, "--use_cpu")
     assert recipe.stem.startswith(stage.stage)
     assert config.max_length is None, "a cut would take image tokens with it"
     for key, value in given.items():
@@ -84,7 +76,7 @@ NUMBERS = {
 @pytest.mark.parametrize("backbone", STUDY)
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_stage_is_the_study(backbone, name):
-    stage, config = parse(RECIPES / backbone / f"{name}.yaml", "--use_cpu")
+    stage, config = parsed(RECIPES / backbone / f"{name}.yaml", "--use_cpu")
     found = {**vars(config), **vars(stage)}
     found["batch"] = config.per_device_train_batch_size * config.gradient_accumulation_steps
     found = {key: getattr(found[key], "value", found[key]) for key in NUMBERS[name]}
@@ -94,16 +86,21 @@ def test_every_stage_is_the_study(backbone, name):
 
 @pytest.mark.parametrize("backbone", STUDY)
 def test_stage2_by_lora_differs_from_stage2_in_lora_alone(backbone):
-    lora, full = (read_recipe(RECIPES / backbone / f"{name}.yaml") for name in ("finetune_lora", "finetune"))
-    assert {key for key in lora if lora[key] != full.get(key)} == {"output_dir", "use_peft", *OF_LORA}
+    lora, full = (read_yaml(RECIPES / backbone / f"{name}.yaml") for name in ("finetune_lora", "finetune"))
+    assert {key for key in lora if lora[key] != full.get(key)} == {
+        "output_dir",
+        "use_peft",
+        "mm_projector_lr",
+        *OF_LORA,
+    }
     assert full.keys() <= lora.keys()
 
 
 @pytest.mark.parametrize("backbone", STUDY)
 def test_qlora_is_lora_in_4_bits_and_nothing_else(backbone):
-    stage, _ = parse(RECIPES / backbone / "finetune_qlora.yaml", "--use_cpu")
+    stage, _ = parsed(RECIPES / backbone / "finetune_qlora.yaml", "--use_cpu")
     assert stage.use_peft and stage.load_in_4bit
-    qlora, lora = (read_recipe(RECIPES / backbone / f"{name}.yaml") for name in ("finetune_qlora", "finetune_lora"))
+    qlora, lora = (read_yaml(RECIPES / backbone / f"{name}.yaml") for name in ("finetune_qlora", "finetune_lora"))
     assert {key for key in qlora if qlora[key] != lora.get(key)} == {"output_dir", "load_in_4bit"}
     assert lora.keys() <= qlora.keys()
 
@@ -118,7 +115,7 @@ def test_qlora_is_lora_in_4_bits_and_nothing_else(backbone):
     ],
 )
 def test_twins_differ_only_in_the_backbone(stage, keys):
-    mistral, llama = (read_recipe(RECIPES / backbone / f"{stage}.yaml") for backbone in STUDY)
+    mistral, llama = (read_yaml(RECIPES / backbone / f"{stage}.yaml") for backbone in STUDY)
     assert mistral.keys() == llama.keys()
     assert {key for key in mistral if mistral[key] != llama[key]} == keys
 
@@ -126,7 +123,7 @@ def test_twins_differ_only_in_the_backbone(stage, keys):
 @pytest.mark.parametrize("backbone", STUDY)
 def test_stage2_starts_where_stage1_ends(backbone):
     names = "pretrain", "finetune", "finetune_lora", "finetune_qlora"
-    pretrain, *stage2 = (read_recipe(RECIPES / backbone / f"{name}.yaml") for name in names)
+    pretrain, *stage2 = (read_yaml(RECIPES / backbone / f"{name}.yaml") for name in names)
     for recipe in stage2:
         assert recipe["model_name_or_path"] == pretrain["output_dir"]
     build_command = (RECIPES / backbone / "pretrain.yaml").read_text().split("llava-mistral train")[0]
@@ -137,11 +134,11 @@ def test_stage2_starts_where_stage1_ends(backbone):
 def test_a_recipe_without_its_checkpoint_says_so(backbone, monkeypatch, tmp_path):
     from llava_mistral.ground.bad_input import BadInput
 
-    values, file = given_values(["--config", str(RECIPES / backbone / "pretrain.yaml")])
+    recipe = parse_recipe(["--config", str(RECIPES / backbone / "pretrain.yaml"), "--use_cpu"])
     monkeypatch.chdir(tmp_path)  # where no checkpoints/ and no data/ are
-    (tmp_path / values["model_name_or_path"]).mkdir(parents=True)
+    (tmp_path / recipe.stage.model_name_or_path).mkdir(parents=True)
     with pytest.raises(BadInput, match=r"there is no config\.json in it; give a checkpoint folder"):
-        check_recipe(values, file)
+        check_recipe(recipe)
 
 
 @pytest.mark.parametrize("text", ["mistral", "llama"])
@@ -166,7 +163,7 @@ def test_the_full_size_model_has_the_parameters_of_the_published_ones(text, tmp_
     assert set_trainable(model, "pretrain") == {"trainable": PROJECTOR, "frozen": WHOLE[text] - PROJECTOR}
     assert set_trainable(model, "finetune") == {"trainable": WHOLE[text] - TOWER, "frozen": TOWER}
 
-    stage, config = parse(RECIPES / text / "finetune_lora.yaml", "--use_cpu")
+    stage, config = parsed(RECIPES / text / "finetune_lora.yaml", "--use_cpu")
     with torch.device("meta"):
         _, counts = add_lora(model, stage, config.seed)
     assert counts == {"trainable": LORA[text] + PROJECTOR, "frozen": WHOLE[text] - PROJECTOR}

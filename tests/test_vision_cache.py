@@ -81,22 +81,19 @@ def test_every_epoch_and_run_after_the_first_reads_no_picture(stage0, rows, tmp_
 def test_off_in_a_recipe_is_off(tmp_path, stage0):
     """YAML reads an unquoted `off` as false, and `on` as true, which names no folder."""
     from llava_mistral.ground.bad_input import BadInput
-    from llava_mistral.training.recipe import check_recipe, given_values
+    from llava_mistral.training.recipe import parse_recipe
+    from llava_mistral.training.recipe_checks import check_recipe
     from llava_mistral.training.vision_features import open_cache
 
     flags = ["--stage", "pretrain", "--model_name_or_path", str(stage0), "--output_dir", str(tmp_path / "out")]
-    flags += ["--dataset", "owner/name", "--config", str(tmp_path / "recipe.yaml")]
+    flags += ["--dataset", "owner/name", "--use_cpu", "--config", str(tmp_path / "recipe.yaml")]
     (tmp_path / "recipe.yaml").write_text("vision_cache: off\n")
-    values, file = given_values(flags)
-    check_recipe(values, file)
-
-    class Stage:
-        vision_cache = values["vision_cache"]
-
-    assert open_cache(Stage, None, None, None, None) is None
+    recipe = parse_recipe(flags)
+    check_recipe(recipe)
+    assert open_cache(recipe.stage, None, None, None, None) is None
     (tmp_path / "recipe.yaml").write_text("vision_cache: on\n")
-    with pytest.raises(BadInput, match="field vision_cache: True is no folder; name one, or auto or off"):
-        check_recipe(*given_values(flags))
+    with pytest.raises(BadInput, match="field vision_cache: 'True' is not a folder; name one, or auto or off"):
+        check_recipe(parse_recipe(flags))
 
 
 def test_left_to_itself_it_is_used_where_a_picture_is_read_twice(rows, rows_file):
@@ -121,8 +118,8 @@ def test_left_to_itself_it_is_used_where_a_picture_is_read_twice(rows, rows_file
 @pytest.mark.parametrize(
     ("flag", "value", "said"),
     [
-        ("--vision_cache_gb", "0", "field vision_cache_gb: '0' is out of range; give a positive number"),
-        ("--vision_cache", __file__, "is no folder; name one, or auto or off"),
+        ("--vision_cache_gb", "0", "field vision_cache_gb: 0.0 is out of range; give a positive number"),
+        ("--vision_cache", __file__, "is not a folder; name one, or auto or off"),
     ],
 )
 def test_a_store_that_cannot_be_is_refused(tmp_path, stage0, rows_file, flag, value, said):

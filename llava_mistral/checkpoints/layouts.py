@@ -79,7 +79,7 @@ def layout_of(config: dict[str, Any], file: str | Path) -> str:
     kind = config.get("model_type")
     if kind == "llava_mistral":
         return "plugin"
-    if kind in _HF_TYPES:
+    if isinstance(kind, str) and kind in _HF_TYPES:
         return "llava-hf"
     raise BadInput(
         f"{kind!r} is no LLaVA", remedy="give a checkpoint of llava_mistral, llava or llava_next", file=file,
@@ -134,7 +134,7 @@ def nested_config(
     def wrong(field: str, remedy: str) -> BadInput:
         return BadInput(f"{flat.get(field)!r} is not supported", remedy=remedy, file=file, field=field)
 
-    text_type = _ORIGINAL_TYPES.get(flat.get("model_type"))
+    text_type = _ORIGINAL_TYPES.get(str(flat.get("model_type")))
     if text_type is None:
         raise wrong("model_type", f"use one of {', '.join(_ORIGINAL_TYPES)}")
     projector = flat.get("mm_projector_type", "linear")

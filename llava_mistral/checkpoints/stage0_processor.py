@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoImageProcessor
 
 from llava_mistral.checkpoints.picture_processors import picture_processor
-from llava_mistral.checkpoints.text_tokenizer import open_tokenizer
+from llava_mistral.checkpoints.text_tokenizer import make_separable, open_tokenizer
 from llava_mistral.ground.checkpoint_headers import opening
 from processing.processing_llava_mistral import LlavaMistralProcessor
 
@@ -32,6 +32,8 @@ def build_processor(
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    if chat_template:
+        make_separable(tokenizer, chat_template)
     with opening(vision):
         image_processor = AutoImageProcessor.from_pretrained(vision, revision=revisions[0])
         vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])

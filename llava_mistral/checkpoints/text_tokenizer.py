@@ -30,3 +30,64 @@ def _of_sentencepiece(folder: Path) -> dict | None:
         return said if said.get("tokenizer_class", "LlamaTokenizer").startswith("LlamaTokenizer") else None
     except (AttributeError, ValueError):
         return None  # not to be read, as the library will say
+
+
+_QUESTIONS = ("Which?", "Context: 2 + 2.\nWhich digit is written?\nA. zero\nB. one", " two  spaces ", "Ça va? 你好")
+_ANSWERS = ("B", "(B)", "The answer is B.", "42", "\n\nLines:\n- é", "", "  x", "_")
+
+
+def make_separable(tokenizer, chat_template: str) -> None:
+    """Let prompt and answer, tokenised apart, be the ids of the whole conversation, where a space is why they are not.
+
+    Legacy tokenizer.json files put a space before every piece of text, also before one that begins with a space: an
+    answer by itself then begins with another token than in its conversation, and trainers that tokenise the two apart
+    (TRL) teach a token that generation never meets. A pre-tokenizer that puts it only where there is none gives whole
+    conversations the ids they had; where it would not, nothing is changed.
+    """
+    from tokenizers import pre_tokenizers
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.pre_tokenizer is not None:
+        return
+    state = json.loads(backend.to_str())["normalizer"] or {}
+    if [part["type"] for part in state.get("normalizers", ())] != ["Prepend", "Replace"]:
+        return
+    before, normalizer = _whole(tokenizer, chat_template), backend.normalizer
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=False)
+    if _whole(tokenizer, chat_template) != before:
+        backend.normalizer, backend.pre_tokenizer = normalizer, None
+
+
+def reads_apart(tokenizer, chat_template: str) -> bool:
+    """Whether a prompt and its answer, tokenised apart, have the ids of the whole conversation."""
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    return all(
+        whole.startswith(prompt) and ids(prompt) + ids(whole[len(prompt) :]) == ids(whole)
+        for prompt, whole in _worded(tokenizer, chat_template)
+    )
+
+
+def _whole(tokenizer, chat_template: str) -> list[list[int]]:
+    texts = [whole for _, whole in _worded(tokenizer, chat_template)]
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def _worded(tokenizer, chat_template: str) -> list[tuple[str, str]]:
+    """Return (prompt, whole conversation) of a few chats, with and without a picture, of one turn and of two."""
+
+    def word(turns: list[dict], prompt: bool) -> str:
+        options = {"chat_template": chat_template, "tokenize": False, "add_generation_prompt": prompt}
+        return tokenizer.apply_chat_template(turns, **options)
+
+    found = []
+    for question in _QUESTIONS:
+        for answer in _ANSWERS:
+            turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+            said = {"role": "assistant", "content": answer}
+            for chat in (turns, [{"role": "user", "content": question}], [*turns, said, {**turns[0]}]):
+                found.append((word(chat, True), word([*chat, said], False)))
+    return found

@@ -46,6 +46,7 @@ def main() -> None:
         refuse_missing_folder(name, source)
     from llava_mistral.checkpoints.stage0 import compose, stage0_config
     from llava_mistral.checkpoints.stage0_processor import build_processor
+    from llava_mistral.checkpoints.text_tokenizer import reads_apart
 
     revisions = (args.vision_revision, args.llm_revision)
     template = (CHAT_TEMPLATES / f"{args.chat_template}.jinja").read_text(encoding="utf-8")
@@ -65,6 +66,11 @@ def main() -> None:
     with whole_folder(args.output, "config.json") as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+    if not reads_apart(processor.tokenizer, template):
+        print(
+            "this tokenizer reads prompt and answer apart otherwise than together, as TRL's own collator would: "
+            "train with `llava-mistral train`, which reads them together"
+        )
     counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.model.named_children()}
     print(f"{args.output}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()) + " parameters")
 

@@ -6,7 +6,7 @@
     llava-mistral prune --compare pruned far --output compared
 
 `principles` keeps samples whose image is needed, spread over all skills, hard ones first; `farthest` those farthest
-apart in an embedding; `random` and `full` are the controls.
+apart in an embedding; `clusters` an even share of its clusters; `random` and `full` are the controls.
 """
 
 import argparse
@@ -14,20 +14,23 @@ import os
 from pathlib import Path
 
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
+from llava_mistral.ground.foreign_code import add_flag
 from llava_mistral.pruning.flags import add_data, add_method, add_output
-from llava_mistral.pruning.recipe import NAMES, ONLY_FOR, PLACES, Machine, PruneRecipe
+from llava_mistral.pruning.recipe import BY_VECTORS, NAMES, ONLY_FOR, PLACES, Machine, PruneRecipe, size_of
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(prog="llava-mistral prune", description=__doc__.split("\n")[0])
     add_data(parser.add_argument_group("what to choose from").add_argument)
     add_method(parser.add_argument_group("how to choose").add_argument)
+    add_flag(parser)
     add_output(parser.add_argument_group("what to write").add_argument)
     again = "make a pruned set again and compare (with --dataset, --embeddings, --scorer …: from there)"
     parser.add_argument("--verify", metavar="DIR", help=again)
     common = "print how much pruned sets of one data set have in common; with --output: one report of all"
     parser.add_argument("--compare", metavar="DIR", nargs="+", help=common)
     args = parser.parse_args()
+    args.image_folder = os.pathsep.join(args.image_folder) if args.image_folder else None
     _check_arguments(parser, args)
     return args
 
@@ -39,37 +42,45 @@ def _check_arguments(parser: VerbParser, args: argparse.Namespace) -> None:
         check_output_folder(args.output, "comparison.json")
     if args.verify or args.compare:
         return
-    for name in ("dataset", "method", "output"):
+    for name in ("dataset",) if args.dry_run else ("dataset", "method", "output"):
         if getattr(args, name) is None:
             parser.error(f"--{name} is missing")
-    if args.size is None and args.method != "full":
+    if args.size is None and args.method != "full" and not args.dry_run:
         parser.error("--size is missing")
-    if args.size is not None and args.size < 1:
-        parser.error(f"--size {args.size} is below 1")
-    if args.threads is not None and args.threads < 1:
-        parser.error(f"--threads {args.threads} is below 1")
-    for name, method in ONLY_FOR.items():
-        if getattr(args, name) and args.method != method:
-            parser.error(f"--{name} has no say in --method {args.method}, only in --method {method}")
+    try:
+        args.size = None if args.size is None else size_of(args.size)
+    except ValueError as error:
+        parser.error(f"--size {args.size} {error}")
+    for name in ("threads", "clusters"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)} is below 1")
+    for name, methods in ONLY_FOR.items():
+        if getattr(args, name) and args.method not in (*methods, None):
+            parser.error(f"--{name} has no say in --method {args.method}, only in --method {' or '.join(methods)}")
     if not 0 <= args.necessity <= 1:
         parser.error(f"--necessity {args.necessity} is not between 0 and 1")
-    if args.method == "farthest" and args.embeddings is None and args.embedder is None:
-        parser.error("--method farthest needs --embeddings or --embedder")
-    check_output_folder(args.output, "manifest.json")
+    if not 0 <= args.drop_outliers < 1:
+        parser.error(f"--drop_outliers {args.drop_outliers} is not a share from 0 to below 1")
+    if args.method in BY_VECTORS and args.embeddings is None and args.embedder is None:
+        parser.error(f"--method {args.method} needs --embeddings or --embedder")
+    if not args.dry_run:
+        check_output_folder(args.output, "manifest.json")
 
 
 def asking(device: str | None):
     """Return what asks a checkpoint about problems, with their pictures and with blank ones, for the scores."""
 
     def ask(scorer, problems, folder):
+        from llava_mistral.evaluation.asking import check_checkpoint
         from llava_mistral.evaluation.journal import Asked
         from llava_mistral.evaluation.prediction import answer_problems
-        from llava_mistral.ground.foreign_code import NAMED, loading, split_revision
+        from llava_mistral.ground.foreign_code import origin, split_revision
         from llava_mistral.pruning.model_evidence import evidence
         from llava_mistral.pruning.workers import pick_device
 
         scorer, revision = split_revision(scorer)
-        loading(scorer, revision, field="scorer", remedy=NAMED)
+        check_checkpoint(scorer)
+        origin(scorer, revision)
         how = {"images": ("real", "blank"), "folder": folder, "device": pick_device(device), "revision": revision}
         answers = answer_problems(scorer, problems, Asked(scoring="likelihood"), **how)
         by_image = ({pid: one.letters for pid, one in answers[image].items()} for image in how["images"])
@@ -94,6 +105,12 @@ def main() -> int | None:
             print(f"{args.verify}: {line}")
         return 1 if differences else 0
     recipe = PruneRecipe(**{name: getattr(args, name) for name in NAMES})
+    if args.dry_run:
+        from llava_mistral.pruning.faults import faults_of
+
+        lines, count = faults_of(recipe)
+        print("\n".join(lines))
+        return 1 if count else 0
     with processes() as group:
         pruned = run.make(recipe, scores_folder=Path(f"{args.output}.scores"), processes=group, **how)
         if pruned is not None:

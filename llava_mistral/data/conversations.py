@@ -8,7 +8,7 @@ lie in a memory-mapped file, the pictures of a JSON file as paths; a picture is 
 import hashlib
 import os
 import sys
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llava_mistral.data.bad_samples import BadSamples, usable
 from llava_mistral.data.columns import METADATA, parse_columns
 from llava_mistral.data.json_records import first_sign, is_lines
-from llava_mistral.data.llava_json import json_rows
+from llava_mistral.data.llava_json import first_form, json_rows
 from llava_mistral.data.problem import Problem, problem_row
 from llava_mistral.data.records import RecordReader, form_of, records_rows
 from llava_mistral.data.row_store import stored_rows
@@ -26,6 +26,8 @@ from llava_mistral.data.sources import (
     StoredPicture,
     chosen_split,
     image_folders,
+    is_table,
+    list_lengths,
     load_splits,
     picture_folders,
     state_of,
@@ -79,7 +81,7 @@ def read_rows(
         if split not in (None, "train"):
             raise BadInput(f"has no split {split!r}", remedy="leave it out", file=path, field="split")
         return _read_json(path, image_folder, mapping, wording, bad)
-    if path.suffix.lower() != ".json" and not (path / "problems.json").is_file():
+    if is_table(path):
         return _read_table(path, split, mapping, wording, bad, image_folder, dataset_config, held_out_of)
     if mapping or dataset_config:
         field, remedy = (
@@ -96,9 +98,7 @@ def read_rows(
 
 def _is_records(path: Path) -> bool:
     """Whether `path` is a file of JSON records; one that is a table's, or absent, is none."""
-    if not path.is_file() or path.suffix.lower() in (".parquet", ".csv", ".tsv", ".tar"):
-        return False
-    return first_sign(path) == "[" or is_lines(path)
+    return path.is_file() and not is_table(path) and (first_sign(path) == "[" or is_lines(path))
 
 
 def _read_json(
@@ -112,7 +112,7 @@ def _read_json(
     made_from |= {"folders": [(root, os.path.realpath(root), (root / root.name).is_dir()) for root in roots]}
     made_from |= wording | {"columns": columns}
     rows = partial(json_rows, path, folders, bad, columns, **wording)
-    return stored_rows(made_from, rows, bad, source=path)
+    return stored_rows(made_from, rows, bad, source=path, metadata=_columns_beside(first_form(path, columns), ()))
 
 
 def _default_images(path: Path) -> Path:
@@ -158,8 +158,8 @@ def _read_table(
     config: str | None,
     held_out_of: str | Path | None,
 ) -> "Dataset":
-    folders = picture_folders(path, image_folder)
     splits = load_splits(path, config=config)
+    folders = picture_folders(path, image_folder)
     name = chosen_split(list(splits), split, path, held_out=held_out_of is not None)
     if held_out_of is not None and split is None and name not in ("validation", "val", "valid", "dev", "test"):
         if os.path.realpath(held_out_of) == os.path.realpath(path):
@@ -178,9 +178,14 @@ def _read_table(
     state = state_of(path) if path.exists() else table._fingerprint
     made_from = {"path": path.absolute(), "state": state, "columns": columns, "split": name, "config": config}
     made_from |= wording | {"folders": [(folder.root, os.path.realpath(folder.root)) for folder in folders]}
-    more = tuple(label for label in METADATA if label in fields or form in ("choices", "words", "captions"))
     rows = partial(_table_rows, table, path, folders, form, name, wording, bad)
-    return stored_rows(made_from, rows, bad, source=path, metadata=more + (PROBLEM if form == "choices" else ()))
+    return stored_rows(made_from, rows, bad, source=path, metadata=_columns_beside(form, fields))
+
+
+def _columns_beside(form: str | None, fields: Collection[str]) -> tuple[str, ...]:
+    """Return the columns that rows of a form have beside those of every row; `fields` are those of a table."""
+    asked = form in ("choices", "words", "captions")
+    return tuple(label for label in METADATA if asked or label in fields) + (PROBLEM if form == "choices" else ())
 
 
 def _table_rows(
@@ -211,11 +216,5 @@ def row_features(metadata: tuple[str, ...] = (), *, loss: bool = False) -> "Feat
 
 def count_pictures(rows: "Dataset") -> dict[str, int]:
     """Return {"pictures", "rows_without_picture"} of training rows; no picture is opened."""
-    import pyarrow.compute as pc
-
-    pictures = without = 0
-    for batch in rows.select_columns("images").with_format("arrow").iter(10_000):
-        lengths = pc.fill_null(pc.list_value_length(batch["images"]), 0)
-        pictures += pc.sum(lengths).as_py()
-        without += pc.sum(pc.equal(lengths, 0)).as_py()
-    return {"pictures": pictures, "rows_without_picture": without}
+    counts = list_lengths(rows, "images")
+    return {"pictures": sum(counts), "rows_without_picture": counts.count(0)}

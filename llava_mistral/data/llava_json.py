@@ -10,7 +10,7 @@ from typing import Any
 from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.data.columns import renamed_record, theirs_of
 from llava_mistral.data.json_records import is_lines, read_lines, read_records
-from llava_mistral.data.records import RecordReader, records_rows
+from llava_mistral.data.records import RecordReader, form_of, records_rows
 from llava_mistral.data.turns import FORM, IMAGE_TOKEN, chat_of
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
@@ -53,6 +53,15 @@ def json_rows(
         problem = f"there is no column {name!r}"
         raise BadInput(problem, remedy="name a key of the records", file=path, field="columns")
     return count
+
+
+def first_form(path: Path, columns: Mapping[str, str]) -> str | None:
+    """Return the form of the first record, by which the rows' columns go; None where there is none that is known."""
+    try:
+        record, _ = next((read_lines if is_lines(path) else read_records)(path))
+        return form_of(set(renamed_record(record, columns, path)), path)
+    except (BadInput, StopIteration, TypeError):
+        return None
 
 
 def llava_record(row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.columns import METADATA
 from llava_mistral.data.sources import StoredPicture
-from llava_mistral.data.turns import row_of
+from llava_mistral.data.turns import chat_of, row_of
 from llava_mistral.ground.bad_input import BadInput
 
 LETTERS = string.ascii_uppercase
@@ -149,3 +149,19 @@ def problem_row(
     turns = [{"role": role, "speaker": role, "content": text.strip()} for role, text in said.items()]
     columns = {name: getattr(problem, name) for name in (*METADATA, "question", "hint", "answer")}
     return row_of(turns, pictures, wrong) | columns | {"choices": list(problem.choices)}
+
+
+def question_parts(problem: Problem) -> list[dict[str, str]]:
+    """Return the question as parts of a user's turn, its picture in the place that a row of it has.
+
+    Raises:
+        BadInput: it names another number of pictures in its words.
+    """
+    row = problem_row(replace(problem, answer=0), "letter", int(problem.has_image), source="the questions")
+    (turn,) = chat_of({**row, "images": [None] * problem.has_image}, answered=False)
+    return turn["content"] if isinstance(turn["content"], list) else text_parts(turn["content"])
+
+
+def text_parts(text: str) -> list[dict[str, str]]:
+    """Return a text as parts of a turn."""
+    return [{"type": "text", "text": text}]

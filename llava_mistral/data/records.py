@@ -12,17 +12,15 @@
 Pictures are in `image` or `images`: one or a list of paths, bytes or cells of `datasets`.
 """
 
-import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples, WrongForm, usable
 from llava_mistral.data.columns import KNOWN, METADATA, UNUSED
+from llava_mistral.data.picture_cells import AbsentPicture, cell_of, holds_picture, listed
 from llava_mistral.data.problem import answered_problem, problem_row
+from llava_mistral.data.record_names import RecordNames
 from llava_mistral.data.turns import (
     FORM,
     IMAGE_TOKEN,
@@ -45,8 +43,6 @@ FORMS = {
 }
 WHOLE = ("whole", "answers")
 NAMES = ("id", "pid", "__key__")
-_PICTURE_NAME = re.compile(r"[^\n]{1,400}\.(jpe?g|png|webp|gif|bmp|tiff?|avif|jp2)", re.IGNORECASE)
-_LISTS = ("choices", "images", "image", "messages", "conversations", "prompt", "completion")  # as text in a CSV
 Row = dict[str, Any]
 
 
@@ -105,7 +101,6 @@ class RecordReader:
         Raises:
             BadInput: the record cannot be used.
         """
-        record = {key: _unpacked(value) if key in _LISTS else value for key, value in record.items()}
         given = self.given_pictures(record, index)
         if form == "choices":
             rows = [self._problem(record, index, name)]
@@ -170,6 +165,7 @@ class RecordReader:
         field = form if form != "trl" else "prompt"
 
         def wrong(problem: str, remedy: str, field: str = field, kind: type[BadInput] = BadInput) -> BadInput:
+            kind = BadInput if self.split else kind  # a table is of its form, whatever one row says
             return self._wrong(index, problem, remedy, field=field, kind=kind)
 
         if form == "trl":
@@ -179,7 +175,7 @@ class RecordReader:
         if own and given:
             raise wrong("holds pictures in its parts, and others beside it", "give them in one place")
         given = own or given
-        count = sum(len(_listed(value)) for value in given)
+        count = sum(len(listed(value)) for value in given)
         classic = form == "conversations" and not own and any(turn["speaker"] in ("human", "gpt") for turn in turns)
         whole = row_of(turns, count, wrong, tokens_needed=classic)
         if self.whole:
@@ -191,7 +187,7 @@ class RecordReader:
         return rows, given
 
     def _words(self, record: Mapping[str, Any], index: str, form: str) -> Row:
-        said, count = {}, sum(len(_listed(value)) for value in self.given_pictures(record, index))
+        said, count = {}, sum(len(listed(value)) for value in self.given_pictures(record, index))
         for field in ("question", "answer"):
             text = record.get(field)
             if isinstance(text, int | float) and not isinstance(text, bool):
@@ -212,7 +208,7 @@ class RecordReader:
 
     def _problem(self, record: Mapping[str, Any], index: int, name: str) -> Row:
         problem = answered_problem(record, name, self.split, self.path)
-        count = sum(len(_listed(value)) for value in self.given_pictures(record, index))
+        count = sum(len(listed(value)) for value in self.given_pictures(record, index))
         return problem_row(problem, self.style, count, source=self.path)
 
     def pictures(self, given: list[Any], index: int) -> list[dict[str, Any]] | None:
@@ -224,108 +220,12 @@ class RecordReader:
             return None
 
     def cells(self, value: Any, index: int) -> list[dict[str, Any]]:
-        """Return pictures as cells {"bytes", "path"} of `datasets`, of whatever `image` or `images` holds.
-
-        Raises:
-            AbsentPicture: a path leads to nothing below the folders.
-            BadInput: something is no picture.
-        """
-        return [self._cell(one, index) for one in _listed(value)]
-
-    def _cell(self, value: Any, index: int) -> dict[str, Any]:
-        if isinstance(value, Mapping) and value.keys() & {"bytes", "path"}:
-            value = value.get("path") if value.get("bytes") is None else bytes(value["bytes"])
-        if isinstance(value, bytes) and value:
-            return {"bytes": value, "path": None}
-        if not isinstance(value, str) or not value:
-            raise self._wrong(index, "is not a path", "give a path below the image folder", field="image")
-        return {"bytes": None, "path": str(find_picture(self.folders, value, file=self.path, record=index))}
-
-
-class AbsentPicture(BadInput):
-    """A picture that is named is not there: all of them are named together."""
-
-
-def find_picture(folders: Sequence[PictureFolder], name: str, **place: Any) -> Path:
-    """Return the picture's absolute path in the first of the folders that has it.
-
-    A name may begin with its folder's own: many a file says "images/1.png" of the 1.png in `images` beside it.
-
-    Raises:
-        AbsentPicture: none has it, or it lies elsewhere.
-    """
-    for folder in folders:
-        for tried in {name: None, name.removeprefix(f"{folder.root.name}/"): None}:
-            with suppress(BadInput):
-                return folder.find(tried, **place)
-    try:
-        return folders[0].find(name.removeprefix(f"{folders[0].root.name}/"), **place)
-    except BadInput as error:
-        raise AbsentPicture(error.problem, remedy=error.remedy, **place, field="image") from error
-
-
-def holds_picture(value: Any) -> bool:
-    """Whether a field seems to hold pictures: bytes or a cell of one, or the name of one; or a list of these."""
-    if isinstance(value, list | tuple):
-        return bool(value) and all(map(holds_picture, value))
-    if isinstance(value, Mapping):
-        return {"bytes", "path"} == set(value) and any(part is not None for part in value.values())
-    if isinstance(value, bytes):
-        return value.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF"))
-    return isinstance(value, str) and bool(_PICTURE_NAME.fullmatch(value.strip()))
-
-
-def _listed(value: Any) -> list[Any]:
-    return [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
-
-
-def _unpacked(value: Any) -> Any:
-    """Return a list that a CSV holds as JSON text."""
-    if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):
-        with suppress(ValueError, RecursionError):
-            return json.loads(value)
-    return value
+        """Return pictures as cells (`picture_cells.cell_of`) of whatever `image` or `images` holds."""
+        return [cell_of(one, self.folders, file=self.path, record=index) for one in listed(value)]
 
 
 def _labels(record: Mapping[str, Any]) -> dict[str, str | None]:
     return {label: None if record.get(label) is None else str(record[label]) for label in METADATA}
-
-
-class RecordNames:
-    """Ids given to records. LLaVA-665k names its records after pictures, and asks several conversations about one
-    picture under one id; the same words about the same picture twice are a fault. Some 200 bytes a record."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._taken: set[bytes] = set()
-        self._said: set[bytes] = set()
-        self._next: dict[str, int] = {}
-
-    def unique(self, name: str, words: Any, pictures: list[dict[str, Any]], index: int) -> str:
-        """Return `name`, numbered when it is not the first of its kind.
-
-        Raises:
-            BadInput: the same name, words and pictures were there before.
-        """
-        files = [cell["path"] or hashlib.sha256(cell["bytes"]).hexdigest() for cell in pictures]
-        said = _short(json.dumps([name, words, files]).encode())
-        if said in self._said:
-            raise BadInput("is there twice", remedy="keep one of the two", file=self.path, record=index, field="id")
-        self._said.add(said)
-        return self.free(name, "~")
-
-    def free(self, name: str, sign: str) -> str:
-        """Return `name`, or the first of `name~2`, `name~3`, … that no record has."""
-        own, number = name, self._next.get(name, 2)
-        while (short := _short(own.encode())) in self._taken:
-            own, number = f"{name}{sign}{number}", number + 1
-            self._next[name] = number
-        self._taken.add(short)
-        return own
-
-
-def _short(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def records_rows(
@@ -353,8 +253,8 @@ def records_rows(
             return reader.rows(record, index, form or _own_form(record, index, reader.path), name)
 
         yield from usable(reader.bad, made) or ()
-    reader.say_what_was_made()
     reader.bad.close(index + 1)
+    reader.say_what_was_made()
     return index + 1
 
 

@@ -84,10 +84,10 @@ def _written(partial: Path, arrow: Path, metadata: tuple[str, ...], rows: Callab
 def _write(partial: Path, arrow: Path, features: "Features", rows: Iterator, bad: BadSamples) -> dict[str, Any]:
     from datasets.arrow_writer import ArrowWriter
 
-    before, heard, room = len(bad.listed), len(bad.notices), "loss" in features["completion"].feature
+    before, heard = len(bad.listed), len(bad.notices)
     try:
         with saving(arrow), ArrowWriter(features=features, path=str(partial), writer_batch_size=_BATCH) as writer:
-            samples = _write_rows(writer, rows, room)
+            samples = _write_rows(writer, rows, features)
             count, _ = writer.finalize()
         os.replace(partial, arrow)
     finally:
@@ -102,8 +102,9 @@ def _write(partial: Path, arrow: Path, features: "Features", rows: Iterator, bad
     }
 
 
-def _write_rows(writer: Any, rows: Iterator[dict[str, Any]], room: bool) -> int:
+def _write_rows(writer: Any, rows: Iterator[dict[str, Any]], features: "Features") -> int:
     """Write every row and return what the generator returns at its end: how many samples it met."""
+    room = "loss" in features["completion"].feature
     while True:
         try:
             row = next(rows)
@@ -111,7 +112,7 @@ def _write_rows(writer: Any, rows: Iterator[dict[str, Any]], room: bool) -> int:
             return end.value or 0
         if not room and any("loss" in turn for turn in row["completion"]):
             raise _Marked
-        writer.write(row)
+        writer.write({name: row.get(name) for name in features})
 
 
 def _known(arrow: Path, told: Path) -> dict[str, Any] | None:

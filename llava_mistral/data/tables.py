@@ -1,6 +1,7 @@
 """Tables, as `datasets` reads them, as training rows or as problems: parquet, CSV, JSON lines, WebDataset."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,17 @@ from llava_mistral.data.problem import Problem, answered_problem
 from llava_mistral.data.records import RecordReader
 from llava_mistral.data.sources import ImageFolder, StoredPicture, decoded, picture_folders, undecoded
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.strict_json import decoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _SHARD_PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _KEY, _JSON = "__key__", "json"  # of a sample of a WebDataset: its name, and its fields
+
+# What a table such as a CSV may hold as JSON text, and what such a list holds.
+_LISTS = dict.fromkeys(("messages", "conversations", "prompt", "completion"), dict)
+_LISTS |= dict.fromkeys(("choices", "image", "images"), str)
 
 
 def prepared(table: "Dataset", columns: Mapping[str, str], path: Path) -> tuple["Dataset", set[str]]:
@@ -61,7 +67,7 @@ def plain_records(table: "Dataset") -> Iterator[dict[str, Any]]:
             record[name] = _label(record, name, names)
         if _KEY in record and isinstance(record.get(_JSON), Mapping):
             record = {**record.pop(_JSON), **record}
-        yield record
+        yield {name: _unpacked(value, _LISTS[name]) if name in _LISTS else value for name, value in record.items()}
 
 
 def _label(record: Mapping[str, Any], name: str, names: list[str]) -> Any:
@@ -75,6 +81,15 @@ def _label(record: Mapping[str, Any], name: str, names: list[str]) -> Any:
     return names[value]
 
 
+def _unpacked(value: Any, kind: type) -> Any:
+    """Return the list of `kind` that a text holds as JSON, or the value as it is."""
+    if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):
+        with suppress(ValueError, RecursionError):
+            found = decoder().decode(value)
+            return found if all(isinstance(one, kind) for one in found) else value
+    return value
+
+
 def table_problems(
     rows: "Dataset", split: str, path: Path, image_folder: ImageFolder, bad: BadSamples
 ) -> Iterator[Problem]:
@@ -86,8 +101,7 @@ def table_problems(
         BadInput: a row is malformed, or has several pictures.
     """
     reader = RecordReader(path, picture_folders(path, image_folder), bad, split=split)
-    name = next((name for name in ("image", "images") if name in rows.column_names), None)
-    pictures = rows.select_columns(name) if name else None
+    columns = {name: rows.select_columns(name) for name in ("image", "images") if name in rows.column_names}
 
     def problem(record: Mapping[str, Any], index: int) -> Problem | None:
         given = reader.name(record, index, "choices")
@@ -98,9 +112,10 @@ def table_problems(
         if len(cells) > 1:
             said, remedy = f"has {len(cells)} pictures", "ask about one, or give conversations"
             raise BadInput(said, remedy=remedy, file=path, record=given, field="images")
+        column = next((columns[name] for name in columns if record[name]), None)
         pid = reader.names.unique(given, [own.question, own.choices, own.answer], cells, index)
         return replace(
-            own, pid=pid, image=StoredPicture(pictures, index, reader.cells) if cells else None, has_image=bool(cells)
+            own, pid=pid, image=StoredPicture(column, index, reader.cells) if cells else None, has_image=bool(cells)
         )
 
     index = -1
@@ -108,8 +123,8 @@ def table_problems(
         made = usable(bad, partial(problem, record, index))
         if made is not None:
             yield made
-    reader.say_what_was_made()
     bad.close(index + 1)
+    reader.say_what_was_made()
 
 
 def as_they_are(table: "Dataset", path: Path) -> "Dataset | None":

@@ -113,7 +113,10 @@ def row_of(turns: list[Turn], pictures: int, wrong: Wrong, *, tokens_needed: boo
         BadInput: the turns do not alternate, one is empty, no answer is learned, or tokens and pictures disagree.
     """
     _check_order(turns, wrong)
-    turns = turns[:-1] if turns[-1]["role"] == "user" else turns
+    if turns[-1]["role"] == "user":
+        if pictures and IMAGE_TOKEN in turns[-1]["content"]:
+            raise wrong(f"turn {len(turns) - 1} names a picture, and nobody answers", "give the answer")
+        turns = turns[:-1]
     _check_tokens(turns, pictures, wrong, tokens_needed)
     contents = _placed(turns) if pictures else [turn["content"] for turn in turns]
     first = next(index for index, turn in enumerate(turns) if turn["role"] == "user")

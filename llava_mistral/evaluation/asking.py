@@ -8,17 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mistral.data.scienceqa import LETTERS, Problem, question_text
+from llava_mistral.data.problem import LETTERS, Problem, question_parts, text_parts
 from llava_mistral.evaluation.journal import Answer, Asked
+from llava_mistral.evaluation.questions import Question
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import (
     check_files,
     check_image_token,
+    computing_type,
+    context_length,
     opening,
     read_config_file,
     weight_files,
 )
-from llava_mistral.ground.foreign_code import loading
+from llava_mistral.ground.foreign_code import load_model, load_processor, origin
 from llava_mistral.ground.pictures import open_picture
 
 if TYPE_CHECKING:
@@ -28,28 +31,29 @@ MID_GREY = (128, 128, 128)
 
 
 class Checkpoint:
-    """A model and its processor, from a folder or a Hub id.
+    """A model and its processor, from a folder or a Hub id; `dtype` is the type it computes in.
+
+    A checkpoint that was trained in 16 bits is asked in 16 bits, whatever its file holds.
 
     Raises:
         BadInput: the folder lacks a part, weights are missing from the file, the template drops the question, or the
-            code is not the checkpoint's own (`foreign_code.loading`).
+            code is not the checkpoint's own (`foreign_code.origin`).
     """
 
     def __init__(
         self, name: str, *, device: str | None = None, revision: str | None = None, chat_template: str | None = None
     ):
         check_checkpoint(name)
-        stranger = loading(name, revision)
+        source = origin(name, revision)
         import torch
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoConfig, AutoModelForImageTextToText
 
         self.name = name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        adapter = (Path(name) / "adapter_config.json").is_file()  # its base has the configuration
-        with opening(name, "config.json"), _found(name, revision):
-            config = None if adapter else AutoConfig.from_pretrained(name, **stranger)
+        with opening(source.name, "config.json"), _found(source.name, source.revision):
+            config = AutoConfig.from_pretrained(source.name, **source.options())
         with opening(name), _found(name, revision):
-            self.processor = AutoProcessor.from_pretrained(name, **stranger)
+            self.processor = load_processor(source)
         check_image_token(config, self.processor, name)
         if chat_template is not None:
             self.processor.chat_template = chat_template
@@ -58,29 +62,34 @@ class Checkpoint:
             raise BadInput("there is no chat template", remedy=remedy, file=name, field="chat_template")
         self.lead, self.letter_ids = self._letter_tokens()
         with opening(name), _found(name, revision):
-            self.model, found = AutoModelForImageTextToText.from_pretrained(
-                name, dtype="auto", output_loading_info=True, **stranger
-            )
+            kind = computing_type(source.name, source.revision)
+            self.model, found = load_model(AutoModelForImageTextToText, source, dtype=kind)
         # transformers fills what is missing with random numbers, leaves out what it does not know, and goes on.
         wrong = [str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(found[f"{kind}_keys"])]
         if wrong:
             problem = f"{len(wrong)} weights are missing, of another shape or left over (first: {wrong[0]})"
             raise BadInput(problem, remedy="save the checkpoint again, whole", file=name)
         self.model.to(self.device).eval()
+        self.dtype = str(self.model.dtype).removeprefix("torch.")
 
-    def prompt(self, problem: Problem) -> str:
-        """Return the problem's prompt as text, one image token for its picture."""
-        return self._worded(problem.has_image, question_text(problem))
+    def prompt(self, problem: Problem | Question) -> str:
+        """Return the question's prompt as text, one image token for each picture."""
+        if isinstance(problem, Question):
+            return self._templated(list(problem.chat), problem.texts)
+        return self._worded(question_parts(problem))
 
-    def _worded(self, has_image: bool, text: str, answer: str | None = None) -> str:
-        content = [{"type": "image"}] * has_image + [{"type": "text", "text": text}]
+    def _worded(self, content: list[dict[str, str]], answer: str | None = None) -> str:
         turns = [{"role": "user", "content": content}]
         if answer is not None:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        prompt = self.processor.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)
+        return self._templated(turns, [part["text"] for part in content if part["type"] == "text"])
+
+    def _templated(self, turns: list[dict[str, Any]], texts: list[str]) -> str:
+        asked = turns[-1]["role"] == "user"
+        prompt = self.processor.apply_chat_template(turns, add_generation_prompt=asked, tokenize=False)
         from processing.processing_llava_mistral import WORD_JOINER  # it keeps a `</s>` in the question a text
 
-        if text.replace(WORD_JOINER, "") not in prompt.replace(WORD_JOINER, ""):
+        if not all(text.replace(WORD_JOINER, "") in prompt.replace(WORD_JOINER, "") for text in texts):
             remedy = "give one that does with --chat_template"
             raise BadInput(
                 "the chat template drops the question", remedy=remedy, file=self.name, field="chat_template"
@@ -95,8 +104,8 @@ class Checkpoint:
         after a prompt.
         """
         tokens = functools.partial(self.processor.tokenizer, add_special_tokens=False)
-        asked = len(tokens(self._worded(False, "?"))["input_ids"])
-        ids = [tokens(self._worded(False, "?", letter))["input_ids"][asked:] for letter in LETTERS]
+        asked = len(tokens(self._worded(text_parts("?")))["input_ids"])
+        ids = [tokens(self._worded(text_parts("?"), letter))["input_ids"][asked:] for letter in LETTERS]
         position = next((i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), None)
         if position is None:
             remedy = "use a tokenizer that knows the letters A to Z"
@@ -107,9 +116,9 @@ class Checkpoint:
         """Return the tensors of a batch: left-padded prompts and their pictures, on the processor's device.
 
         Raises:
-            BadInput: a prompt, its image tokens counted, is longer than the text model's context.
+            BadInput: a prompt, its image tokens counted, leaves no room for an answer in the text model's context.
         """
-        pictures = [picture(problem, images) for problem in problems if problem.has_image]
+        pictures = [picture for problem in problems for picture in pictures_of(problem, images)]
         batch = self.processor(
             text=[self.prompt(problem) for problem in problems],
             images=pictures or None,
@@ -118,9 +127,9 @@ class Checkpoint:
             add_special_tokens=False,  # the template writes <bos> itself
             return_tensors="pt",
         )
-        context = self.model.config.context_length
+        context, answer = context_length(self.model.config), max(1, len(self.lead))
         for problem, length in zip(problems, batch["attention_mask"].sum(1).tolist(), strict=True):
-            if length > context:
+            if context is not None and length + answer > context:
                 said = f"the prompt has {length} tokens and the text model a context of {context}"
                 raise BadInput(said, remedy="shorten the question or drop it", record=problem.pid, field="question")
         return batch
@@ -225,23 +234,25 @@ def weights_fingerprint(name: str, revision: str | None = None) -> str:
     return digest.hexdigest()
 
 
-def check_pictures(problems: Sequence[Problem]) -> None:
+def check_pictures(problems: Sequence[Problem | Question]) -> None:
     """Refuse questions whose pictures are not at hand, before a model is loaded."""
-    absent = [problem.pid for problem in problems if problem.has_image and problem.image is None]
+    absent = [one.pid for one in problems if isinstance(one, Problem) and one.has_image and one.image is None]
     if absent:
         remedy = "put them beside problems.json, in images/{split}/{pid}/"
         raise BadInput(f"{len(absent)} pictures are not at hand", remedy=remedy, record=absent[0], field="image")
 
 
-def picture(problem: Problem, images: str) -> "Image":
-    """Return the problem's picture in RGB and upright, or mid-grey of its size when `images` is "blank".
+def pictures_of(problem: Problem | Question, images: str) -> "list[Image]":
+    """Return the question's pictures in RGB and upright, or mid-grey of their sizes when `images` is "blank".
 
     Raises:
-        BadInput: the picture is not at hand or cannot be decoded.
+        BadInput: a picture is not at hand or cannot be decoded.
     """
     from PIL import Image
 
     check_pictures([problem])
-    file = problem.image if isinstance(problem.image, Path) else None
-    upright = open_picture(problem.image, file=file, record=problem.pid)
-    return Image.new("RGB", upright.size, MID_GREY) if images == "blank" else upright
+    own = problem.images if isinstance(problem, Question) else [problem.image] * problem.has_image
+    upright = [
+        open_picture(image, file=image if isinstance(image, Path) else None, record=problem.pid) for image in own
+    ]
+    return [Image.new("RGB", one.size, MID_GREY) for one in upright] if images == "blank" else upright

@@ -16,6 +16,7 @@ from llava_mistral.evaluation.statistics import (
     holm,
     judged,
     paired_difference,
+    paired_scores,
     smallest_visible,
     wilson_interval,
 )
@@ -188,10 +189,12 @@ def tested(groups: Mapping[str, Sequence[Run]], pairs: Sequence[tuple[str, str]]
             cell = {"difference": 100 * one.mean, "ci95": [100 * one.low, 100 * one.high], "p_value": one.p_value}
             found.append(cell | {"visible": seen, "test": f"t over {len(sides[0][0])} seeds and the questions"})
     for first, second in [] if several else sides:
-        one = paired_difference(first[0], second[0], level)
+        graded = any(isinstance(value, float) for value in first[0] + second[0])
+        one = (paired_scores if graded else paired_difference)(first[0], second[0], level)
         cell = {"difference": 100 * one.difference, "ci95": [100 * one.low, 100 * one.high], "p_value": one.p_value}
         counts = {"only_first": one.only_first, "only_second": one.only_second}
-        found.append(cell | {"test": "exact McNemar; interval by Bonett and Price"} | counts)
+        test = "paired t" if graded else "exact McNemar; interval by Bonett and Price"
+        found.append(cell | {"test": test} | counts)
     corrected = holm([one["p_value"] for one in found])
     return [
         {"first": first, "second": second, "column": column, **one, "p_holm": p, "significant": p < 1 - LEVEL}

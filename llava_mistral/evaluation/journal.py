@@ -35,10 +35,11 @@ class Asked:
     max_new_tokens: int = 16
     chat_template: str | None = None  # instead of the checkpoint's own
     batch_size: int = 32
+    match: str | None = None  # the rule by which answers in words are judged; it changes no answer
 
     def header(self) -> dict[str, Any]:
-        """Return what an answer depends on; the batch size changes none."""
-        return {name: value for name, value in vars(self).items() if name != "batch_size"}
+        """Return what an answer depends on; the batch size and the rule that judges it change none."""
+        return {name: value for name, value in vars(self).items() if name not in ("batch_size", "match")}
 
 
 class Journal:

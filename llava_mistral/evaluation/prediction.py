@@ -12,12 +12,15 @@ from typing import Any
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.evaluation.asking import Checkpoint, check_pictures, weights_fingerprint
 from llava_mistral.evaluation.journal import Answer, Asked, Journal
+from llava_mistral.evaluation.matching import match_of
+from llava_mistral.evaluation.questions import Question, words_hash
 from llava_mistral.evaluation.scoring import question_hash
+from llava_mistral.ground.checkpoint_headers import computing_type
 
 
 def answer_problems(
     name: str,
-    problems: Sequence[Problem],
+    problems: Sequence[Problem] | Sequence[Question],
     asked: Asked,
     *,
     images: Sequence[str] = ("real",),
@@ -35,7 +38,8 @@ def answer_problems(
         BadInput: a picture is not at hand, or the folder holds the answers of another run.
     """
     check_pictures(problems)
-    header = {**asked.header(), "questions": question_hash(problems), "weights": weights_fingerprint(name, revision)}
+    header = {**asked.header(), "questions": asked_hash(problems), "weights": weights_fingerprint(name, revision)}
+    header["dtype"] = computing_type(name, revision)
     checkpoint, answers = None, {}
     for kind in images:
         path = run_folder(folder, kind) / "predictions.jsonl" if folder else None
@@ -54,12 +58,23 @@ def answer_problems(
     return answers
 
 
+def asked_hash(problems: Sequence[Problem] | Sequence[Question]) -> str:
+    """Return the SHA-256 of what is asked, of either kind."""
+    return words_hash(problems) if isinstance(problems[0], Question) else question_hash(problems)
+
+
 def run_folder(folder: Path, images: str) -> Path:
     """Return where the answers with real or blank pictures are kept."""
     return folder / "blank" if images == "blank" else folder
 
 
-def _ask(checkpoint: Checkpoint, problems: Sequence[Problem], asked: Asked, images: str, journal: Journal) -> None:
+def _ask(
+    checkpoint: Checkpoint,
+    problems: Sequence[Problem] | Sequence[Question],
+    asked: Asked,
+    images: str,
+    journal: Journal,
+) -> None:
     """Ask the batches that `journal` does not hold whole yet; shows progress with the accuracy so far.
 
     A batch that was cut off is asked whole: among other questions, padded to another length, the last bits of its
@@ -83,18 +98,22 @@ def _ask(checkpoint: Checkpoint, problems: Sequence[Problem], asked: Asked, imag
 
 
 def batch_answers(
-    checkpoint: Checkpoint, problems: Sequence[Problem], asked: Asked, images: str = "real"
+    checkpoint: Checkpoint, problems: Sequence[Problem] | Sequence[Question], asked: Asked, images: str = "real"
 ) -> Iterator[list[Answer]]:
     """Yield the answers batch by batch, questions of like length together."""
     for batch, inputs in _prepared(checkpoint, _batches(checkpoint, problems, asked.batch_size), images):
         yield checkpoint.answer(batch, inputs, asked)
 
 
-def _is_right(problem: Problem, journal: Journal, asked: Asked) -> bool:
+def _is_right(problem: Problem | Question, journal: Journal, asked: Asked) -> bool:
+    if isinstance(problem, Question):
+        return (match_of(asked.match).score(journal.answers[problem.pid].output or "", problem.answer) or 0) == 1
     return journal.answers[problem.pid].choice(problem, asked.scoring) == problem.answer
 
 
-def _batches(checkpoint: Checkpoint, problems: Sequence[Problem], size: int) -> list[list[Problem]]:
+def _batches(
+    checkpoint: Checkpoint, problems: Sequence[Problem] | Sequence[Question], size: int
+) -> list[list[Problem]]:
     """Return batches of prompts of like length, longest first: little padding, and a lack of memory shows at once."""
     if not problems:
         return []

@@ -15,7 +15,7 @@ from llava_mistral.data.scienceqa import LETTERS
 LETTER, LETTER_AND_TEXT, STATED, OWN_TEXT = "letter", "letter and text", "stated", "choice's own text"
 EMPTY, NONE, SEVERAL = "unread: empty", "unread: names no choice", "unread: names several or takes one back"
 
-_QUOTES = "*_`\"'“”‘’$ \t\r\n"
+_QUOTES = "#*_`\"'“”‘’$ \t\r\n"
 _BARE = re.compile(r"[(\[{]?([A-Za-z])[)\]}]?[.):!]?")
 _LEADING = re.compile(r"[(\[]?([A-Za-z])(?:[)\]]?(?:\s*[.):,;]|\s+[-–—](?=\s)|[ \t]*\n)|[)\]](?=\s))")
 # No word boundary before "The": the published GPT-3 texts write a line break as a backslash and an n.
@@ -25,12 +25,13 @@ _TOLD = re.compile(
     r"(?:[(\[]?([A-Z])\b[)\]]?(?=[.,;:!]|\s*$|\s+because|\s+BECAUSE|\s+(?:or|and)\b)|[(\[]?([a-z])[)\]]?(?=[.!]?\s*$))"
 )
 _LABELLED = re.compile(
-    rf"(?:{_ANSWER}|letter)(?: is)?\s*:?\s*[(\[]?([A-Z])[)\]]?(?=[.,;:!\n]|\s*$)", re.IGNORECASE
+    rf"(?:{_ANSWER}|letter)(?: is)?\s*[:-]?\s*(?:(?:option|choice) )?[(\[]?([A-Z])[)\]]?(?=[.,;:!\n]|\s*$)",
+    re.IGNORECASE,
 )  # "Answer: B", "Option B", at the start of a text or of a line alone
 _IS_RIGHT = re.compile(
-    rf"(?:(?:option|choice|letter) )?[(\[]?([A-Z])[)\]]? is (?:the )?(?:correct|right|best|answer)\b(?: {_ANSWER})?",
-    re.IGNORECASE,
-)
+    r"(?<![\w.'’-])[(\[]?([A-Z])[)\]]? (?i:is (?:the )?(?:correct|right|best|answer)\b)"
+)  # "B is correct", "Option B is the right answer", wherever it stands
+_JOINED = re.compile(r"(?:\b(?:and|or|nor|not|neither)|[,/&])\s*$", re.IGNORECASE)
 _OWN = re.compile(
     rf"(?:the )?{_ANSWER}(?: is|:)\s*:?\s*(?:(?:option|choice) )?(?:[(\[]?([A-Z])[)\]]?[.):]?\s+)?(.+)",
     re.IGNORECASE | re.DOTALL,
@@ -38,14 +39,21 @@ _OWN = re.compile(
 _SAYS = re.compile(
     r"(?:i(?: would|['’]d)? (?:choose|pick|select|say)|it is|it['’]s|my answer is) [(\[]?([A-Z])[)\]]?[.!]?", re.I
 )
+_BEFORE = re.compile(r"([A-Z])\s+\((.+)\)[.!]?", re.DOTALL)  # "B (arid)"
 _BEHIND = re.compile(r"[(\[]([A-Z])[)\]][.!]?$")  # "arid (B)"
 _FACE = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _WRAPPED = re.compile(r"</?answer>|\*\*|`|[\"“”](?=[A-Za-z][\"“”])|(?<=[\"“][A-Za-z])[\"“”]", re.IGNORECASE)
 # Another letter of a list, where a list may go on: "A, B", "A or B", "A/B", "A and (B)".
-_GOES_ON = re.compile(r"\s*(?:[,/&;]\s*(?:or |and )?|(?:or|and|nor)\s+)[(\[]?[A-Z][)\]]?(?![\w'’]|\s+[a-z])")
-_ENUMERATED = re.compile(r"(?<![\w.'’-])(?:[(\[]([A-Z])[)\]]|([A-Z])(?:[.):](?=\s|$)|(?=\s*(?:[,;\n]|$))))")
+_GOES_ON = re.compile(
+    r"\s*(?:[,/&;]\s*(?:or |and )?|(?:or|and|nor)\s+)[(\[]?"
+    r"(?:[B-HJ-Z][)\]]?(?![\w'’])|[AI][)\]]?(?![\w'’]|\s+(?!and\b|or\b)[a-z]))"
+)
+_ENUMERATED = re.compile(
+    r"(?<![\w'’-])(?<![A-Za-z]\.)(?:[(\[]([A-Z])[)\]]|([A-Z])(?:[.):](?=\s|$)|(?=\s*(?:[,;\n]|$))))"
+)
 _SENTENCE = re.compile(r"\n|\. |\bbecause\b", re.IGNORECASE)
+_ARGUED = re.compile(r"\bbecause\b", re.IGNORECASE)  # what follows argues for the answer, and may speak of anything
 _TAKEN_BACK = re.compile(
     r"\b(?:no,|wait\b|actually,|sorry|scratch that|correction:|i mean\b|on second thoughts?|i was wrong"
     r"|i take (?:it|that) back|let me (?:re|correct)"
@@ -56,7 +64,8 @@ _DENIED = re.compile(
     r"\b(?:not?|never|false|wrong|incorrect|untrue|doubt|unlikely|if|unless|whether|thought|\w+n['’]t)\b(?:\s+\w+){0,4}\s*$",
     re.IGNORECASE,
 )
-_MOST_STATED = 8
+_THE_ANSWER = ("The answer is", "The correct answer is")
+_MOST_STATED, LONGEST_FIRST = 8, 2_000
 
 
 @dataclass(frozen=True)
@@ -114,13 +123,11 @@ def _decided(named: set[int | None], form: str) -> Reading:
 def _named(text: str, choices: Sequence[str]) -> tuple[set[int | None], str]:
     """Return every choice that some part of the text names (None for a letter that is not there), and the form."""
     stated = list(_statements(text, choices))
-    if len(stated) > _MOST_STATED or sum(counted for _, _, counted in stated) > 1:
+    if len(stated) > _MOST_STATED or _says_it_again(text) or any(_weakened(text, choices, *one) for one in stated):
         return set(), SEVERAL
-    for index, end, _ in stated:
-        if _GOES_ON.match(text, end) or _lists_another(_SENTENCE.split(text[end : end + 200])[0], choices, index):
-            return set(), SEVERAL
-    named = {index for index, _, _ in stated}
-    form = STATED
+    named, form = {index for index, _, _ in stated}, STATED
+    if named:  # "arid. The answer is A."
+        named |= _same_text(_SENTENCE.split(text[:LONGEST_FIRST], maxsplit=1)[0], choices)
     leading = _LEADING.match(text)
     if leading:
         letter, known = _index(leading[1].upper(), choices), _same_text(text[leading.end() :], choices)
@@ -129,10 +136,12 @@ def _named(text: str, choices: Sequence[str]) -> tuple[set[int | None], str]:
             return named, form
         if _GOES_ON.match(text, leading.end(1)):
             return set(), SEVERAL
-        named |= known | {letter}
-        form = LETTER_AND_TEXT
+        return named | known | {letter}, LETTER_AND_TEXT
     if not named and (found := _BEHIND.search(text, max(0, len(text) - 5))):
         known = _same_text(text[: found.start()], choices)
+        return (known | {_index(found[1], choices)}, LETTER_AND_TEXT) if known else (set(), NONE)
+    if not named and (found := _BEFORE.fullmatch(text)):
+        known = _same_text(found[2], choices)
         return (known | {_index(found[1], choices)}, LETTER_AND_TEXT) if known else (set(), NONE)
     if not named and (found := _OWN.fullmatch(text)):
         named = _same_text(found[2], choices)
@@ -141,35 +150,43 @@ def _named(text: str, choices: Sequence[str]) -> tuple[set[int | None], str]:
     return named, form
 
 
-def _statements(text: str, choices: Sequence[str]) -> Iterator[tuple[int | None, int, bool]]:
-    """Yield (choice, where its letter ends, whether it says "The answer is") of each statement that a text makes."""
+def _says_it_again(text: str) -> bool:
+    """Whether "The answer is" comes twice: with a letter anywhere, or with anything before an argument begins."""
+    lettered = sum(found[0].startswith(_THE_ANSWER) for found in _TOLD.finditer(text))
+    argued = _ARGUED.split(text, maxsplit=1)[0]
+    return lettered > 1 or sum(argued.count(words) for words in _THE_ANSWER) > 1
+
+
+def _statements(text: str, choices: Sequence[str]) -> Iterator[tuple[int | None, int, int]]:
+    """Yield (choice, where it begins, where its letter ends) of each statement that the text makes."""
     for _, found in zip(range(_MOST_STATED + 1), _TOLD.finditer(text), strict=False):
-        counted = found[0].startswith(("The answer is", "The correct answer is"))
-        yield _index((found[1] or found[2]).upper(), choices), found.end(), counted
+        yield _index((found[1] or found[2]).upper(), choices), found.start(), found.end()
+    for _, found in zip(range(_MOST_STATED + 1), _IS_RIGHT.finditer(text), strict=False):
+        joined = _JOINED.search(text[max(0, found.start() - 12) : found.start()])
+        yield None if joined else _index(found[1], choices), found.start(), found.end()
     if found := _SAYS.fullmatch(text):
-        yield _index(found[1].upper(), choices), found.end(), False
-    starts = {0, text.rfind("\n") + 1}  # a text begins with its answer or ends in it
-    for pattern in (_LABELLED, _IS_RIGHT):
-        for start in sorted(starts):
-            if found := pattern.match(text, start):
-                yield _index(found[1].upper(), choices), found.end(), False
-    boxed = {box.strip(_QUOTES) for box in _BOXED.findall(text)}
-    for box in boxed:
+        yield _index(found[1].upper(), choices), found.start(), found.end()
+    for start in sorted({0, text.rfind("\n") + 1}):  # a text begins with its answer or ends in it
+        if found := _LABELLED.match(text, start):
+            yield _index(found[1].upper(), choices), start, found.end()
+    for box in {box.strip(_QUOTES) for box in _BOXED.findall(text)}:
         letter = _BARE.fullmatch(box)
         for index in {_index(letter[1].upper(), choices)} if letter else _same_text(box, choices) or {None}:
-            yield index, len(text), False
+            yield index, 0, len(text)
+
+
+def _weakened(text: str, choices: Sequence[str], index: int | None, start: int, end: int) -> bool:
+    """Whether a statement is denied by the words before it, or another choice is listed after it."""
+    before = re.split(r"[.,;:!?\n]", text[max(0, start - 80) : start])[-1]
+    argued = _ARGUED.split(text[end:], maxsplit=1)[0]
+    return bool(_DENIED.search(before) or _GOES_ON.match(text, end) or _lists_another(argued, choices, index))
 
 
 def _contradicted(text: str, choices: Sequence[str], index: int | None) -> bool:
-    """Whether the text also names another choice beside `index`, or denies or takes back what it states."""
+    """Whether the text also names another choice beside `index`, or takes back what it states."""
     if index is None:
         return False
-    for _, found in zip(range(_MOST_STATED), _TOLD.finditer(text), strict=False):
-        before = re.split(r"[.,;:!?\n]", text[max(0, found.start() - 80) : found.start()])[-1]
-        if _DENIED.search(before):
-            return True
-    answer, _, _ = text.partition("BECAUSE:")  # what follows argues for the answer, and may speak of anything
-    if _TAKEN_BACK.search(answer):
+    if _TAKEN_BACK.search(_ARGUED.split(text, maxsplit=1)[0]):
         return True
     leading = _LEADING.match(text)
     return leading is not None and _has_second(text[leading.end() :].strip(), choices, index)

@@ -2,37 +2,54 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from llava_mistral.data.scienceqa import COLUMNS, Problem, question_text
+from llava_mistral.data.scienceqa import COLUMNS, LETTERS, Problem, question_text
 from llava_mistral.evaluation.journal import Answer, Asked
 from llava_mistral.evaluation.reading import forms, read_by_each, reading
 from llava_mistral.evaluation.scoring import (
     UNREAD,
     Answers,
     belongs,
+    grouped,
     question_hash,
     score,
+    score_column,
     score_skills,
+    warnings,
 )
-from llava_mistral.evaluation.statistics import PairedDifference, paired_difference
+from llava_mistral.evaluation.statistics import PairedDifference, paired_difference, paired_scores
 from llava_mistral.ground.whole_file import saving, write_whole
 
 
 def summarise(
-    problems: Sequence[Problem], answers: Answers, *, texts: Mapping[str, str] | None = None, **facts: Any
+    problems: Sequence[Problem],
+    answers: Answers,
+    *,
+    texts: Mapping[str, str] | None = None,
+    groups: Mapping[str, str] | None = None,
+    group_by: str | None = None,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Return the contents of `summary.json`: the nine columns, the counts of answers that were not read, the facts.
 
     Args:
         texts: {pid: what the model wrote}, where there are texts. The summary then counts in which form each was read
             ("read") and puts three readers of the same texts side by side ("readers": ours, LLaVA's, lmms-eval's).
+        groups: {pid: group} by the column `group_by`, scored each by itself.
     """
+    columns = score(problems, answers.choices, file=facts.get("dataset"))
+    given = Counter("nothing" if choice is None else LETTERS[choice] for choice in answers.choices.values())
     return {
-        **score(problems, answers.choices, file=facts.get("dataset")),
+        **columns,
+        "groups": grouped(
+            groups, group_by, {p.pid: p for p in problems}, lambda own: score_column(own, answers.choices)
+        ),
+        "warnings": warnings(columns["ALL"], given),
         "skills": score_skills(problems, answers.choices) or None,
         "unread": answers.unread,
         "recorded": answers.recorded,
@@ -117,25 +134,58 @@ def prompt_hash(problems: Sequence[Problem], facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([shown, allowed]).encode()).hexdigest()
 
 
-def blank_text(problems: Sequence[Problem], real: Mapping[str, Any], blank: Mapping[str, Any]) -> str:
+def answers_to_look_at(
+    asked: Sequence[Any], predictions: Mapping[str, Any], summary: Mapping[str, Any], images: str, *, title: str
+) -> str:
+    """Return the page of right and wrong answers of one results folder (`answers_page`)."""
+    from llava_mistral.evaluation.answers_page import answers_page
+    from llava_mistral.evaluation.asking import pictures_of
+
+    results, outputs = predictions["results"], predictions.get("outputs") or {}
+    texts = {p.pid: outputs[p.pid] if p.pid in outputs else _letter(results[p.pid]) for p in asked}
+    right = predictions.get("right") or {p.pid: results[p.pid] == p.answer for p in asked}
+
+    def pictures(one: Any) -> list[Any]:
+        at_hand = getattr(one, "images", None) or getattr(one, "image", None) is not None
+        return pictures_of(one, images) if at_hand else []
+
+    facts = f"{cell_text(summary['ALL'])}; {counts_text(summary)}"
+    return answers_page(
+        asked, texts, {pid: hit == 1 for pid, hit in right.items()}, pictures, title=title, facts=facts
+    )
+
+
+def _letter(index: int | None) -> str:
+    return "" if index in (None, UNREAD) else LETTERS[index]
+
+
+def blank_text(problems: Sequence[Any], real: Mapping[str, Any], blank: Mapping[str, Any]) -> str:
     """Return one line: what blanking the pictures does to the questions that have one, and how many went unread.
 
-    `real` and `blank` are the `results` of two predictions.
+    `real` and `blank` are the predictions of two results folders.
     """
     pictured = [problem for problem in problems if problem.has_image]
     if not pictured:
         return "no question has a picture: blanking changes nothing"
-    sides = [[results[problem.pid] == problem.answer for problem in pictured] for results in (real, blank)]
-    gap = difference_text(paired_difference(*sides))
-    unread = [sum(results[p.pid] in (None, UNREAD) for p in pictured) for results in (real, blank)]
+    sides = [
+        [side["right"][p.pid] if "right" in side else side["results"][p.pid] == p.answer for p in pictured]
+        for side in (real, blank)
+    ]
+    graded = any(isinstance(value, float) for side in sides for value in side)
+    gap = difference_text(
+        (paired_scores if graded else paired_difference)(*sides), "paired t" if graded else "exact McNemar"
+    )
+    unread = [
+        sum(results[p.pid] in (None, UNREAD) for p in pictured) for results in (real["results"], blank["results"])
+    ]
     counts = f"unread, and counted as wrong: {unread[0]:,} with the real pictures, {unread[1]:,} with blank ones"
     return f"blank pictures, on the {len(pictured):,} questions with one: {gap}; {counts}"
 
 
-def difference_text(found: PairedDifference) -> str:
+def difference_text(found: PairedDifference, test: str = "exact McNemar") -> str:
     """Return a difference in accuracy with its interval, its p-value, and whether it is one at all."""
     said = f"{100 * found.difference:+.2f} points (95 % {100 * found.low:+.2f} to {100 * found.high:+.2f}"
-    return f"{said}, exact McNemar p = {found.p_value:.2g})" + ("" if found.significant else ", not significant")
+    return f"{said}, {test} p = {found.p_value:.2g})" + ("" if found.significant else ", not significant")
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ hint, IMG where there is a picture, NO where there is neither, and two bands of 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from llava_mistral.ground.strict_json import read_json
 
 _SUBJECTS = {"NAT": "natural science", "SOC": "social science", "LAN": "language science"}
 _BANDS = {"G1-6": range(1, 7), "G7-12": range(7, 13)}
+MOST_UNREAD = 0.5  # share from which on a summary warns
 UNREAD = -1  # how the published files write "no choice could be read"
 
 
@@ -158,7 +160,7 @@ def score(
         if problem.answer is None:
             place = {"file": file, "record": problem.pid, "field": "answer"}
             raise BadInput("has no answer", remedy="score a split with answers", **place)
-    return {column: _score_column([p for p in problems if belongs(p, column)], choices) for column in COLUMNS}
+    return {column: score_column([p for p in problems if belongs(p, column)], choices) for column in COLUMNS}
 
 
 def score_skills(problems: Iterable[Problem], choices: Mapping[str, int | None]) -> dict[str, dict[str, Any] | None]:
@@ -167,10 +169,11 @@ def score_skills(problems: Iterable[Problem], choices: Mapping[str, int | None])
     for problem in problems:
         if problem.skill:
             by_skill.setdefault(problem.skill, []).append(problem)
-    return {skill: _score_column(by_skill[skill], choices) for skill in sorted(by_skill)}
+    return {skill: score_column(by_skill[skill], choices) for skill in sorted(by_skill)}
 
 
-def _score_column(problems: Sequence[Problem], choices: Mapping[str, int | None]) -> dict[str, Any] | None:
+def score_column(problems: Sequence[Problem], choices: Mapping[str, int | None]) -> dict[str, Any] | None:
+    """Return one cell of `score`: of these problems, None where there are none."""
     if not problems:
         return None
     n, correct = len(problems), sum(choices[problem.pid] == problem.answer for problem in problems)
@@ -184,6 +187,36 @@ def _score_column(problems: Sequence[Problem], choices: Mapping[str, int | None]
         "chance": chance,
         "unread": sum(choices[problem.pid] is None for problem in problems),
     }
+
+
+def grouped(
+    groups: Mapping[str, str] | None, by: str | None, asked: Mapping[str, Any], cell: Callable[[list], Any]
+) -> dict[str, Any] | None:
+    """Return {"by", "cells": {group: cell}} in the order of the groups' names, None where none are asked for."""
+    if groups is None:
+        return None
+    members: dict[str, list] = {}
+    for pid, group in groups.items():
+        members.setdefault(group, []).append(asked[pid])
+    return {"by": by, "cells": {group: cell(members[group]) for group in sorted(members)}}
+
+
+def warnings(cell: Mapping[str, Any], given: Counter) -> list[str]:
+    """Return a line for each sign that a figure says little: one answer to everything, unread answers, below chance.
+
+    Args:
+        cell: of all questions.
+        given: how often each answer was given.
+    """
+    said, n = [], cell["n"]
+    answer, times = given.most_common(1)[0] if given else ("", 0)
+    if n > 1 and times == n and answer:
+        said.append(f"every question was given the same answer, {str(answer)[:40]!r}")
+    if cell["unread"] > MOST_UNREAD * n:
+        said.append(f"{cell['unread']:,} of {n:,} answers could not be read and count as wrong: look at the texts")
+    if cell["chance"] is not None and cell["accuracy"] < cell["chance"]:
+        said.append(f"the accuracy, {cell['accuracy']:.1f} %, is below chance, {cell['chance']:.1f} %")
+    return said
 
 
 def belongs(problem: Problem, column: str) -> bool:
@@ -207,13 +240,13 @@ def question_hash(problems: Iterable[Problem]) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
-def table(columns: Mapping[str, dict[str, Any] | None]) -> str:
-    """Return the nine columns as a text table: accuracy, interval, right answers, questions, chance, unread."""
+def table(columns: Mapping[str, dict[str, Any] | None], shown: Sequence[str] = COLUMNS) -> str:
+    """Return the columns as a text table: accuracy, interval, right answers, questions, chance, unread."""
     rows = [
-        ("", *COLUMNS),
+        ("", *shown),
         *((name,) for name in ("accuracy %", "95 % from", "95 % to", "correct", "questions", "chance %", "unread")),
     ]
-    for column in COLUMNS:
+    for column in shown:
         texts = ["-"] * 7
         if cell := columns.get(column):
             low, high = cell["ci95"]

@@ -60,7 +60,7 @@ class PairedDifference:
 
     @property
     def significant(self) -> bool:
-        """True where the exact McNemar test rejects equality at 5 %."""
+        """True where the test rejects equality at 5 %."""
         return self.p_value < 1 - LEVEL
 
 
@@ -90,6 +90,37 @@ def _bonett_price(only_first: float, only_second: float, n: int) -> tuple[float,
     """Return the shrunken difference of two paired proportions and its variance: one answer added to either side."""
     first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
     return second - first, (first + second - (second - first) ** 2) / (n + 2)
+
+
+def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Return Student's interval of a mean score within [0, 1]; where all scores are one of its ends, Wilson's.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    mean, n = fmean(values), len(values)
+    if n == 1 or (len(set(values)) == 1 and mean in (0, 1)):
+        low, high = wilson_interval(round(mean), 1, level) if n == 1 else wilson_interval(round(mean * n), n, level)
+        return low, high
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + level) / 2, n - 1)) * math.sqrt(variance(values) / n)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def paired_scores(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> PairedDifference:
+    """Compare two models by graded scores of the same questions: the paired t-test.
+
+    Raises:
+        ValueError: the two differ in length or are empty.
+    """
+    if len(first) != len(second) or not len(first):
+        raise ValueError(f"{len(first)} and {len(second)} scores are not about the same questions")
+    gaps = [b - a for a, b in zip(first, second, strict=True)]
+    n, worse, better = len(gaps), sum(gap < 0 for gap in gaps), sum(gap > 0 for gap in gaps)
+    row = Crossed((fmean(gaps),), max(variance(gaps) / n if n > 1 else 0.0, _bonett_price(0, 0, n)[1]), n)
+    (found,) = judged([row], level=level)
+    return PairedDifference(n, worse, better, found.mean, max(-1.0, found.low), min(1.0, found.high), found.p_value)
 
 
 @dataclass(frozen=True)

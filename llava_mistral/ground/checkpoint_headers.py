@@ -60,6 +60,48 @@ def check_files(folder: str | Path, field: str | None = None, *, weights: bool =
             refuse_types(header, file)
 
 
+def computing_type(name: str | Path, revision: str | None = None) -> str:
+    """Return the type that a checkpoint is to be asked in, such as "bfloat16": 16 bits where it was trained so.
+
+    Mixed precision keeps the weights in float32 for its optimizer, and saves them so; what was computed with, and what
+    fits into the memory, run.json says. Without it config.json does; "auto" where neither does.
+
+    Args:
+        name: a folder, or a Hub id, which is looked up at `revision`.
+    """
+    recipe = _read_part(name, "run.json", revision).get("recipe")
+    for key, dtype in (("bf16", "bfloat16"), ("fp16", "float16")):
+        if isinstance(recipe, dict) and recipe.get(key) is True:
+            return dtype
+    config = _read_part(name, "config.json", revision)
+    return str(config.get("dtype") or config.get("torch_dtype") or "auto").removeprefix("torch.")
+
+
+def _read_part(name: str | Path, part: str, revision: str | None) -> dict[str, Any]:
+    file: Path | str | None = Path(name) / part
+    if not Path(name).is_dir():
+        from transformers.utils import cached_file
+
+        options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        file = cached_file(str(name), part, revision=revision, **options)
+    return _read_json(Path(file)) if file is not None and Path(file).is_file() else {}
+
+
+def context_length(config: Any) -> int | None:
+    """Return how many tokens a model takes in, answer included, or None where its configuration does not say.
+
+    Scaled rotary positions (linear, dynamic, yarn, llama3) count: `factor` times the positions before scaling, where
+    that is more. `LlavaMistralConfig.context_length` is the published copy.
+    """
+    text = getattr(config, "text_config", config)
+    positions = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if positions is None or rope.get("rope_type", "default") == "default":
+        return positions
+    before = rope.get("original_max_position_embeddings") or positions
+    return max(positions, int(before * (rope.get("factor") or 1)))
+
+
 def read_config_file(folder: str | Path, field: str | None = None) -> dict[str, Any]:
     """Return `config.json` of a folder.
 
@@ -87,7 +129,7 @@ def weight_files(folder: str | Path, *, pickles: bool = False) -> list[Path]:
 
     `transformers_weights` of config.json, else model.safetensors, else the shards of its index; pickles only where
     they are asked for. An index beside the single file, as stock `save_pretrained` leaves one, is passed over unless
-    all its shards are there: of two whole sets only the owner knows which is meant. The published copy of this rule
+    all of its shards are there: of two whole sets only the owner knows which is meant. The published copy of this rule
     is `loading_llava_mistral.weight_names`.
 
     Args:
@@ -102,13 +144,14 @@ def weight_files(folder: str | Path, *, pickles: bool = False) -> list[Path]:
     explicit = None if pickles else _explicit_weights(folder)
     if explicit is not None:
         single, index = (None, explicit) if explicit.endswith(".index.json") else (explicit, INDEX)
+    shards = _shards(folder / index) if (folder / index).is_file() else []
+    absent = next((file.name for file in shards if not file.is_file()), None)
     if single is None or not (folder / single).is_file():
-        return _shards(folder / index) if (folder / index).is_file() else []
-    try:
-        shards = _shards(folder / index) if (folder / index).is_file() else []
-    except BadInput:  # stale: the library does not look at it
-        shards = []
-    if {file.name for file in shards} - {single}:
+        if absent:
+            problem, remedy = f"names {absent}, which is absent", "fetch the missing shard"
+            raise BadInput(problem, remedy=remedy, file=folder / index, field="weight_map")
+        return shards
+    if not absent and {file.name for file in shards} - {single}:
         problem = f"holds two whole sets of weights, {single} and the shards of {index}"
         raise BadInput(problem, remedy="remove the one that is not meant", file=folder)
     return [folder / single]
@@ -136,9 +179,6 @@ def _shards(index: Path) -> list[Path]:
         if not isinstance(name, str) or Path(name).name != name:
             problem = f"names {str(name)[:80]!r}, which is outside of its folder"
             raise BadInput(problem, remedy=AGAIN, file=index, field="weight_map")
-        if not (index.parent / name).is_file():
-            remedy = "fetch the missing shard"
-            raise BadInput(f"names {name}, which is absent", remedy=remedy, file=index, field="weight_map")
     return [index.parent / name for name in names]
 
 

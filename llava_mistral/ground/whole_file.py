@@ -2,14 +2,19 @@
 
 import ctypes
 import errno
-import fcntl
 import glob
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed run left beside an output stays there
+    fcntl = None
 
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 OF_THE_DISK |= {errno.EMFILE, errno.ENFILE}
@@ -89,8 +94,11 @@ def _take_place(staging: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step; False where kernel or file system cannot."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    """Let two folders change places in one step; False where kernel or file system cannot.
+
+    Python has no name for it, and two renames leave a moment with no output at all, in which a kill can fall.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     names = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
     return rename is not None and rename(*names, _RENAME_EXCHANGE) == 0
 
@@ -108,6 +116,8 @@ def _clear(path: Path) -> None:
 
 def _lock(folder: Path) -> int | None:
     """Hold `folder` until the descriptor is closed, as the end of the process does; None where another does."""
+    if fcntl is None:
+        return None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,7 +160,10 @@ def _is_at(file, target: Path) -> bool:
 
 
 def fault_of_disk(target: Path) -> int | None:
-    """What the disk says to a mebibyte beside `target`: torch reports a full one as `unexpected pos 64 vs 0`."""
+    """Ask the disk by writing a mebibyte beside `target`.
+
+    Libraries keep the disk's error to themselves: torch reports a full one as `unexpected pos 64 vs 0`.
+    """
     folder = target if target.is_dir() else target.parent
     probe = folder / f".probe.partial-{os.getpid()}"
     try:

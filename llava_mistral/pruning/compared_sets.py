@@ -1,16 +1,15 @@
-"""Several selections of the same data beside each other: comparison.json, report.html and report.png."""
+"""Several selections of the same data beside each other: comparison.json and report.html."""
 
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.pruning.contact_sheet import sheet, sheet_picture, shown_of, stacked, thumbnails
+from llava_mistral.pruning.contact_sheet import sheet, shown_of, thumbnails
 from llava_mistral.pruning.coverage import LEVELS
 from llava_mistral.pruning.embedding import flat_map
 from llava_mistral.pruning.manifest import NAME as MANIFEST
@@ -25,7 +24,7 @@ from llava_mistral.pruning.measures import (
 )
 from llava_mistral.pruning.principles import Scores
 from llava_mistral.pruning.recipe import Machine, PruneRecipe
-from llava_mistral.pruning.run import ALONE, HERE, read, score, vectors_of
+from llava_mistral.pruning.run import ALONE, HERE, read_whole, score, vectors_of
 from llava_mistral.pruning.selection_charts import coverage_bars, histograms, maps, say, table
 from llava_mistral.pruning.selection_report import page
 
@@ -108,7 +107,7 @@ def make_comparison(
     Args:
         recipe: how to read the samples, and where the vectors lie and the scorer, if any, by which all are judged.
     """
-    samples, _ = read(recipe)
+    samples, _ = read_whole(replace(recipe, method="full", size=None))
     selections = selections_of(samples, manifests)
     scores = score(recipe, samples, scores_folder, ask)
     embedding = embedding_of(vectors_of(recipe, machine), samples, selections) if recipe.embeddings else None
@@ -145,7 +144,7 @@ def write_comparison(
     scores: Sequence[Scores],
     embedding: Embedding | None = None,
 ) -> None:
-    """Write comparison.json (measures, overlaps), report.html, and report.png where matplotlib is there to draw it."""
+    """Write comparison.json (measures, overlaps) and report.html."""
     problems = samples.problems
     measures = {of.name: measures_of(problems, scores, of.picks) for of in selections}
     everything = measures_of(problems, scores, range(len(problems)))
@@ -168,14 +167,6 @@ def write_comparison(
         parts.append(f"<h2>{html.escape(of.name)}: kept and pruned, side by side</h2>")
         parts.append(sheet(problems, of, scores, shown[of.name], pictures))
     (folder / "report.html").write_text(page(title, parts), encoding="utf-8")
-    if find_spec("matplotlib") is None:
-        print("no report.png: matplotlib is not installed; pip install matplotlib and run the same command again")
-        return
-    from llava_mistral.pruning.poster import draw_poster
-
-    draw_poster(folder / "report.png", title, problems, selections, result, embedding)
-    if pictures:
-        stacked(folder / "report.png", [sheet_picture(problems, of, shown[of.name], pictures) for of in selections])
 
 
 def _measures(measures: Mapping[str, dict[str, float]], everything: dict[str, float]) -> str:
@@ -198,4 +189,4 @@ def _overlaps(names: Sequence[str], common: Sequence[dict[str, Any]]) -> str:
     numbers = [[" and ".join(of["sets"]), of["both"], say(round(of["by_chance"], 1))] for of in common]
     said = "Samples in both, as a share of those in either."
     listed = table(["", "in both", "by chance"], numbers)
-    return f"<h2>Overlap</h2><p>{said}</p><table><tr><th>{head}{rows}</table><p>{listed}"
+    return f'<h2>Overlap</h2><p>{said}</p><div class="wide"><table><tr><th>{head}{rows}</table></div><p>{listed}'

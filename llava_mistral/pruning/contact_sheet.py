@@ -5,15 +5,18 @@ import html
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llava_mistral.data.scienceqa import Problem
+from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import open_picture
 from llava_mistral.pruning.coverage import skill_of
 from llava_mistral.pruning.measures import Selection
 from llava_mistral.pruning.principles import Scores
+from llava_mistral.pruning.sample_pages import short
 from llava_mistral.pruning.selection_charts import spread
+from llava_mistral.pruning.words import answer_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,9 +44,10 @@ def thumbnails(samples: "Samples", indices: Sequence[int]) -> dict[int, "Image"]
     found = {}
     indices = sorted(set(indices))
     for i, cells in zip(indices, samples.cells(indices), strict=True):
-        if cells:
-            found[i] = open_picture(cells[0], file=samples.source, record=samples.problems[i].pid)
-            found[i].thumbnail((THUMBNAIL, THUMBNAIL))
+        with suppress(BadInput):  # of a dropped sample, which `picture_signs` names
+            if cells:
+                found[i] = open_picture(cells[0], file=samples.source, record=samples.problems[i].pid)
+                found[i].thumbnail((THUMBNAIL, THUMBNAIL))
     return found
 
 
@@ -70,19 +74,21 @@ def sheet(
 
 
 def _card(problem: Problem, picture: "Image | None", why: str, score: Scores) -> str:
+    answer = html.escape(short(answer_of(problem), 160))
     shown = "no picture at hand" if problem.has_image else "no picture"
     if picture is not None:
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
-        shown = f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+        data, name = base64.b64encode(buffer.getvalue()).decode(), html.escape(short(problem.pid, 60))
+        shown = f'<img alt="the picture of {name}" src="data:image/png;base64,{data}">'
     need = f"image needed {score.necessity:.2f} ({score.why})" if problem.has_image else "no image"
     numbers = html.escape(f"{need}, difficulty {score.difficulty:.2f}")
-    question = html.escape(_short(problem.question, 220))
-    skill = html.escape(_short(skill_of(problem) or "no skill", 120))
+    question = html.escape(short(problem.question, 220))
+    skill = html.escape(short(skill_of(problem) or "no skill", 120))
     return (
-        f'<div class="card"><div class="picture why">{shown}</div><div><p>{question}</p>'
+        f'<div class="card"><div class="picture why">{shown}</div><div><p>{question}</p><p><b>{answer}</b></p>'
         f'<p class="why"><b>{html.escape(why)}</b><br>{numbers}; <bdi>{skill}</bdi> · '
-        f"id <bdi>{html.escape(_short(problem.pid, 60))}</bdi></p></div></div>"
+        f"id <bdi>{html.escape(short(problem.pid, 60))}</bdi></p></div></div>"
     )
 
 
@@ -109,24 +115,6 @@ def sheet_picture(
     return sheet
 
 
-def stacked(path: Path, sheets: Sequence["Image"]) -> None:
-    """Put the sheets below the picture at `path`."""
-    from PIL import Image
-
-    with Image.open(path) as first:
-        pictures = [first.convert("RGB"), *sheets]
-    whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
-    top = 0
-    for picture in pictures:
-        whole.paste(picture, (0, top))
-        top += picture.height
-    whole.save(path)
-
-
 def _lines(text: str, most: int, width: int = 27) -> str:
     words = " ".join(text.split()).encode("ascii", "replace").decode()  # what the built-in font can draw
     return "\n".join(textwrap.wrap(words, width, max_lines=most, placeholder=" ..."))
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.checkpoint_headers import check_files, opening
-from llava_mistral.ground.foreign_code import NAMED, loading, split_revision
+from llava_mistral.ground.checkpoint_headers import check_files, context_length, opening
+from llava_mistral.ground.foreign_code import loading, split_revision
 
 REMEDY = "name a CLIP-like model or a LLaVA checkpoint"
 
@@ -31,7 +31,7 @@ def load_embedder(name: str, device: str) -> Embedder:
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
     name, revision = split_revision(name)
-    whose = loading(name, revision, field="embedder", remedy=NAMED)
+    whose = loading(name, revision)
     try:
         if Path(name).is_dir():
             check_files(name)
@@ -78,7 +78,7 @@ class TwoTowers:
         return vectors
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
-        limit = getattr(getattr(self.model.config, "text_config", None), "max_position_embeddings", None)
+        limit = context_length(self.model.config) if hasattr(self.model.config, "text_config") else None
         # CLIP reads 77 tokens; padding to a fixed length keeps a sample's vector independent of its batch.
         options = {"padding": "max_length", "truncation": True, "max_length": limit} if limit else {"padding": True}
         return self._features("get_text_features", self.processor.tokenizer(texts, return_tensors="pt", **options))

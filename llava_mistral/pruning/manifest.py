@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def describe(
     license: str | None = None,
     notes: Sequence[str] = (),
     skipped: int = 0,
+    pictures: dict[str, int] | None = None,
+    counted: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of a choice among `problems`.
 
@@ -38,23 +41,30 @@ def describe(
         source: where the data comes from; by default the name of the recipe's data set.
         license: its terms; by default those known of the source, else null.
         notes: what the method could not judge by, in words.
+        pictures: how many the input has, and how many of its samples have none.
         skipped: samples that could not be used and are not among `problems`; `skipped.json` names them.
+        counted: conversations and answers, "kept" and in the "input" (`Samples.counted`); by default one per sample.
     """
     ids = [problem.pid for problem in problems]
+    sizes = {"kept": len(choice.picks), "input": len(ids)}
+    counted = counted or {key: {"conversations": size, "answers": size} for key, size in sizes.items()}
     name = recipe["dataset"].rstrip("/")
     source = source or _carried(name, "source") or (name if _is_hub_id(name) else Path(name).name)
     license = license or _carried(name, "license") or _known_licence(f"{source} {name}")
     return {
         "method": recipe["method"],
         "size": len(choice.picks),
+        **{f"kept_{what}": count for what, count in counted["kept"].items()},
         "seed": recipe["seed"],
         "source": source,
         "license": license,
         "input": {
             "name": source,
-            "split": recipe["split"],
+            "split": recipe["split"] or "train",
             "rows": len(ids),
             "skipped": skipped,
+            **(pictures or {}),
+            **counted["input"],
             "sha256": input_sha256,
         },
         "recipe": recipe,
@@ -121,8 +131,10 @@ def check_places(folder: str | Path, places: dict[str, str | None]) -> None:
     Raises:
         BadInput: a path leads nowhere and can be no Hub id.
     """
-    for flag, place in places.items():
-        if place is not None and not Path(place).exists() and not _is_hub_id(place):
+    folders = (places.get("image_folder") or "").split(os.pathsep)  # there may be several
+    named = [*(places | {"image_folder": None}).items(), *(("image_folder", folder) for folder in folders)]
+    for flag, place in named:
+        if place and not Path(place).exists() and not _is_hub_id(place):
             problem = f"its files are as they were written, but what they were made from is not at {place}"
             raise BadInput(problem, remedy=f"say where that lies now with --{flag}", file=folder)
 

@@ -101,6 +101,7 @@ def by_distance(
     rows: "Rows",
     size: int,
     *,
+    start: int = 0,
     within: str | None = None,
     progress: Callable[[int], None] = lambda picks: None,
     processes: Processes = ALONE,
@@ -110,6 +111,7 @@ def by_distance(
     Returns the choice and the (len(pool),) distances of the pool to their nearest picks.
 
     Args:
+        start: place in `pool` of the first pick.
         within: "subject", "topic", "category" or "skill": every such label gets its fair share of `size`, and within
             the shares the farthest samples are picked.
         processes: those that choose together, when `rows` is this one's share of the pool.
@@ -120,11 +122,15 @@ def by_distance(
 
     places = {} if within is None else _places([problems[i] for i in pool], within, size)
     shared = {"first_row": processes.share(len(pool)).start, "gather": processes.gather}
-    found = farthest_first(rows, size, progress=progress, **places, **shared)
+    found = farthest_first(rows, size, start=start, progress=progress, **places, **shared)
     picks = [pool[i] for i in found.picks]
     kept, members, reason = set(picks), set(pool), NEAR if within is None else FULL_GROUP.format(within)
     dropped = {i: reason if i in members else NO_IMAGE for i in range(len(problems)) if i not in kept}
-    facts = {"radius": found.radius, "minimum_distance": found.minimum_distance if size > 1 else None}
+    facts = {
+        "start": problems[picks[0]].pid,
+        "radius": found.radius,
+        "minimum_distance": found.minimum_distance if size > 1 else None,
+    }
     facts |= {"radius_bound": "at most twice the smallest possible"} if within is None else {}
     cost = f"read the embeddings {found.passes} times, computed {found.computed:.2f} of N x size distances"
     return Choice(picks, dropped, facts=facts, cost=cost), np.concatenate(processes.gather(found.nearest))
@@ -147,7 +153,7 @@ def by_chance(
     problems: Sequence[Problem], pool: Sequence[int], size: int, *, seed: int, stratified: bool = False
 ) -> Choice:
     """Choose at random, evenly over the skills when `stratified`: the control of every other method."""
-    _check_size(size, pool)
+    check_size(size, pool)
     order = random.Random(seed).sample(list(pool), len(pool))
     picks = order[:size]
     if stratified:
@@ -170,7 +176,12 @@ def everything(problems: Sequence[Problem], pool: Sequence[int], size: int | Non
     return Choice(list(pool), {i: NO_IMAGE for i in range(len(problems)) if i not in members})
 
 
-def _check_size(size: int, pool: Sequence[int]) -> None:
+def check_size(size: int, pool: Sequence[int]) -> None:
+    """Refuse to pick more than there are.
+
+    Raises:
+        BadInput: `size` is above the size of the pool.
+    """
     if size > len(pool):
         remedy = f"use 1 to {len(pool)}"
         raise BadInput(f"{size} of {len(pool)} samples cannot be picked", remedy=remedy, field="size")

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.pruning.model_evidence import ModelEvidence, pooled_gains, weigh
-from llava_mistral.pruning.words import answer_of, plain
+from llava_mistral.pruning.words import Conversation, answer_of, plain
 
 NO_IMAGE = "has no image"
 NOT_NEEDED = "the image is not needed: the text decides"
@@ -41,6 +41,7 @@ _PICTURE = (
     r"(?:pictures?|images?|photo(?:graph)?s?|maps?|diagrams?|graphs?|charts?|figures?|tables?|drawings?|illustrations?"
     r"|ads?|advertisements?|models?|grids?|timelines?|food webs?|event chains?|strips?|calendar|board|sketch)"
 )
+STEM = 4  # letters by which "push", "pushes" and "pushing" are one word
 _LOOK = r"(?:use|look at|study)"
 _NOT_A_THING = r"(?:time|cross|statements?|\w+'s)"
 _TEXT = r"(?:passages?|texts?|paragraphs?|stor(?:y|ies)|sentences?|poems?|letters?|experiments?|words?)"
@@ -54,10 +55,11 @@ class Cue:
     weight: float
     why: str
     pattern: re.Pattern
+    unnamed: bool = False  # it speaks only when the thing it ends on is not named in the other words
 
 
-def _cue(place: str, weight: float, why: str, pattern: str) -> Cue:
-    return Cue(place, weight, why, re.compile(pattern, re.IGNORECASE))
+def _cue(place: str, weight: float, why: str, pattern: str, unnamed: bool = False) -> Cue:
+    return Cue(place, weight, why, re.compile(pattern, re.IGNORECASE), unnamed)
 
 
 CUES = (
@@ -67,14 +69,14 @@ CUES = (
     _cue("ask", 2.0, "asks for a place on a map", r"\bfarthest (?:north|south|east|west)\b"),
     _cue("ask", 2.0, "asks for a place in a grid", r"\bin (?:row|column) \w"),
     _cue("ask", 1.5, "asks what lines meet or arrows say", r"\bintersects?\b|\barrows?\b"),
-    _cue("ask", 1.5, "points at a thing", rf"\b(?:this|these|those) (?!{_TEXT}\b|{_NOT_A_THING}\b)\w+"),
+    _cue("ask", 1.5, "points at a thing", rf"\b(?:this|these|those) (?!{_TEXT}\b|{_NOT_A_THING}\b)\w+", True),
     _cue("ask", 1.5, "asks what the eye sees", r"\bupside down\b|\bwhat colou?r\b|\bhow many [\w ]+ are there\b"),
     _cue("ask", 1.0, "compares", r"\bin common\b|\bhigher (?:concentration|temperature)\b|\beach (?:sample|pair)\b"),
     _cue("lead", 2.0, "tells to look at a picture", rf"\blook at\b[^.?!]*\b{_PICTURE}\b|\bdescribe the {_PICTURE}\b"),
     _cue("lead", 1.5, "points at things to compare", r"\bin each (?:sample|pair)\b|\bcompare\b"),
     _cue("hint", 2.0, "the context sends to it", rf"\b{_LOOK} the (?:[\w-]+ ){{0,3}}(?:data|{_PICTURE})\b"),
     _cue("hint", 2.0, "the context points below", rf"\b{_PICTURE} (?:\w+ ){{0,3}}below\b|\b(?:as|are|is) shown\b"),
-    _cue("hint", 2.0, "the context says how to read it", rf"\b{_PICTURE} (?:shows?|represents?)\b"),
+    _cue("hint", 2.0, "the context says how to read it", rf"\b(?<!\bthis ){_PICTURE} (?:shows?|represents?)\b"),
     _cue("ask", -3.0, "asks about a text", rf"\b(?:this|the|following) {_TEXT}\b"),
     _cue("ask", -3.0, "is arithmetic in figures", r"\d\s*[-+×*/÷]\s*\d"),
     _cue("ask", -1.5, "asks for a fact", r"\bcapital of\b|\bwhat (?:does|do|is|are|was) (?:an?|the word)\b"),
@@ -139,11 +141,24 @@ def _against(found: list[tuple[float, str]], of_model: float) -> str:
 
 
 def text_evidence(problem: Problem) -> list[tuple[float, str]]:
-    """Return (log-odds, reason) of everything in the problem's own words that speaks for or against the picture."""
-    lead, ask = _split_question(problem.question)
+    """Return (log-odds, reason) of everything in the problem's own words that speaks for or against the picture.
+
+    A conversation needs its picture when one of its questions does: the one that speaks for it the most is heard.
+    """
+    asked = problem.asked if isinstance(problem, Conversation) else (problem.question,)
+    return max((_evidence_of(problem, question) for question in asked), key=lambda found: sum(one[0] for one in found))
+
+
+def _evidence_of(problem: Problem, question: str) -> list[tuple[float, str]]:
+    lead, ask = _split_question(question)
     hint = problem.hint or ""
     places = {"ask": ask, "lead": lead, "hint": hint}
-    found = [(cue.weight, cue.why) for cue in CUES if cue.pattern.search(places[cue.place])]
+    found = [
+        (cue.weight, cue.why)
+        for cue in CUES
+        if (match := cue.pattern.search(places[cue.place]))
+        and not (cue.unnamed and _names(f"{lead} {hint}", match[0]))
+    ]
     found = _strongest_per_place(found)
     if sum(bool(LABELS.search(choice)) for choice in problem.choices) >= 2:
         found.append((2.0, "its choices are labels in a picture"))
@@ -211,6 +226,12 @@ def _split_question(question: str) -> tuple[str, str]:
     asking = [i for i, sentence in enumerate(sentences) if sentence.endswith("?")]
     last = asking[-1] if asking else len(sentences) - 1
     return " ".join(sentences[:last] + sentences[last + 1 :]), sentences[last]
+
+
+def _names(text: str, pointing: str) -> bool:
+    """Return whether `text` names what "this pull" points at: in it, a word begins alike ("pulls")."""
+    stem = pointing.split()[-1].lower()[:STEM]
+    return any(word.startswith(stem) for word in re.findall(r"\w+", text.lower()))
 
 
 def _strongest_per_place(found: list[tuple[float, str]]) -> list[tuple[float, str]]:

@@ -1,16 +1,21 @@
 """The recipe of a pruned set: everything that decides what is in it. What it is made on has no say (`Machine`)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
 
-METHODS = ("principles", "farthest", "random", "full")
-# What has a say in one method only.
-ONLY_FOR = {"within": "farthest", "embeddings": "farthest", "embedder": "farthest", "max_memory": "farthest"}
-ONLY_FOR |= {"stratified": "random", "scorer": "principles"}
+_SIZE = re.compile(r"(?=.*\d)([+-]?(?:\d{1,3}(?:,\d{3})+|[\d_]+)?(?:\.\d+)?(?:(?<=\d)e[+-]?\d{1,2})?)\s*([%km])?")
+METHODS = ("principles", "farthest", "clusters", "random", "full")
+BY_VECTORS = ("farthest", "clusters")
+# What has a say in some methods only.
+ONLY_FOR = dict.fromkeys(("embeddings", "embedder", "drop_outliers"), BY_VECTORS)
+ONLY_FOR |= {"within": ("farthest",), "max_memory": ("farthest",), "clusters": ("clusters",)}
+ONLY_FOR |= {"stratified": ("random",), "scorer": ("principles",)}
 # What a set is made from; it may lie elsewhere when the set is made again.
 PLACES = ("dataset", "embeddings", "embedder", "pid_splits", "image_folder", "scorer")
 
@@ -20,23 +25,28 @@ class PruneRecipe:
     """What `llava-mistral prune` is asked for, by the names of its flags; the manifest keeps it whole.
 
     Attributes:
-        size: how many samples to keep; None with "full": all.
+        size: how many samples to keep, or what share of them (a float, at most 1); None with "full": all.
+        conversations: what a sample is where one record holds several answers: the "whole", or each of its "answers".
         necessity: "principles": from what score on an image is needed.
         coverage: "principles": cover the labels of all pictured samples ("images") or of those that fit ("fitting").
         within: "farthest": the level whose every label gets a fair share.
+        drop_outliers: "farthest", "clusters": the share of samples, those farthest from others, that is left out.
+        clusters: "clusters": how many; None: `clusters.CLUSTERS`.
     """
 
     dataset: str
     method: str
-    size: int | None = None
+    size: int | float | None = None
     seed: int = 0
-    split: str = "train"
+    split: str | None = None
     pool: str = "all"
     necessity: float = 0.5
     coverage: str = "images"
     scorer: str | None = None
     stratified: bool = False
     within: str | None = None
+    drop_outliers: float = 0.0
+    clusters: int | None = None
     embeddings: str | None = None
     embedder: str | None = None
     answer_style: str = "letter"
@@ -49,6 +59,8 @@ class PruneRecipe:
     check_pictures: str = "full"
     on_bad_sample: str = "error"
     max_bad_samples: float = 0.01
+    dataset_config: str | None = None
+    conversations: str = "whole"
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any], file: Path) -> "PruneRecipe":
@@ -57,17 +69,34 @@ class PruneRecipe:
         Raises:
             BadInput: the manifest, which lies at `file`, lacks a part of it.
         """
-        missing = [name for name in NAMES if name not in manifest["recipe"]]
+        # As before there were these.
+        given = {"dataset_config": None, "conversations": "answers", "drop_outliers": 0.0, "clusters": None}
+        given |= manifest["recipe"]
+        missing = [name for name in NAMES if name not in given]
         if missing:
             problem = f"lacks {', '.join(missing)}"
             raise BadInput(problem, remedy="make the set again", file=file, field="recipe")
         # The name of a folder that moved would be another source.
         told = {"source": manifest.get("source"), "license": manifest.get("license")}
-        return cls(**{name: manifest["recipe"][name] for name in NAMES} | told)
+        return cls(**{name: given[name] for name in NAMES} | told)
 
     def moved(self, places: Mapping[str, str | None]) -> "PruneRecipe":
         """Return the recipe with what it is made from at other `places`; None leaves a place as it is."""
         return replace(self, **{name: place for name, place in places.items() if place})
+
+    def count(self, samples: int) -> int | None:
+        """Return how many of so many samples are to be kept.
+
+        Raises:
+            BadInput: the share comes to none of them.
+        """
+        if not isinstance(self.size, float):
+            return self.size
+        count = int(self.size * samples + 0.5)
+        if count < 1:
+            problem = f"{100 * self.size:g} % of {samples} samples is none"
+            raise BadInput(problem, remedy="give a larger share, or a number", field="size")
+        return count
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as the manifest keeps it."""
@@ -75,6 +104,28 @@ class PruneRecipe:
 
 
 NAMES = tuple(field.name for field in fields(PruneRecipe))
+
+
+def size_of(text: str) -> int | float:
+    """Return the number that a size says (1000, 1,000, 1e3, 1k), or the share (10%, 0.1) as a float of at most 1.
+
+    Raises:
+        ValueError: it says neither; the message goes on after the text ("is below 1").
+    """
+    found = _SIZE.fullmatch(text.strip().lower())
+    if not found:
+        raise ValueError("is not a size; write it like 1000, 1e3 or 10%")
+    value = Decimal(re.sub("[,_]", "", found[1])) * {"%": 1, "k": 1000, "m": 1_000_000, None: 1}[found[2]]
+    is_share = found[2] == "%" or 0 < value < 1
+    if found[2] == "%":
+        value /= 100
+    if is_share and 0 < value <= 1:
+        return float(value)
+    if is_share or value < 1:
+        raise ValueError("is not between 0% and 100%" if is_share else "is below 1")
+    if value != int(value) or value == 1 and "." in text:
+        raise ValueError("is neither a number of samples nor a share; write it like 1000 or 10%")
+    return int(value)
 
 
 @dataclass(frozen=True)

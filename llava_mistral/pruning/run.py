@@ -11,7 +11,7 @@ from llava_mistral.pruning import manifest, methods, principles
 from llava_mistral.pruning.model_evidence import ModelEvidence
 from llava_mistral.pruning.output import DATA_FILE, write_llava_json, write_rows
 from llava_mistral.pruning.recipe import PLACES, Machine, PruneRecipe
-from llava_mistral.pruning.samples import Samples, read_samples
+from llava_mistral.pruning.samples import Samples, check_ids, read_samples
 from llava_mistral.pruning.words import ties_of
 from llava_mistral.pruning.workers import Processes
 
@@ -26,11 +26,46 @@ ALONE, HERE = Processes(), Machine()
 Ask = Callable[[str, "list[Problem]", Path], Mapping[str, ModelEvidence]]
 
 
-def read(recipe: PruneRecipe) -> tuple[Samples, BadSamples]:
-    """Return the samples to choose from, and the bad ones that were left out."""
+def read(recipe: PruneRecipe, bad: BadSamples) -> Samples:
+    """Return the samples to choose from; no picture is opened."""
+    names = ("split", "pid_splits", "image_folder", "answer_style", "columns", "dataset_config", "conversations")
+    return read_samples(recipe.dataset, **{name: getattr(recipe, name) for name in names}, bad=bad)
+
+
+def read_whole(recipe: PruneRecipe) -> tuple[Samples, BadSamples]:
+    """Return the samples to choose from, their pictures looked at, and the bad ones that were left out.
+
+    Raises:
+        BadInput: the data cannot be used, or, before a picture is opened, the size is impossible.
+    """
     bad = BadSamples(recipe.on_bad_sample, recipe.max_bad_samples)
-    names = ("split", "pid_splits", "image_folder", "answer_style", "columns", "check_pictures")
-    return read_samples(recipe.dataset, **{name: getattr(recipe, name) for name in names}, bad=bad), bad
+    samples = read(recipe, bad)
+    check_size(recipe, samples)
+    samples = samples.checked(recipe.check_pictures, bad)
+    check_ids(samples)
+    return samples, bad
+
+
+def check_size(recipe: PruneRecipe, samples: Samples) -> None:
+    """Refuse a size that no choice by the recipe can have.
+
+    Raises:
+        BadInput: it is larger than what there is to choose from.
+    """
+    problems, pool = samples.problems, _pool(recipe, samples)
+    size = recipe.count(len(problems))
+    if recipe.method == "full":
+        methods.everything(problems, pool, size)
+    elif recipe.method != "principles" or recipe.scorer:
+        methods.check_size(size, pool[int(recipe.drop_outliers * len(pool)) :])
+    elif size > len(pool) // 4:  # below that, judging all words twice costs more than it saves
+        scores, coverage = principles.score(problems), recipe.coverage == "images"
+        methods.by_principles(problems, scores, size, threshold=recipe.necessity, whole_coverage=coverage)
+
+
+def _pool(recipe: PruneRecipe, samples: Samples) -> list[int]:
+    pictured = recipe.pool == "images" or recipe.method == "principles"
+    return [i for i, problem in enumerate(samples.problems) if problem.has_image or not pictured]
 
 
 def score(recipe: PruneRecipe, samples: Samples, folder: Path, ask: Ask | None) -> list[principles.Scores]:
@@ -39,7 +74,8 @@ def score(recipe: PruneRecipe, samples: Samples, folder: Path, ask: Ask | None) 
         return principles.score(samples.problems)
     from llava_mistral.pruning.model_evidence import askable
 
-    evidence = ask(recipe.scorer, askable(samples.problems, recipe.dataset), folder)
+    problems = samples.with_pictures() if samples.pictures else samples.problems
+    evidence = ask(recipe.scorer, askable(problems, recipe.dataset), folder)
     return principles.score(samples.problems, evidence)
 
 
@@ -55,8 +91,8 @@ def choose(
     recipe: PruneRecipe, samples: Samples, scores: list[principles.Scores], machine: Machine, processes: Processes
 ) -> "tuple[methods.Choice, Embedding | None]":
     """Return the choice, and what the report draws of the embedding where there is one."""
-    problems, size = samples.problems, recipe.size
-    pool = [i for i, problem in enumerate(problems) if recipe.pool == "all" or problem.has_image]
+    problems, pool = samples.problems, _pool(recipe, samples)
+    size = recipe.count(len(problems))
     if recipe.method == "principles":
         options = {"threshold": recipe.necessity, "whole_coverage": recipe.coverage == "images"}
         options["ties"] = ties_of(problems, recipe.seed, samples.digests if samples.pictures else None)
@@ -65,8 +101,7 @@ def choose(
         return methods.by_chance(problems, pool, size, seed=recipe.seed, stratified=recipe.stratified), None
     if recipe.method == "full":
         return methods.everything(problems, pool, size), None
-    vectors = vectors_of(recipe, machine)
-    return vectors.farthest(samples, pool, size, within=recipe.within, processes=processes)
+    return vectors_of(recipe, machine).choose(samples, pool, size, recipe, processes)
 
 
 @dataclass(frozen=True)
@@ -116,9 +151,11 @@ def make(
     Raises:
         BadInput: the data cannot be read, or the recipe cannot be followed on it.
     """
-    samples, bad = read(recipe)
-    if recipe.method != "farthest" and processes.rank:
-        return None
+    samples, bad = read_whole(recipe)
+    if recipe.method != "farthest":
+        if processes.rank:
+            return None
+        processes = ALONE  # the others are gone
     scores = score(recipe, samples, scores_folder, ask)
     choice, embedding = choose(recipe, samples, scores, machine, processes)
     if processes.rank:
@@ -133,6 +170,8 @@ def make(
         license=recipe.license,
         notes=[*(f"not judged by {lack}" for lack in lacks), *choice.notes],
         skipped=len(bad.listed),
+        counted={"kept": samples.counted(choice.picks), "input": samples.counted(range(len(samples.problems)))},
+        pictures=samples.count_pictures(),
     )
     return PrunedSet(recipe, described, samples, choice, scores, embedding, bad)
 
@@ -171,8 +210,12 @@ def summary(pruned: PrunedSet, output: str | Path) -> list[str]:
     recipe, described = pruned.recipe, pruned.manifest
     pool = 1 if recipe.method == "principles" or recipe.pool == "images" else 2
     covered = ", ".join(f"{level} {of[0]}/{of[pool]}" for level, of in described["coverage"].items() if of[pool])
-    given = described["input"]
-    lines = [f"{output}: kept {described['size']:,} of {given['rows']:,}" + (f"; covers {covered}" if covered else "")]
+    given, kept = described["input"], f"{described['size']:,} of {described['input']['rows']:,}"
+    if given["answers"] > given["conversations"]:
+        kept = ", ".join(
+            f"{described['kept_' + what]:,} of {given[what]:,} {what}" for what in ("conversations", "answers")
+        )
+    lines = [f"{output}: kept {kept}" + (f"; covers {covered}" if covered else "")]
     if not pruned.samples.pictures:
         said = "the pictures are not at hand; wrote the manifest and the report without the rows"
         lines.insert(0, f"{recipe.dataset}: {said}")

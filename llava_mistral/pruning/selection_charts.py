@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BEFORE = "#c9d3df"
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568")  # of the selections, in order
-MOST_DOTS, MANY_LABELS, BAR = 4000, 30, 320  # dots of a map's background; labels shown unfolded; pixels
+MOST_DOTS, MANY_LABELS, BAR = 4000, 30, 75  # dots of a map's background; labels shown unfolded; % of a cell
 
 
 def colour_of(place: int) -> str:
@@ -34,7 +34,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     body = ""
     for name, *values in rows:
         body += f"<tr><td>{html.escape(str(name))}" + "".join(f'<td class="n">{html.escape(say(v))}' for v in values)
-    return f"<table>{f'<tr>{titles}' if head else ''}{body}</table>"
+    return f'<div class="wide"><table>{f"<tr>{titles}" if head else ""}{body}</table></div>'
 
 
 def coverage_bars(problems: Sequence[Problem], selections: Sequence[Selection], level: str) -> str:
@@ -50,7 +50,7 @@ def coverage_bars(problems: Sequence[Problem], selections: Sequence[Selection], 
         bars = "<br>".join(_bar(colour, scale * of[name] / max(of.total(), 1), of[name]) for colour, of in pools)
         rows += f"<tr><td>{html.escape(name)}<td>{bars}"
     keys = "".join(
-        f" {_bar(colour, 14)} {html.escape(name)}"
+        f" {_key(colour)} {html.escape(name)}"
         for (colour, _), name in zip(pools, ["before", *_names(selections)], strict=True)
     )
     covered = (f"{len(counts)} {name}" for counts, name in zip(after, _names(selections), strict=True))
@@ -66,7 +66,11 @@ def _names(selections: Sequence[Selection]) -> list[str]:
 
 def _bar(colour: str, width: float, number: int | None = None) -> str:
     said = "" if number is None else f" {number:,}"
-    return f'<span class="bar" style="width:{width:.0f}px;background:{colour}"></span>{said}'
+    return f'<span class="bar" style="width:{width:.1f}%;background:{colour}"></span>{said}'
+
+
+def _key(colour: str) -> str:
+    return f'<span class="bar" style="width:14px;background:{colour}"></span>'
 
 
 def maps(embedding: Embedding, selections: Sequence[Selection]) -> str:
@@ -89,7 +93,9 @@ def _map(places: "np.ndarray", embedding: Embedding, selection: Selection, place
     dots = "".join(_dot(places[row], 1.5) for row in spread(rest, MOST_DOTS))
     dots = f'<g fill="{BEFORE}">{dots}</g><g fill="{colour_of(place)}">'
     dots += "".join(_dot(places[row], 2.5) for row in spread(sorted(kept), MOST_DOTS))
-    return f'<svg width="{size}" height="{size}">{dots}</g></svg>'
+    return (
+        f'<svg role="img" aria-label="map" width="{size}" height="{size}" viewBox="0 0 {size} {size}">{dots}</g></svg>'
+    )
 
 
 def _dot(place: "np.ndarray", radius: float) -> str:
@@ -117,7 +123,8 @@ def _histogram(counts: "np.ndarray", colour: str, end: float) -> str:
     )
     axis = f'<text x="10" y="166">0</text><text x="330" y="166" text-anchor="end">{end:.4g}</text>'
     top = f'<text x="330" y="22" text-anchor="end">tallest bar: {counts.max():,} samples</text>'
-    return f'<svg width="340" height="172"><g fill="{colour}">{bars}</g>{axis}{top}</svg>'
+    head = '<svg role="img" aria-label="histogram" width="340" height="172" viewBox="0 0 340 172">'
+    return f'{head}<g fill="{colour}">{bars}</g>{axis}{top}</svg>'
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:

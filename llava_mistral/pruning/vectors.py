@@ -1,16 +1,18 @@
 """The vectors that far-apart samples are chosen by: from a file or a model, and read as the user asked."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.pruning.clusters import CLUSTERS, NEIGHBOUR, OUTLIER, cluster_of, outliers_of, pick_from_clusters
 from llava_mistral.pruning.embedding import embed, flat_map
 from llava_mistral.pruning.manifest import sha256_of
-from llava_mistral.pruning.measures import Embedding
-from llava_mistral.pruning.methods import Choice, by_distance
-from llava_mistral.pruning.recipe import Machine
+from llava_mistral.pruning.measures import Embedding, distances_to
+from llava_mistral.pruning.methods import Choice, by_distance, check_size
+from llava_mistral.pruning.recipe import Machine, PruneRecipe
 from llava_mistral.pruning.rows import Rows, bytes_of, open_embeddings
 from llava_mistral.pruning.workers import Processes, pick_device
 
@@ -56,19 +58,49 @@ class Vectors:
             name=str(self.file or self.embedder),
         )
 
-    def farthest(
-        self, samples: "Samples", pool: Sequence[int], size: int, *, within: str | None, processes: Processes
+    def choose(
+        self, samples: "Samples", pool: Sequence[int], size: int, recipe: PruneRecipe, processes: Processes
     ) -> tuple[Choice, Embedding]:
-        """Return `size` samples of `pool` that lie far apart, and what the report draws of the embedding."""
-        from tqdm import tqdm
+        """Return `size` samples of `pool` by `recipe.method`, and what the report draws of the embedding.
 
+        Raises:
+            BadInput: the vectors cannot be used, or are fewer than `size` without their outliers.
+        """
         matrix = self.matrix(samples, processes)
         matrix = matrix if len(pool) == len(matrix) else matrix[pool]
-        rows = self.rows(matrix, processes.share(len(pool)))
-        with tqdm(total=size, desc="farthest first", unit=" picks", delay=2) as bar:
-            options = {"within": within, "progress": bar.update, "processes": processes}
-            choice, nearest = by_distance(samples.problems, pool, rows, size, **options)
+        outliers: list[int] = []
+        if recipe.drop_outliers:
+            self.rows(matrix, range(len(matrix)))  # refuses rows that are not finite, by name
+            found = outliers_of(matrix, recipe.drop_outliers, recipe.seed) if processes.rank == 0 else []
+            outliers = processes.gather(found)[0]
+        apart = set(outliers)
+        inside = [place for place in range(len(pool)) if place not in apart]
+        check_size(size, inside)
+        matrix = matrix[inside] if outliers else matrix
+        kept_pool = [pool[place] for place in inside]
+        by = self._farthest if recipe.method == "farthest" else self._clusters
+        choice, nearest = by(samples, kept_pool, matrix, size, recipe, processes)
+        reason = OUTLIER.format(NEIGHBOUR, 100 * recipe.drop_outliers)
+        choice.dropped.update({pool[place]: reason for place in outliers})
+        if outliers:
+            choice.facts["outliers"] = len(outliers)
         if self.file:
             choice.facts["embeddings_sha256"] = sha256_of(self.file)
-        row = {sample: place for place, sample in enumerate(pool)}
-        return choice, Embedding(flat_map(matrix), row, {"farthest": nearest})
+        row = {sample: place for place, sample in enumerate(kept_pool)}
+        return choice, Embedding(flat_map(matrix), row, {recipe.method: nearest})
+
+    def _farthest(self, samples, pool, matrix, size, recipe, processes) -> "tuple[Choice, np.ndarray]":
+        from tqdm import tqdm
+
+        start = random.Random(recipe.seed).randrange(len(pool))
+        rows = self.rows(matrix, processes.share(len(pool)))
+        with tqdm(total=size, desc="farthest first", unit=" picks", delay=2) as bar:
+            options = {"start": start, "within": recipe.within, "progress": bar.update, "processes": processes}
+            return by_distance(samples.problems, pool, rows, size, **options)
+
+    def _clusters(self, samples, pool, matrix, size, recipe, processes) -> "tuple[Choice, np.ndarray]":
+        rows = self.rows(matrix, range(len(pool)))
+        clusters = cluster_of(matrix, min(recipe.clusters or CLUSTERS, size), recipe.seed)
+        picks, dropped, facts = pick_from_clusters(samples.problems, pool, clusters, size, seed=recipe.seed)
+        place = {sample: number for number, sample in enumerate(pool)}
+        return Choice(picks, dropped, facts=facts), distances_to(rows, [place[i] for i in picks])

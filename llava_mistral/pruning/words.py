@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llava_mistral.data.scienceqa import Problem
@@ -17,6 +18,13 @@ from llava_mistral.data.scienceqa import Problem
 LOOKS = 32  # samples whose words are counted again before the best of them is taken
 _WORD = re.compile(r"\w+")
 Digests = Callable[[Sequence[int]], Mapping[int, bytes]]
+
+
+@dataclass(frozen=True)
+class Conversation(Problem):
+    """A problem of several questions: `question` has all of them, `asked` each."""
+
+    asked: tuple[str, ...] = ()
 
 
 def answer_of(problem: Problem) -> str:

@@ -1,29 +1,33 @@
 """Rows become a batch whose prompt is, token for token, the one the model will meet when it is asked."""
 
+from collections.abc import Iterator
+
 import torch
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.batch_pictures import Pictures
 from llava_mistral.training.trained_tokens import pad_alone
+from llava_mistral.training.wording import conversation, learned_turns
 
 
 class AnswerCollator:
-    """Word, tokenise and pad a batch; only the answer's tokens carry loss.
+    """Word, tokenise and pad a batch; only the assistant's turns of a completion carry loss.
 
     TRL's own collator tokenises prompt and completion apart. With Mistral's tokenizer, which puts a space before
     whatever it is given, the answer's first token then differs from the one generation starts with. Here the whole
-    conversation is tokenised once, as at inference, and the prompt's length is measured from its own tokens.
+    conversation is tokenised once, as at inference, and where an answer begins is measured from the tokens of the
+    turns before it. Nobody else's words inside a completion are learned, nor a turn with `loss` false or `weight` 0.
 
     Args:
         processor: a `LlavaMistralProcessor`; its chat template words the conversation.
         pictures: what becomes of the rows' pictures; by default they are preprocessed.
 
     Returns from a call: `input_ids`, `attention_mask`, `labels` `(rows, length)`, padded on the right; `labels` is
-    -100 on prompt, image and padding tokens. When any row has a picture, also what `Pictures` makes of them.
+    -100 on all but answers. When any row has a picture, also what `Pictures` makes of them.
 
     Raises:
-        BadInput: a row has no answer, its template words the prompt differently once the answer is known or does not
-            write each picture once, or a padding token is in the answer.
+        BadInput: a row has no answer, or an empty one, its template words the prompt differently once the answer is
+            known or does not write each picture once, or a padding token is in the answer.
     """
 
     def __init__(self, processor, pictures: Pictures | None = None):
@@ -33,57 +37,76 @@ class AnswerCollator:
         self.pad_token_id = pad_alone(processor.tokenizer)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        prompts = [self.word(row, answered=False) for row in rows]
         texts = [self.word(row, answered=True) for row in rows]
-        named = [(cell, row.get("id")) for row in rows for cell in row["images"]]
+        named = [(cell, row.get("id")) for row in rows for cell in row["images"] or ()]
         inputs, image_tokens = self.pictures([cell for cell, _ in named], [name for _, name in named])
         texts, _ = self.processor.get_text_with_replacements(texts, image_tokens)
         batch = self.processor.tokenizer(
             texts, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
         )
         batch["labels"] = torch.full_like(batch["input_ids"], -100)
+        counts = iter([tokens.count(self.processor.image_token) for tokens in image_tokens])
         for index, row in enumerate(rows):
-            self._label(batch, index, row, prompts[index])
+            ids = batch["input_ids"][index, : int(batch["attention_mask"][index].sum())]
+            for start, end in self._answers(ids, row, [next(counts) for _ in row["images"] or ()]):
+                batch["labels"][index, start:end] = ids[start:end]
         return {**batch, **inputs}
 
     def word(self, row: dict, answered: bool) -> str:
-        """The row as text, one image token a picture; without its answer, what the model is asked with."""
-        first, *rest = row["prompt"]
-        pictures = [{"type": "image"} for _ in row["images"]]
-        turns = [{"role": first["role"], "content": [*pictures, {"type": "text", "text": first["content"]}]}, *rest]
-        turns += row["completion"] if answered else []
-        text = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered)
-        if (count := text.count(self.processor.image_token)) != len(pictures):
+        """The row as text, one image token a picture; without its answers, what the model is asked with."""
+        turns, asked = conversation(row, self.processor.image_token)
+        text = self._render(turns if answered else turns[:asked], row, asks=not answered)
+        pictures = len(row["images"] or ())
+        if answered and (count := text.count(self.processor.image_token)) != pictures:
             raise BadInput(
-                f"the chat template writes {count} image tokens for {len(pictures)} pictures",
+                f"the chat template writes {count} image tokens for {pictures} pictures",
                 remedy="use a template that writes each picture once",
                 record=row.get("id"),
                 field="chat_template",
             )
         return text
 
-    def _label(self, batch, index: int, row: dict, prompt: str) -> None:
-        length = int(batch["attention_mask"][index].sum())
-        ids = batch["input_ids"][index, :length]
-        prompt_ids = torch.tensor(self.processor.tokenizer(prompt, add_special_tokens=False).input_ids)
-        grown = int((ids == self.image_token_id).sum() - (prompt_ids == self.image_token_id).sum())
-        start = len(prompt_ids) + grown
-        given = ids[:start][ids[:start] != self.image_token_id]
-        if not torch.equal(given, prompt_ids[prompt_ids != self.image_token_id]):
+    def _render(self, turns: list[dict], row: dict, asks: bool) -> str:
+        try:
+            return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
+        except ValueError as error:  # the template's own refusal, of a role or an order of turns
+            remedy = "mend or drop it, or use another chat template"
+            raise BadInput(str(error), remedy=remedy, record=row.get("id"), field="prompt") from None
+
+    def _answers(self, ids: torch.Tensor, row: dict, image_tokens: list[int]) -> Iterator[tuple[int, int]]:
+        """Where what is learned begins and ends among `ids`, `(length,)`, the row's tokens without padding.
+
+        Args:
+            image_tokens: how many tokens took the place of each picture.
+        """
+        turns, _ = conversation(row, self.processor.image_token)
+        for place in learned_turns(row):
+            start = self._length(ids, turns[:place], row, image_tokens, asks=True)
+            goes_on = place + 1 < len(turns)
+            end = self._length(ids, turns[: place + 1], row, image_tokens, asks=False) if goes_on else len(ids)
+            if start >= end:
+                raise BadInput("there is no answer to learn", remedy="give a completion", record=row.get("id"))
+            if self.pad_token_id is not None and (ids[start:end] == self.pad_token_id).any():
+                raise BadInput(
+                    "a padding token would carry loss",
+                    remedy="use a template, and an answer, that write no such token",
+                    record=row.get("id"),
+                    field="completion",
+                )
+            yield start, end
+
+    def _length(self, ids: torch.Tensor, turns: list[dict], row: dict, image_tokens: list[int], asks: bool) -> int:
+        """Tokens of the row's first turns, which must be those that they have by themselves."""
+        text = self._render(turns, row, asks)
+        alone = torch.tensor(self.processor.tokenizer(text, add_special_tokens=False).input_ids)
+        pictures = int((alone == self.image_token_id).sum())
+        length = len(alone) - pictures + sum(image_tokens[:pictures])
+        given = ids[:length][ids[:length] != self.image_token_id]
+        if not torch.equal(given, alone[alone != self.image_token_id]):
             raise BadInput(
                 "the chat template words the prompt differently once the answer follows",
                 remedy="use a template whose prompt is a prefix of the conversation",
                 record=row.get("id"),
                 field="chat_template",
             )
-        if start >= length:
-            raise BadInput("there is no answer to learn", remedy="give a completion", record=row.get("id"))
-        # An image token after the answer's first word has been refused above: the prompt would seem longer than it is.
-        if self.pad_token_id is not None and (ids[start:] == self.pad_token_id).any():
-            raise BadInput(
-                "a padding token would carry loss",
-                remedy="use a template, and an answer, that write no such token",
-                record=row.get("id"),
-                field="completion",
-            )
-        batch["labels"][index, start:length] = ids[start:]
+        return length

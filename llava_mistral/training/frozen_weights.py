@@ -2,15 +2,21 @@
 
 Under bfloat16 autocast a matrix product rounds its weight to bfloat16 before every use. A frozen matrix whose numbers
 are bfloat16 or float16 numbers already, as those of Mistral and Vicuna were when they were published, is kept as
-such: what the product sees is the same, and going back to float32 gives the weight back bit for bit. Norms and
+such: what the product sees is the same, and going back to float32 gives the weight back bit for bit. A checkpoint is
+saved likewise: what was frozen has the type that it has in the base's file. Norms and
 embeddings stay float32, because the residual stream takes its precision from them; the patches' convolution, because
 CLIP rounds the pixels to its precision first; and matrices that 16 bits would change.
 """
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
+from transformers.utils import cached_file
+
+from llava_mistral.ground.checkpoint_headers import read_header, weight_files
 
 SMALL = (torch.bfloat16, torch.float16)
 
@@ -38,10 +44,47 @@ def shrink_frozen(model: nn.Module) -> dict[str, int]:
     return counts
 
 
-def full_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of `model` with every shrunk weight in float32 again, on the CPU; for saving."""
-    state = model.state_dict()
-    return {name: weight.cpu().float() if weight.dtype in SMALL else weight for name, weight in state.items()}
+def saved_state(
+    model: nn.Module, stored: Mapping[str, torch.dtype], weights: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """The state of `model` for saving, on the CPU: what was trained in float32, what was frozen as its base has it.
+
+    Args:
+        stored: types of the base's weights of 16 bits, of `stored_types`; all others become float32.
+        weights: all of the model's, where they are spread over processes; None: its own.
+    """
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    state = {name: weight.cpu() for name, weight in (model.state_dict() if weights is None else weights).items()}
+    return {
+        name: _as_stored(weight, None if name in trained else stored.get(name))
+        if weight.is_floating_point()
+        else weight
+        for name, weight in state.items()
+    }
+
+
+def _as_stored(weight: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    full = weight.float() if weight.dtype in SMALL else weight
+    small = None if dtype is None else full.to(dtype)
+    return small if small is not None and torch.equal(small.float(), full) else full
+
+
+def stored_types(name: str, revision: str | None = None) -> dict[str, torch.dtype]:
+    """The types of the weights that a checkpoint (folder or Hub id) stores in 16 bits, by its files' headers."""
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(cached_file(name, "config.json", revision=revision, local_files_only=True)).parent
+        except OSError:  # the cache was emptied while it trained
+            return {}
+    types = {"BF16": torch.bfloat16, "F16": torch.float16}
+    headers = [read_header(file) for file in weight_files(folder)]
+    return {
+        key: types[entry["dtype"]]
+        for header in headers
+        for key, entry in header.items()
+        if entry.get("dtype") in types
+    }
 
 
 def is_safe(config) -> bool:

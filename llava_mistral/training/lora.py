@@ -1,7 +1,8 @@
 """Stage 2 by LoRA: low-rank steps on the text model's linear layers, beside a projector that is trained in full.
 
-The adapter always carries the projector. Where it did not (haotian-liu/LLaVA issues 784 and 1592), an adapter was put
-onto a base whose projector it had never been trained with, and answered nonsense without an error.
+The adapter always carries the projector, and with tiles (anyres) the newline that stands among its outputs. Where it
+did not (haotian-liu/LLaVA issues 784 and 1592), an adapter was put onto a base whose projector it had never been
+trained with, and answered nonsense without an error.
 
 Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; scripts/v1_5/finetune_lora.sh in
 haotian-liu/LLaVA.
@@ -12,14 +13,16 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 PROJECTOR = "multi_modal_projector"
+NEWLINE = "image_newline"  # a parameter of the model itself: PEFT has no wrapper for it, but loads it with an adapter
 # The seven matrices of each text layer; the vision tower's attention has `q_proj` and the like, too, and stays frozen.
 TARGETS = r".*\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
 
 def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[str, int]]:
-    """Wrap `model` so that LoRA on its text model and its projector are trained, and nothing else.
+    """Wrap `model` so that LoRA on its text model, its projector and the newline are trained, and nothing else.
 
     Args:
         stage: a `StageArguments` with `lora_r`, `lora_alpha`, `lora_dropout`.
@@ -41,6 +44,8 @@ def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[
     )
     torch.manual_seed(seed)
     model = get_peft_model(model, config)
+    for _, newline in _newline(model):
+        newline.requires_grad_(True)
     counts = {"trainable": 0, "frozen": 0}
     for name, weight in model.named_parameters():
         if f"{PROJECTOR}.original_module." not in name:
@@ -60,7 +65,23 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
     """
     # Whether the vocabulary grew PEFT would find out by asking the Hub for the base; it never grows in training.
     model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
+    add_newline(model, folder, weights)
     check_projector(model, folder / "adapter_model.safetensors", weights)
+
+
+def add_newline(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Add the newline of tiles, where `model` has one, to the adapter that is saved in `folder`."""
+    if not (newlines := _newline(model)):
+        return
+    file = folder / "adapter_model.safetensors"
+    saved = load_file(file)
+    for name, newline in newlines:
+        saved[name] = (newline if weights is None else weights[name]).detach().cpu().contiguous()
+    save_file(saved, file, {"format": "pt"})
+
+
+def _newline(model: PeftModel) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, weight) for name, weight in model.named_parameters() if name.endswith(f".{NEWLINE}")]
 
 
 def check_projector(model: PeftModel, file: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
@@ -74,6 +95,9 @@ def check_projector(model: PeftModel, file: Path, weights: dict[str, torch.Tenso
             key = f"{_projector_name(model)}.{name}"
             if key not in names or not torch.equal(saved.get_tensor(key), weight.cpu()):
                 raise RuntimeError(f"{file.name} lacks {key}: without its projector an adapter is worthless")
+        for name, _ in _newline(model):
+            if name not in names or not torch.equal(saved.get_tensor(name), weights[name].cpu()):
+                raise RuntimeError(f"{file.name} lacks {name}, which was trained with the projector")
 
 
 def _projector_name(model: PeftModel) -> str:

@@ -118,21 +118,23 @@ class StepSampler(Sampler[int]):
         return [samples[place] for group in [*whole, *groups[full:]] for place in sorted(group)]
 
 
-def rows_of_a_step(lengths: list[int], args, row_tokens: int) -> tuple[int, int]:
+def rows_of_a_step(lengths: list[int], args, row_tokens: int, processes: int | None = None) -> tuple[int, int]:
     """Split micro-batches whose row would be longer than `row_tokens`, until none is, or each is one sample.
 
     Args:
         lengths: of each sample in tokens.
         args: `TrainingArguments`; their batch size is the most samples a row may have.
+        processes: that train together; by default those of `args`.
 
     Returns:
         samples of a row, and rows of a step: a batch size and accumulation whose product is that of `args`.
     """
-    size, count = args.train_batch_size, args.gradient_accumulation_steps
-    step = size * count * args.world_size
+    size, count = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    processes = args.world_size if processes is None else processes
+    step = size * count * processes
     epochs = math.ceil(args.max_steps * step / len(lengths) if args.max_steps > 0 else args.num_train_epochs)
     for parts in (parts for parts in range(1, size + 1) if size % parts == 0):
-        sampler = StepSampler(lengths, size // parts, count * parts, args.world_size, seed=order_seed(args))
+        sampler = StepSampler(lengths, size // parts, count * parts, processes, seed=order_seed(args))
         if all(length <= row_tokens for length in sampler.row_lengths(epochs)):
             break
     return size // parts, count * parts
@@ -144,32 +146,33 @@ def order_seed(args) -> int:
 
 
 def estimated_lengths(rows, image_tokens: int) -> list[int]:
-    """About how many tokens each row has, by its characters and pictures; 558,000 rows take seconds, and no picture
-    is opened.
+    """About how many tokens each row has, by its text and pictures; 558,000 rows take seconds, and no picture is
+    opened.
 
     Args:
         rows: a `datasets.Dataset` of `images`, `prompt` and `completion`.
         image_tokens: of one picture; with tiles (anyres) the most it can have.
     """
+    return [
+        round(characters / CHARACTERS_PER_TOKEN) + image_tokens * pictures
+        for characters, _, pictures in _sizes(rows, len)
+    ]
+
+
+def text_bytes(rows) -> Iterator[tuple[int, int, int]]:
+    """Bytes of UTF-8, turns and pictures of each row."""
+    return _sizes(rows, lambda text: len(text.encode()))
+
+
+def _sizes(rows, size: Callable[[str], int]) -> Iterator[tuple[int, int, int]]:
     import pyarrow.compute as compute
 
-    lengths = []
     for table in rows.select_columns(["images", "prompt", "completion"]).with_format("arrow").iter(10_000):
         pictures = compute.fill_null(compute.list_value_length(table["images"]), 0).to_pylist()
-        characters = [
-            [sum(map(len, turns)) for turns in _contents(table[name].combine_chunks())]
-            for name in ("prompt", "completion")
-        ]
-        texts = map(sum, zip(*characters, strict=True))
-        lengths += [
-            round(text / CHARACTERS_PER_TOKEN) + image_tokens * count
-            for text, count in zip(texts, pictures, strict=True)
-        ]
-    return lengths
-
-
-def _contents(column) -> list[list[str]]:
-    return [[turn["content"] for turn in turns] for turns in column.to_pylist()]
+        turns = [table[name].combine_chunks().to_pylist() for name in ("prompt", "completion")]
+        for prompt, completion, count in zip(*turns, pictures, strict=True):
+            said = [turn["content"] or "" for turn in (*prompt, *completion)]
+            yield sum(map(size, said)), len(said), count
 
 
 def most_image_tokens(config) -> int:

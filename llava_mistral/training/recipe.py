@@ -1,25 +1,41 @@
-"""A training recipe, checked before anything heavy is imported: its keys, its paths, its numbers.
+"""A training recipe: YAML file and flags, read once and with types by TRL's own parser."""
 
-Importing TRL takes several seconds; a misspelt key should not. The names that SFTConfig knows are therefore read from
-the source of the installed libraries, without running them.
-"""
-
-import ast
-import importlib.util
-import json
-import math
-from dataclasses import dataclass, field
+import argparse
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
-from llava_mistral.ground.bad_input import BadInput, check_folders_above
-from llava_mistral.ground.checkpoint_headers import check_files
-from llava_mistral.ground.recipe_files import read_yaml
-from llava_mistral.training.reports import check_reports
-from llava_mistral.training.saving.output_lock import LOCK
-from llava_mistral.training.saving.whole_checkpoints import DAMAGED, PARTIAL
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.recipe_files import read_yaml, recipe_file
 from processing import CHAT_TEMPLATES
 
 PLANNED_GPUS = ("A100-80GB", "H100", "H200")
+LORA_PROJECTOR_LR = 2e-5  # as scripts/v1_5/finetune_lora.sh in haotian-liu/LLaVA
+# How other trainers call what is meant; a name that is merely misspelt is found by its letters.
+ELSEWHERE = {
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "model": "model_name_or_path",
+    "model_path": "model_name_or_path",
+    "data": "dataset",
+    "data_path": "dataset",
+    "dataset_name": "dataset",
+    "output": "output_dir",
+    "lora_rank": "lora_r",
+    "warmup_ratio": "warmup_steps",
+    "scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+}
+_ABSENT = object()
 
 
 @dataclass
@@ -32,8 +48,20 @@ class StageArguments:
     model_name_or_path: str = field(default="", metadata={"help": "checkpoint to start from: folder or Hub id"})
     model_revision: str | None = field(default=None, metadata={"help": "commit, tag or branch of a Hub checkpoint"})
     dataset: str = field(default="", metadata={"help": "LLaVA JSON, ScienceQA folder, datasets folder or Hub id"})
-    dataset_split: str = field(default="train", metadata={"help": "split of a data set that has several"})
-    image_folder: str | None = field(default=None, metadata={"help": "where the pictures of a LLaVA JSON lie"})
+    dataset_split: str | None = field(
+        default=None, metadata={"help": "split, which must exist; train or the only one"}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set with several"})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "folder that the pictures lie below; may be given several times"}
+    )
+    conversations: str = field(
+        default="whole",
+        metadata={
+            "help": "one sequence each, every answer learned; or one per answer",
+            "choices": ["whole", "answers"],
+        },
+    )
     answer_style: str = field(default="letter", metadata={"help": "ScienceQA answers: letter, or explained"})
     columns: str | None = field(
         default=None, metadata={"help": "columns of a datasets folder or Hub id: question=theirs,answer=theirs,…"}
@@ -62,9 +90,14 @@ class StageArguments:
     lora_r: int = field(default=128, metadata={"help": "rank of the LoRA matrices"})
     lora_alpha: int = field(default=256, metadata={"help": "LoRA's steps are scaled by lora_alpha / lora_r"})
     lora_dropout: float = field(default=0.05, metadata={"help": "share of a LoRA layer's inputs that are dropped"})
-    mm_projector_lr: float = field(default=2e-5, metadata={"help": "LoRA: learning rate of the projector"})
+    mm_projector_lr: float | None = field(
+        default=None,
+        metadata={"help": "stage 2: learning rate of the projector; by default 2e-5 with LoRA, else learning_rate"},
+    )
     eval_dataset: str | None = field(default=None, metadata={"help": "held-out data, for --eval_strategy"})
-    eval_split: str = field(default="validation", metadata={"help": "split of --eval_dataset that is held out"})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "split of --eval_dataset that is held out; validation, or test"}
+    )
     sample_answers: int = field(default=4, metadata={"help": "held-out rows answered for you at each evaluation"})
     frozen_dtype: str = field(
         default="auto",
@@ -95,98 +128,155 @@ class StageArguments:
     plan_gpus: int | None = field(default=None, metadata={"help": "how many GPUs to plan for"})
     force_fit: bool = field(default=False, metadata={"help": "train although the plan says that it cannot fit"})
 
-
-SOURCES = {"trl": ("trainer/sft_config.py", "trainer/base_config.py"), "transformers": ("training_args.py",)}
-NUMBERS = {
-    "learning_rate": lambda value: 0 < value < math.inf,
-    "num_train_epochs": lambda value: 0 < value < math.inf,
-    "per_device_train_batch_size": lambda value: value >= 1,
-    "per_device_eval_batch_size": lambda value: value >= 1,
-    "gradient_accumulation_steps": lambda value: value >= 1,
-    "weight_decay": lambda value: 0 <= value < math.inf,
-    "max_grad_norm": lambda value: 0 <= value < math.inf,
-    "row_tokens": lambda value: value >= 1,
-    "lora_r": lambda value: value >= 1,
-    "lora_alpha": lambda value: 0 < value < math.inf,
-    "lora_dropout": lambda value: 0 <= value < 1,
-    "mm_projector_lr": lambda value: 0 < value < math.inf,
-    "sample_answers": lambda value: value >= 0 and value == int(value),
-    "max_bad_samples": lambda value: 0 <= value <= 1,
-    "vision_cache_gb": lambda value: 0 < value < math.inf,
-    "plan_gpus": lambda value: value >= 1 and value == int(value),
-}
-CHOICES = {"on_bad_sample": ("error", "skip"), "check_pictures": ("full", "header", "none")}
-# Of SFTConfig: what this verb decides or leaves to another, so that a value would be ignored, or worse, obeyed.
-NOT_HERE = {
-    "resume_from_checkpoint": "leave it out: the same command goes on from its own last whole checkpoint",
-    "max_length": "leave it out: cutting a row would cut its picture; drop the rows that are too long",
-    "push_to_hub": "leave it out, and publish the finished folder with llava-mistral publish",
-    "hub_token": "leave it out: it would be written beside the weights; llava-mistral publish takes HF_TOKEN",
-}
-OF_LORA = ("lora_r", "lora_alpha", "lora_dropout", "mm_projector_lr")
-# Of StageArguments: may differ between a checkpoint and the run that goes on with it. The data itself is compared.
-WITHOUT_EFFECT = (
-    *("dataset", "dataset_split", "image_folder", "columns", "check_pictures", "on_bad_sample", "max_bad_samples"),
-    *("eval_dataset", "eval_split", "sample_answers", "vision_cache", "vision_cache_gb", "frozen_dtype"),
-    *("may_drop_question", "force_resume", "plan", "plan_gpu", "plan_gpus", "force_fit"),
-)
-# A finished model, whole, and then its record, on their way into the output folder (`run_record.complete_run`).
-FINISHED, RECORD = ".finished", ".run.json"
-# What a killed run leaves: checkpoints, whole and damaged, what it was writing, its lock's file, its first record.
-BEGUN = "run.partial.json"  # what is known of a run when it begins; `run.json` replaces it
-LEFTOVERS = ("checkpoint-", DAMAGED, PARTIAL, LOCK, BEGUN, f".{BEGUN}", "skipped.json")
+    @property
+    def projector_lr(self) -> float | None:
+        """The projector's own learning rate; None where it is the common one."""
+        if self.mm_projector_lr is None and self.use_peft:
+            return LORA_PROJECTOR_LR
+        return self.mm_projector_lr
 
 
-def known_keys() -> set[str]:
-    """Names of the fields of `SFTConfig`, its parents and `StageArguments`, without importing trl or transformers."""
-    names = set(StageArguments.__dataclass_fields__)
-    for package, files in SOURCES.items():
-        root = Path(importlib.util.find_spec(package).origin).parent
-        for file in files:
-            for node in ast.parse((root / file).read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.ClassDef):
-                    fields = [line for line in node.body if isinstance(line, ast.AnnAssign)]
-                    names |= {line.target.id for line in fields}
-    return names
+@dataclass(frozen=True)
+class Recipe:
+    """What a run was asked for.
 
-
-def read_recipe(path: str | Path) -> dict:
-    """Read a training recipe, refusing what is no recipe and keys that nobody would read."""
-    values = read_yaml(path)
-    known = known_keys()
-    for key in values:
-        if key not in known:
-            raise BadInput(
-                "there is no such key", remedy=f"did you mean {_nearest(key, known)}?", file=path, field=key
-            )
-    return values
-
-
-def _nearest(key: str, known: set[str]) -> str:
-    from difflib import get_close_matches
-
-    return (get_close_matches(str(key), sorted(known), 1, 0) or ["another"])[0]
-
-
-def given_values(arguments: list[str]) -> tuple[dict, str | None]:
-    """What recipe and command line say together, the command line last; and the recipe's path.
-
-    Only for checking: TrlParser parses the same arguments again, with types.
+    Args:
+        stage: what this project adds to TRL's values.
+        given: the values that recipe and flags name, with types; a flag wins over the recipe.
+        file: the recipe's, or None.
+        flags: names of what the command line gave.
     """
-    pairs, known = {}, known_keys() | {"config"}
-    for flag, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        if not flag.startswith("--"):
-            continue
-        name, _, value = flag.removeprefix("--").replace("-", "_").partition("=")
-        denied = name not in known and name.removeprefix("no_") in known  # the parser's own way to say false
-        name = name.removeprefix("no_") if denied else name
-        if name not in known:
-            raise BadInput("there is no such flag", remedy=f"did you mean --{_nearest(name, known)}?", field=name)
-        value = "False" if denied else flag.partition("=")[2] or following
-        pairs[name] = "" if value.startswith("--") else value  # a switch may stand without a value
-    recipe = pairs.pop("config", None)
-    values = read_recipe(recipe) if recipe else {}
-    return {**values, **pairs}, recipe
+
+    stage: StageArguments
+    given: dict[str, Any]
+    file: str | None
+    flags: frozenset[str]
+
+    @cached_property
+    def config(self) -> Any:
+        """The `SFTConfig`, with what this verb decides in place of TRL's defaults.
+
+        Raises:
+            BadInput: what `TrainingArguments` refuses, such as bf16 on a machine that has none.
+        """
+        import torch
+        from trl import SFTConfig
+
+        values = {key: value for key, value in self.given.items() if key in SFTConfig.__dataclass_fields__}
+        values.setdefault("logging_nan_inf_filter", False)  # a loss that is no number is shown, not replaced by a mean
+        values |= {"max_length": None, "remove_unused_columns": False}  # a cut would take image tokens with it
+        values.setdefault("ddp_find_unused_parameters", False)  # none is unused, pictures or not: see VisionFeatures
+        if self.stage.plan and not torch.cuda.is_available():
+            values["use_cpu"] = True  # a plan for a GPU is made anywhere
+        try:
+            with warnings.catch_warnings():  # TRL sets the flag itself, by the name that transformers has given up
+                warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+                return SFTConfig(**values)
+        except (ValueError, TypeError) as error:
+            remedy = "mend the recipe or the flag; `llava-mistral train --help` lists them"
+            raise BadInput(str(error), remedy=remedy) from None
+
+    @property
+    def output(self) -> Path:
+        """The output folder."""
+        return Path(self.given["output_dir"]).expanduser()
+
+    def place(self, key: str) -> dict[str, str | None]:
+        """Where `key` was given, as `BadInput` names it."""
+        return {"file": None if key in self.flags else self.file, "field": key}
+
+
+def parse_recipe(arguments: list[str]) -> Recipe:
+    """Read recipe and flags; what they leave out has the default of `StageArguments` or `SFTConfig`.
+
+    Raises:
+        BadInput: a key or flag that does not exist, with the nearest one that does; a value of another type, out of
+            range, or without effect here.
+    """
+    from trl import SFTConfig, TrlParser
+
+    from llava_mistral.training.recipe_checks import check_given
+
+    epilog = (
+        "--config gives any of these by YAML file or by name, such as mistral/pretrain; a flag overrides it."
+        " --verbose: tracebacks."
+    )
+    parser = TrlParser((StageArguments, SFTConfig), prog="llava-mistral train", epilog=epilog, allow_abbrev=False)
+    hints = {**get_type_hints(StageArguments), **get_type_hints(SFTConfig)}
+    names = {line.name for kind in (StageArguments, SFTConfig) for line in fields(kind) if line.init}
+    file, arguments = _without_config(arguments)
+    flags = _typed(parser, arguments, names, None)
+    values = read_yaml(file) if file else {}
+    for key in values:
+        if key not in names:
+            raise BadInput("there is no such key", remedy=f"did you mean {nearest(key, names)}?", file=file, field=key)
+    words = [word for key, value in values.items() for word in _words(key, value, hints[key])]
+    from_file = {key: value for key, value in values.items() if not _is_scalar(value)}
+    given = {**from_file, **_typed(parser, words, names, file), **flags}
+    place = {key: None if key in flags else file for key in names}
+    check_given(given, place, SFTConfig)
+    stage = StageArguments(**{key: given[key] for key in StageArguments.__dataclass_fields__ if key in given})
+    return Recipe(stage, given, file, frozenset(flags))
+
+
+def _without_config(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The recipe's file, and the other arguments; a negative number is joined to its flag, as argparse wants it."""
+    file, rest, words = None, [], iter(arguments)
+    for word in words:
+        if word == "--config" or word.startswith("--config="):
+            file = str(recipe_file(word.partition("=")[2] or next(words, "")))
+        elif rest and rest[-1].startswith("--") and "=" not in rest[-1] and re.match(r"-(\d|\.|inf|nan)", word):
+            rest[-1] += f"={word}"
+        else:
+            rest.append(word)
+    return file, rest
+
+
+def _typed(parser: Any, words: list[str], names: Iterable[str], file: str | None) -> dict[str, Any]:
+    """What `words` give, by the parser's types; nothing of its defaults."""
+
+    def refuse(message: str) -> None:
+        named = re.match(r"argument --(?:no_)?(\w+)[^:]*: (.*)", message)
+        key, problem = named.groups() if named else (None, message)
+        remedy = "run `llava-mistral train --help` for the flags"
+        raise BadInput(problem, remedy=remedy, file=file, field=key)
+
+    parser.error = refuse
+    absent = argparse.Namespace(**dict.fromkeys(names, _ABSENT))
+    found, unknown = parser.parse_known_args(words, absent)
+    for word in unknown:
+        name = word.lstrip("-").partition("=")[0].replace("-", "_")
+        if not word.startswith("-"):
+            raise BadInput(f"{word!r} belongs to no flag", remedy="run `llava-mistral train --help` for the flags")
+        raise BadInput("there is no such flag", remedy=f"did you mean --{nearest(name, names)}?", field=name)
+    return {key: value for key, value in vars(found).items() if value is not _ABSENT}
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | bool | int | float)
+
+
+def _words(key: str, value: Any, hint: Any) -> list[str]:
+    """A recipe's value as a flag. YAML reads an unquoted `no` or `off` as false, also where a word is meant."""
+    if not _is_scalar(value):
+        return []
+    if value is False and bool not in (hint, *get_args(hint)):
+        value = "off" if key == "vision_cache" else "no"
+    return [f"--{key}={value}"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The key that `name` most likely means: as others call it, by its initials, its letters or its words."""
+    name, known = str(name).removeprefix("no_"), sorted(known)
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
+    initials = [key for key in known if "_" in key and "".join(word[0] for word in key.split("_")) == name]
+    if initials:
+        return initials[0]
+    if close := get_close_matches(name, known, 1, 0.75):
+        return close[0]
+    words = [key for key in known if set(name.split("_")) <= set(key.split("_"))]
+    return min(words, key=len) if words else (get_close_matches(name, known, 1, 0) or ["another"])[0]
 
 
 def template_file(name: str) -> Path:
@@ -195,175 +285,7 @@ def template_file(name: str) -> Path:
     return ours if Path(name).name == name and ours.is_file() else Path(name)
 
 
-def check_recipe(values: dict, file: str | None) -> None:
-    """Refuse what can be known to fail: a missing stage, path or output, or a number outside its range.
-
-    Raises:
-        BadInput: names the key.
-    """
-    for key in ("stage", "model_name_or_path", "dataset", "output_dir"):
-        if not isinstance(values.get(key), str) or not values[key]:
-            problem = f"{values[key]!r} is no text" if values.get(key) else "is not given"
-            raise BadInput(problem, remedy=f"add it to the recipe or pass --{key}", file=file, field=key)
-    if values["stage"] not in ("pretrain", "finetune"):
-        raise BadInput(f"{values['stage']!r} is no stage", remedy="use pretrain or finetune", file=file, field="stage")
-    for key, fits in NUMBERS.items():
-        if key in values and not _is_number(values[key], fits):
-            raise BadInput(f"{values[key]!r} is out of range", remedy="give a positive number", file=file, field=key)
-    for key, choices in CHOICES.items():
-        if key in values and values[key] not in choices:
-            raise BadInput(f"{values[key]!r} is unknown", remedy=f"use {', '.join(choices)}", file=file, field=key)
-    for key, remedy in NOT_HERE.items():
-        if str(values.get(key)).lower() not in ("none", "null", "false"):
-            raise BadInput("has no place here", remedy=remedy, file=file, field=key)
-    _check_lora(values, file)
-    check_reports(values, file)
-    _check_packing(values, file)
-    if values.get("plan_gpu") not in (None, *PLANNED_GPUS):
-        known = f"use one of {', '.join(PLANNED_GPUS)}"
-        raise BadInput(f"{values['plan_gpu']!r} is not known", remedy=known, file=file, field="plan_gpu")
-    base, key = values["model_name_or_path"], "model_name_or_path"
-    _check_folder(base, "config.json", key, file)
-    _check_exists(values["dataset"], "dataset", file)
-    _check_exists(values.get("eval_dataset") or values["dataset"], "eval_dataset", file)
-    if folder := values.get("image_folder"):
-        _check_exists(f"{folder}/", "image_folder", file)
-        if Path(folder).is_file():
-            problem, remedy = "is a file, not a folder", "name the folder of the pictures"
-            raise BadInput(problem, remedy=remedy, file=folder, field="image_folder")
-    cache = values.get("vision_cache") or "off"  # YAML reads an unquoted off as false
-    if not isinstance(cache, str) or Path(cache).expanduser().is_file():
-        raise BadInput(f"{cache!r} is no folder", remedy="name one, or auto or off", file=file, field="vision_cache")
-    if values.get("chat_template") and not template_file(values["chat_template"]).is_file():
-        raise BadInput(
-            "no such file", remedy="give a .jinja template", file=values["chat_template"], field="chat_template"
-        )
-    output = Path(values["output_dir"])
-    if output.exists() and not output.is_dir():
-        raise BadInput("the output is a file", remedy="name a new folder", file=output, field="output_dir")
-    check_folders_above(output, "output_dir")
-    if _record(output):
-        raise BadInput(
-            "the folder holds a finished run",
-            remedy="name a new folder or remove this one",
-            file=output,
-            field="output_dir",
-        )
-    if output.is_dir() and not _is_empty_or_interrupted(output):
-        raise BadInput(
-            "the folder holds something else", remedy="name an empty or a new folder", file=output, field="output_dir"
-        )
-    if Path(base).is_dir():
-        check_files(base, key, weights=not is_true(values.get("plan", False)))
-
-
-def _check_packing(values: dict, file: str | None) -> None:
-    for key in ("packing", "padding_free"):
-        if is_true(values.get(key, False)):
-            raise BadInput(
-                "TRL's own way has none for pictures",
-                remedy="leave it out: packed, which is on by default, does without padding",
-                file=file,
-                field=key,
-            )
-    strategy = values.get("train_sampling_strategy", "random")
-    if strategy != "random" and is_true(values.get("packed", True)):
-        raise BadInput(
-            f"{strategy!r} has no effect on packed batches",
-            remedy="leave it out, or add --packed False",
-            file=file,
-            field="train_sampling_strategy",
-        )
-
-
-def _check_lora(values: dict, file: str | None) -> None:
-    asked = is_true(values.get("use_peft", False))
-    if asked and values["stage"] == "pretrain":
-        raise BadInput(
-            "stage 1 trains the projector in full and has no use for LoRA",
-            remedy="leave it out, or use it with --stage finetune",
-            file=file,
-            field="use_peft",
-        )
-    idle = [key for key in OF_LORA if key in values]
-    if idle and not asked:
-        raise BadInput("has no effect without LoRA", remedy="add --use_peft or leave it out", file=file, field=idle[0])
-    _check_four_bit(values, asked, file)
-
-
-def _check_four_bit(values: dict, lora: bool, file: str | None) -> None:
-    if not is_true(values.get("load_in_4bit", False)):
-        return
-    if not lora:
-        remedy = "add --use_peft or leave it out"
-        raise BadInput("weights of 4 bits cannot be trained", remedy=remedy, file=file, field="load_in_4bit")
-    planned = is_true(values.get("plan", False))
-    if not planned and importlib.util.find_spec("bitsandbytes") is None:
-        remedy = "pip install 'llava-mistral[qlora]' on a machine with a GPU, or leave it out for LoRA"
-        raise BadInput("bitsandbytes is not installed", remedy=remedy, file=file, field="load_in_4bit")
-
-
-def is_true(value) -> bool:
-    """A switch as YAML and the command line give it; one without a value is ``""``."""
-    return str(value).lower() not in ("false", "no", "n", "f", "0", "none")
-
-
-def is_finished(values: dict) -> bool:
-    """Whether the output folder holds the finished run of these very values; then there is nothing to learn."""
-    record = _record(Path(str(values.get("output_dir"))))
-    try:
-        return json.loads(record.read_text(encoding="utf-8"))["asked"] == json.loads(json.dumps(values, default=str))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _record(output: Path) -> Path | None:
-    """The record of the finished run in `output`, though the run was killed while files were moved into place.
-
-    Looked for in the order in which it moves, so that it is found while another process moves it.
-    """
-    places = (output / FINISHED / "run.json", output / RECORD, output / "run.json")
-    return next((place for place in places if place.is_file()), None)
-
-
-def _is_empty_or_interrupted(output: Path) -> bool:
-    """An interrupted run leaves `LEFTOVERS`, and TRL's card, logs and sample answers beside them."""
-    names = [entry.name for entry in output.iterdir()]
-    left = LEFTOVERS + (("README.md", "runs", "samples") if any(name.startswith(LEFTOVERS) for name in names) else ())
-    return all(name.startswith(left) for name in names)
-
-
-def _is_number(value, fits) -> bool:
-    try:
-        return bool(fits(float(value)))
-    except (TypeError, ValueError):
-        return False
-
-
-def _looks_like_path(value: str) -> bool:
-    return value.startswith((".", "/", "~")) or value.count("/") != 1 or Path(value).suffix in (".json", ".parquet")
-
-
-def _check_exists(value: str, key: str, file: str | None) -> None:
-    if _looks_like_path(value) and not Path(value).expanduser().exists():
-        raise BadInput(f"{value.rstrip('/')} does not exist", remedy="give an existing path", file=file, field=key)
-
-
-def _check_folder(value: str, marker: str, key: str, file: str | None) -> None:
-    _check_exists(value, key, file)
-    if (Path(value) / "adapter_config.json").is_file() and not (Path(value) / marker).is_file():
-        raise BadInput(
-            "holds an adapter, not a checkpoint",
-            remedy="merge it into its base first (peft's merge_and_unload) or give the base",
-            file=value,
-            field=key,
-        )
-    folder = Path(value)
-    if folder.is_file():
-        raise BadInput("is a file, not a folder", remedy="give a checkpoint folder", file=value, field=key)
-    left = any((folder / name).exists() for name in (FINISHED, RECORD, PARTIAL))
-    if left or (any(folder.glob("checkpoint-*")) and not (folder / marker).is_file()):
-        remedy = "give the command that trains it again, until it says that it is finished"
-        raise BadInput("holds a run that was not finished", remedy=remedy, file=value, field=key)
-    if Path(value).is_dir() and not (Path(value) / marker).is_file():
-        raise BadInput(f"there is no {marker} in it", remedy="give a checkpoint folder", file=value, field=key)
+def stage_template(stage: StageArguments) -> Path | None:
+    """The file of the chat template that a stage is worded with; None for the checkpoint's own."""
+    wording = stage.chat_template or ("plain" if stage.stage == "pretrain" else None)
+    return template_file(wording) if wording else None

@@ -45,6 +45,7 @@ class ReportingTrainer(SFTTrainer):
         **kwargs,
     ):
         self.meter, self.samples, self.eval_collator = meter, samples, eval_collator
+        self.evaluated: list[torch.Tensor] = []  # (samples, 2): loss and answer tokens, while it evaluates
         super().__init__(*args, **kwargs)
         self.add_callback(LastStepLogged())
 
@@ -65,6 +66,23 @@ class ReportingTrainer(SFTTrainer):
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = trains
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As the library's, which leaves a mean over the batch; the loss is kept with the answer tokens it is of."""
+        found = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        answers = (inputs["labels"][:, 1:] != -100).sum(1).to(self.args.device)
+        pairs = torch.stack([found[0].detach() * answers, answers], 1)
+        self.evaluated.append(self.accelerator.gather_for_metrics(pairs).cpu())
+        return found
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """Whose loss is the mean over answer tokens, as in training, whatever the batch size is."""
+        self.evaluated = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.evaluated:
+            loss, answers = torch.cat(self.evaluated).double().sum(0).tolist()
+            output.metrics[f"{metric_key_prefix}_loss"] = loss / answers
+        return output
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         with self._apart(), random_state_kept():

@@ -21,6 +21,11 @@ TRAINED = {
 }
 
 
+def is_projection(name: str) -> bool:
+    """Whether a parameter, of a model wrapped by PEFT or not, is what stage 1 trains."""
+    return any(f".{part}" in f".{name}" for part in PROJECTION)
+
+
 def set_trainable(model: "torch.nn.Module", stage: str) -> dict[str, int]:
     """Freeze all but what `stage` trains; returns parameter counts `{"trainable": …, "frozen": …}`."""
     counts = {"trainable": 0, "frozen": 0}
@@ -83,7 +88,7 @@ def check_rows(rows, stage: str, file: str) -> None:
         return
     counts = rows.with_format("arrow")["images"]
     for index, count in enumerate(_lengths(counts)):
-        if count == 0:
+        if not count:
             raise BadInput(
                 "stage 1 trains the projector and this row has no picture",
                 remedy="give image-text pairs",
@@ -91,6 +96,25 @@ def check_rows(rows, stage: str, file: str) -> None:
                 record=rows[index]["id"],
                 field="images",
             )
+
+
+def check_batch(rows: int, config, file: str) -> None:
+    """Refuse data that has not one batch, where incomplete ones are dropped.
+
+    Args:
+        config: an `SFTConfig`.
+
+    Raises:
+        BadInput: names both numbers.
+    """
+    batch = config.train_batch_size * config.world_size
+    if config.dataloader_drop_last and rows < batch:
+        raise BadInput(
+            f"{rows:,} rows do not fill one batch of {batch:,}, and dataloader_drop_last drops what is not full",
+            remedy="use a smaller --per_device_train_batch_size, or --dataloader_drop_last False",
+            file=file,
+            field="dataloader_drop_last",
+        )
 
 
 def _lengths(column) -> list[int]:

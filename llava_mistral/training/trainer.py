@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.attention import use_per_sample_attention
-from llava_mistral.training.lora import PROJECTOR
+from llava_mistral.training.neftune import PackedNoise
 from llava_mistral.training.packing import (
     StepSampler,
     estimated_lengths,
@@ -16,6 +16,7 @@ from llava_mistral.training.packing import (
     rows_of_a_step,
 )
 from llava_mistral.training.saving.saving_trainer import SavingTrainer
+from llava_mistral.training.stages import is_projection
 from llava_mistral.training.trained_tokens import TrainedTokens, pad_alone
 
 
@@ -40,7 +41,7 @@ class StageTrainer(SavingTrainer):
             samples, count = rows_of_a_step(self.lengths, args, row_tokens)
             args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
         given = dict(kwargs["model"].named_parameters())
-        projector = {name: weight.data for name, weight in given.items() if f".{PROJECTOR}." in name}
+        projector = {name: weight.data for name, weight in given.items() if is_projection(name)}
         super().__init__(**kwargs | {"args": args})
         for name, weight in self.model.named_parameters():  # over 4-bit weights TRL rounds what is trained to bfloat16
             if name in projector and weight.dtype != projector[name].dtype:
@@ -49,8 +50,11 @@ class StageTrainer(SavingTrainer):
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = spread_classes(self.model)
         self.data_collator = Refusals(self.data_collator)
         self.tokens = TrainedTokens(self.model.config.image_token_id, pad_alone(self.processing_class.tokenizer))
+        self.noise = None
         if row_tokens is not None:
             use_per_sample_attention(self.model)
+            if args.neftune_noise_alpha is not None:
+                self.noise, self.neftune_noise_alpha = PackedNoise(self.model, args.neftune_noise_alpha), None
 
     def _get_train_sampler(self, train_dataset=None):
         if self.lengths is None:
@@ -72,6 +76,11 @@ class StageTrainer(SavingTrainer):
             self.tokens.count(batch)
         return batches, items
 
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        if self.noise is not None:
+            self.noise.lengths = inputs["cu_seq_lens_q"].diff().tolist()
+        return super().training_step(model, inputs, num_items_in_batch)
+
     def _prepare_inputs(self, inputs):
         return super()._prepare_inputs(accepted(inputs))
 
@@ -81,7 +90,7 @@ class StageTrainer(SavingTrainer):
         if self.mm_projector_lr is None or not new:
             return optimizer
         named = (self.model if model is None else model).named_parameters()
-        projector = {id(weight) for name, weight in named if f".{PROJECTOR}." in name}
+        projector = {id(weight) for name, weight in named if is_projection(name)}
         for group in list(optimizer.param_groups):
             own = [weight for weight in group["params"] if id(weight) in projector]
             group["params"] = [weight for weight in group["params"] if id(weight) not in projector]

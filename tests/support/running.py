@@ -75,3 +75,23 @@ def run_light(*command: object, code: int = 0, cwd: Path = HOME) -> Done:
     said, _, imported = done.stdout.rpartition("imported:")
     assert not imported.split(), f"imported {imported}"
     return Done(done.code, said, done.stderr)
+
+
+def recipe_of(**values: object):
+    """The `Recipe` of these values on a CPU; what a run needs beside them is named and does not exist."""
+    from llava_mistral.training.recipe import parse_recipe
+
+    given = {"model_name_or_path": "base", "dataset": "o/n", "output_dir": "out", "use_cpu": True, **values}
+    return parse_recipe([f"--{key}={value}" for key, value in given.items()])
+
+
+def parsed(recipe: Path, *flags: str):
+    """What the verb makes of a recipe's file: (stage, config)."""
+    from llava_mistral.ground.recipe_files import read_yaml
+    from llava_mistral.training.recipe import parse_recipe
+
+    wanting = {"model_name_or_path": "checkpoints/stage0", "dataset": "data", "output_dir": "outputs/stage"}
+    given = read_yaml(recipe)
+    named = [f"--{key}={value}" for key, value in wanting.items() if key not in given]
+    read = parse_recipe(["--config", str(recipe), *named, *flags])
+    return read.stage, read.config

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
-from tests.support.running import HOME, run_apart, run_here
+from tests.support.running import HOME, run_here
 
 TEMPLATES = HOME / "processing" / "chat_templates"
+INSTRUCT = {"chat_template": TEMPLATES / "mistral_instruct.jinja"}
 QUICK = {
     "--learning_rate": "1e-2",
     "--num_train_epochs": 2,
@@ -43,12 +45,15 @@ def interrupt(*args, **kwargs):
 
 
 def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, stage="finetune"):
-    """In a process of its own: one line, exit code 2, nothing written."""
+    """One line, exit code 2, nothing written, and no weights read."""
+    from llava_mistral.commands.train import main
+
     given = {"--stage": stage, "--model_name_or_path": stage0, "--dataset": rows_file}
     given |= {"--output_dir": tmp_path / "out", "--use_cpu": "True", flag: value}
     before = sorted(tmp_path.rglob("*"))
     words = [word for name, value in given.items() if value is not None for word in (name, value)]
-    done = run_apart("-m", "llava_mistral", "train", *words, code=2)
+    with mock.patch("llava_mistral.training.loading.load_model", side_effect=AssertionError("weights were read")):
+        done = run_here(main, *words, code=2)
     assert said in done.error
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -58,3 +63,6 @@ def losses(folder) -> list[float]:
 
 
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8, "mm_projector_lr": "5e-3"}
+
+
+INSTRUCT = {"chat_template": TEMPLATES / "mistral_instruct.jinja"}

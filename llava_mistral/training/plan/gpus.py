@@ -10,8 +10,10 @@ from llava_mistral.training.plan.memory import memory_of
 from llava_mistral.training.plan.workload import Batch, Run
 from llava_mistral.training.recipe import StageArguments
 
-# Of the peak; Llama 3's runs on H100 reached 38 to 43 % (Dubey et al., "The Llama 3 Herd of Models", 2024, table 4).
-MFU = 0.40
+# Of the peak, by all operations that are carried out, those of checkpointing a second time among them (HFU). Llama 3's
+# runs on H100, which computed nothing twice, reached 38 to 43 % (Dubey et al., "The Llama 3 Herd of Models", 2024,
+# table 4): there it is the same as MFU, which counts the model's operations once.
+UTILISATION = 0.40
 SOURCE = "Llama 3, 38-43 % on H100: Dubey et al. 2024, table 4"
 SPARE = 0.06  # of a present GPU's memory, for CUDA's context and the allocator's gaps
 

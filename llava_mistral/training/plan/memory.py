@@ -16,9 +16,14 @@ from llava_mistral.training.plan.workload import Batch, Run
 
 TORCH = ("adamw_torch", "adamw_torch_fused")  # two moments in the weight's own precision
 # Bytes of other optimizers' states for each trained weight; what is in neither is unknown.
+EIGHT_BITS = 2 + 8 / 256  # two bytes and, for each block of 256, two float32 scales
 STATES = {
-    "adamw_bnb_8bit": 2 + 8 / 256,  # two bytes and, for each block of 256, two float32 scales
-    "adamw_8bit": 2 + 8 / 256,
+    **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "adamw_torch_8bit"), EIGHT_BITS),
+    "paged_adamw_8bit": EIGHT_BITS,  # pages may leave for the host where memory is short: at most this
+    "adamw_torch_4bit": 1 + 8 / 128,  # torchao: half a byte each, blocks of 128
+    "paged_adamw_32bit": 8,
+    **dict.fromkeys(("lion_8bit", "paged_lion_8bit"), EIGHT_BITS / 2),  # one moment
+    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "adagrad"), 4),
     "sgd": 0,
 }
 NF4 = 0.5 + 0.127 / 8  # bytes a weight, with double quantisation

@@ -4,17 +4,10 @@ No weight is loaded: the configuration, the tokenizer and the data say it all. T
 this one name the sources of the formulas.
 """
 
-import json
-import os
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.checkpoint_headers import opening
-from llava_mistral.ground.foreign_code import loading
 from llava_mistral.training.plan.flops import (
     Work,
     attended_pairs,
@@ -22,16 +15,7 @@ from llava_mistral.training.plan.flops import (
     layer_weights,
     model_flops,
 )
-from llava_mistral.training.plan.gpus import (
-    GPUS,
-    MFU,
-    SOURCE,
-    Change,
-    Gpu,
-    fits,
-    fitting_changes,
-    present_gpu,
-)
+from llava_mistral.training.plan.gpus import UTILISATION, Gpu, fits, fitting_changes
 from llava_mistral.training.plan.memory import Memory, memory_of
 from llava_mistral.training.plan.sizes import sizes_of
 from llava_mistral.training.plan.workload import (
@@ -39,14 +23,9 @@ from llava_mistral.training.plan.workload import (
     Sample,
     largest_batch,
     mean_of,
-    measure,
     padding,
-    run_of,
     steps_of,
 )
-from llava_mistral.training.recipe import is_true, template_file
-
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -69,6 +48,7 @@ class Plan:
         padding: tokens computed for each of them.
         measured: rows whose lengths are known, of all `rows`.
         flops: of the run, on all devices; `model_flops` are without what checkpointing computes again.
+        beyond: samples that are longer than the context, in words; the plan is without them.
         on: by GPU.
     """
 
@@ -84,10 +64,11 @@ class Plan:
     tokens: dict[str, float]
     flops: float
     model_flops: float
+    beyond: str
     on: dict[str, OnGpu]
 
 
-def plan(config: Any, run: Run, samples: list[Sample], rows: int, gpus: list[Gpu]) -> Plan:
+def plan(config: Any, run: Run, samples: list[Sample], rows: int, gpus: list[Gpu], beyond: str = "") -> Plan:
     """Plan `run` over `rows` rows whose lengths are those of `samples`.
 
     Args:
@@ -116,6 +97,7 @@ def plan(config: Any, run: Run, samples: list[Sample], rows: int, gpus: list[Gpu
         tokens={"step": run.step_samples * each, "epoch": rows * each, "run": seen * each},
         flops=executed,
         model_flops=model,
+        beyond=beyond,
         on={gpu.name: on_gpu(config, run, largest, gpu, executed) for gpu in gpus},
     )
 
@@ -124,7 +106,7 @@ def on_gpu(config: Any, run: Run, largest: Callable, gpu: Gpu, flops: float) -> 
     """Whether and how long; the changes are looked for where it does not fit."""
     fit = fits(config, run, largest, gpu)
     changes = list(fitting_changes(config, run, largest, gpu)) if fit is False else []
-    hours = flops / (gpu.flops * MFU * run.world) / 3600 if gpu.flops else None
+    hours = flops / (gpu.flops * UTILISATION * run.world) / 3600 if gpu.flops else None
     return OnGpu(fit, hours, [change.said for change in changes])
 
 
@@ -161,122 +143,3 @@ def repeated_flops(config: Any, run: Run, work: Work, text: Any) -> float:
         again += 2 * text.num_hidden_layers * weights * work.tokens
         again += 4 * text.num_hidden_layers * text.num_attention_heads * head_width(text) * work.pairs
     return float(again)
-
-
-def world_of(values: dict) -> int:
-    """How many processes train together: as asked for, or as launched."""
-    return int(values.get("plan_gpus") or os.environ.get("WORLD_SIZE", 1))
-
-
-def print_plan(values: dict, rows: Any) -> int:
-    """Print the plan of a recipe's values as a table and one line of JSON; returns 2 if it fits on no GPU, else 0."""
-    named = values.get("plan_gpu")
-    present = None if named else present_gpu()
-    gpus = [GPUS[named]] if named else [present] if present else list(GPUS.values())
-    config, run = configuration(values), run_of(values, world_of(values))
-    samples = measure(rows, worded_processor(values), config, int(values.get("seed", 0)))
-    made = plan(config, run, samples, len(rows), gpus)
-    print("\n".join(lines_of(made, run)))
-    print("PLAN " + json.dumps(asdict(made)))
-    return 2 if all(gpu.fits is False for gpu in made.on.values()) else 0
-
-
-def configuration(values: dict) -> Any:
-    """The checkpoint's."""
-    from transformers import AutoConfig
-
-    name = values["model_name_or_path"]
-    load = loading(name, values.get("model_revision"), field="model_revision")
-    with opening(name, "config.json"):
-        return AutoConfig.from_pretrained(name, **load)
-
-
-def worded_processor(values: dict) -> Any:
-    """The checkpoint's, with the stage's chat template."""
-    from transformers import AutoProcessor
-
-    load = loading(values["model_name_or_path"], values.get("model_revision"), field="model_revision")
-    processor = AutoProcessor.from_pretrained(values["model_name_or_path"], **load)
-    template = values.get("chat_template") or ("plain" if values["stage"] == "pretrain" else None)
-    if template:
-        processor.chat_template = template_file(template).read_text(encoding="utf-8")
-    return processor
-
-
-def lines_of(made: Plan, run: Run) -> list[str]:
-    """The plan for a reader; what is not known is called unknown."""
-
-    def gb(count: float | None) -> str:
-        return "unknown" if count is None else f"{count / GB:,.2f} GB"
-
-    memory = made.memory
-    parts = ("weights", "gradients", "optimizer", "casts", "loss", "pictures", "exchange")
-    table = [(f"{name} parameters", f"{count:,}") for name, count in made.parameters.items()]
-    table += [(part, gb(memory and getattr(memory, part))) for part in parts]
-    table += [(f"activations, {name}", gb(count)) for name, count in made.activations.items()]
-    table += [("peak on each GPU", gb(memory and memory.peak))]
-    table += [("optimizer steps", f"{made.steps['run']:,} ({made.steps['epoch']:,} an epoch)")]
-    for name in ("samples", "tokens"):
-        step, epoch, whole = (getattr(made, name)[key] for key in ("step", "epoch", "run"))
-        table.append((name, f"{step:,.0f} a step, {epoch:,.0f} an epoch, {whole:,.0f} in all"))
-    table += [("lengths", f"of {made.measured:,} of {made.rows:,} rows; the longest has {made.longest:,} tokens")]
-    table += [("computed with padding", f"{made.padding:.2f} tokens for each")]
-    table += [("operations", f"{made.flops:.3g}, of which {made.model_flops:.3g} are the model's")]
-    table += [(f"on {run.world} {name}", said_of(on)) for name, on in made.on.items()]
-    width = max(len(name) for name, _ in table)
-    lines = [f"{name:<{width}}  {value}" for name, value in table]
-    return [*lines, f"Hours at {MFU:.0%} of the peak bfloat16 FLOP/s of NVIDIA's data sheets ({SOURCE})."]
-
-
-def said_of(on: OnGpu) -> str:
-    """One GPU's cell."""
-    fit = {True: "fits", False: "does not fit", None: "unknown whether it fits"}[on.fits]
-    hours = "unknown" if on.hours is None else f"{on.hours:,.2f}"
-    return f"{fit}; {advice(on.changes)}" if on.fits is False else f"{fit}, {hours} hours"
-
-
-def advice(changes: list[str]) -> str:
-    """The changes that help, the smallest first."""
-    return "use " + ", or ".join(changes) if changes else "no change that is known here makes it fit"
-
-
-def check_fit(values: dict, rows: Any, processor: Any) -> None:
-    """Refuse a run that the GPU of this process cannot hold; on a CPU, warn where the free memory will not do.
-
-    Args:
-        processor: with the stage's chat template.
-
-    Raises:
-        BadInput: names the smallest change that fits; `--force_fit` goes on without.
-    """
-    on_cpu = is_true(values.get("use_cpu", False))
-    gpu = None if on_cpu else present_gpu()
-    config, run = configuration(values), run_of(values, world_of({}), cuda=gpu is not None)
-    samples = measure(rows, processor, config, int(values.get("seed", 0)))
-    memory = memory_of(config, run, largest_batch(samples, run))
-    if memory is None:
-        return
-    if gpu is None:
-        free = free_ram()
-        if free is not None and memory.peak > free:
-            said = f"needs {memory.peak / GB:,.1f} GB and {free / GB:,.1f} GB are free"
-            print(f"llava-mistral train: warning: the run {said}; it may be killed", file=sys.stderr)
-        return
-    if memory.peak <= gpu.memory or is_true(values.get("force_fit", False)):
-        return
-    changes: list[Change] = list(fitting_changes(config, run, lambda other: largest_batch(samples, other), gpu))
-    raise BadInput(
-        f"the run needs {memory.peak / GB:,.1f} GB and {gpu.name} has {gpu.memory / GB:,.1f} GB free for it",
-        remedy=f"{advice([change.said for change in changes])}; --force_fit tries all the same",
-        field="plan",
-    )
-
-
-def free_ram() -> float | None:
-    """Bytes of memory that can be had on Linux without swapping; None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if found is None else float(found) * 1024

@@ -13,7 +13,7 @@ class Sizes:
     Args:
         tower: of the vision tower.
         projector: without the newline of tiles.
-        newline: ends a row of patches with anyres; frozen under LoRA.
+        newline: ends a row of patches with anyres; trained with the projector.
         embedding, head: `vocab_size x hidden_size` each; a tied head has none.
         layer: in the seven matrices of one text layer.
         norms: of the text model, all layers.
@@ -43,9 +43,9 @@ class Sizes:
 
     def counts(self, stage: str) -> dict[str, int]:
         """`{"trainable": …, "frozen": …}` as `stages.set_trainable` and `lora.add_lora` count them."""
-        if self.low_rank:
-            return {"trainable": self.low_rank + self.projector, "frozen": self.tower + self.text + self.newline}
         projection = self.projector + self.newline
+        if self.low_rank:
+            return {"trainable": self.low_rank + projection, "frozen": self.tower + self.text}
         if stage == "pretrain":
             return {"trainable": projection, "frozen": self.tower + self.text}
         return {"trainable": projection + self.text, "frozen": self.tower}

@@ -2,26 +2,15 @@
 
 import os
 import random
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from math import ceil
 from statistics import fmean
 from typing import Any
 
 from llava_mistral.ground.pictures import open_picture
-from llava_mistral.training.recipe import StageArguments, is_true
+from llava_mistral.training.packing import estimated_lengths, most_image_tokens, rows_of_a_step
 
-# SFTConfig's defaults of what decides memory and steps; a test compares them, for importing TRL takes seconds.
-DEFAULTS = {
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 1,
-    "num_train_epochs": 3.0,
-    "max_steps": -1,
-    "optim": "adamw_torch_fused",
-    "bf16": True,
-    "fp16": False,
-    "gradient_checkpointing": True,
-    "use_cpu": False,
-}
+TRUE = ("1", "true", "yes")
 SAMPLE = 1000  # rows whose lengths are measured; drawn with the run's seed
 
 
@@ -71,36 +60,45 @@ class Run:
         return self.batch * self.accumulation * self.world
 
 
-def run_of(values: dict, world: int = 1, cuda: bool = True) -> Run:
-    """Read the values of `recipe.given_values`; what they leave out has the parser's default."""
-    asked = {**DEFAULTS, **{field.name: field.default for field in fields(StageArguments)}}
-    asked |= {key: value for key, value in values.items() if value is not None}
-    bf16 = is_true(asked["bf16"]) and not is_true(asked["fp16"])
+def run_of(stage: Any, config: Any, world: int = 1, cuda: bool = True) -> Run:
+    """The run of `stage`, a `StageArguments`, and `config`, an `SFTConfig`, by `world` processes."""
     sharded, deepspeed = (
-        bool(asked.get(name)) or is_true(os.environ.get(f"ACCELERATE_USE_{name.upper()}", False))
+        bool(getattr(config, name)) or os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() in TRUE
         for name in ("fsdp", "deepspeed")
     )
-    lora = is_true(asked["use_peft"])
     return Run(
-        stage=asked["stage"],
-        batch=int(asked["per_device_train_batch_size"]),
-        accumulation=int(asked["gradient_accumulation_steps"]),
-        epochs=float(asked["num_train_epochs"]),
-        max_steps=max(0, int(asked["max_steps"])),
-        optim=str(asked["optim"]),
-        bf16=bf16,
-        checkpointing=is_true(asked["gradient_checkpointing"]),
-        lora_r=int(asked["lora_r"]) if lora else None,
-        lora_dropout=float(asked["lora_dropout"]) if lora else 0.0,
-        four_bit=is_true(asked["load_in_4bit"]),
+        stage=stage.stage,
+        batch=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        epochs=config.num_train_epochs,
+        max_steps=max(0, config.max_steps),
+        optim=str(getattr(config.optim, "value", config.optim)),
+        bf16=bool(config.bf16 and not config.fp16),
+        checkpointing=bool(config.gradient_checkpointing),
+        lora_r=stage.lora_r if stage.use_peft else None,
+        lora_dropout=stage.lora_dropout if stage.use_peft else 0.0,
+        four_bit=stage.load_in_4bit,
         world=world,
         sharded=sharded and world > 1,
         deepspeed=deepspeed,
-        packed=is_true(asked.get("packed", False)),
-        small_frozen=bf16 and not (sharded or deepspeed) and asked.get("frozen_dtype", "float32") == "auto",
-        reads_once=asked.get("vision_cache", "off") != "off",
+        packed=stage.packed,
+        small_frozen=bool(config.bf16 and not (sharded or deepspeed) and stage.frozen_dtype == "auto"),
+        reads_once=stage.vision_cache != "off",
         cuda=cuda,
     )
+
+
+def split_rows(run: Run, stage: Any, config: Any, rows: Any, of_model: Any) -> Run:
+    """The run with the micro-batches that the trainer makes of its rows, by the trainer's own rule.
+
+    Args:
+        of_model: a `LlavaMistralConfig`.
+    """
+    if not run.packed:
+        return run
+    lengths = estimated_lengths(rows, most_image_tokens(of_model))
+    batch, accumulation = rows_of_a_step(lengths, config, stage.row_tokens, run.world)
+    return replace(run, batch=batch, accumulation=accumulation)
 
 
 @dataclass(frozen=True)
@@ -121,19 +119,24 @@ def measure(rows: Any, processor: Any, config: Any, seed: int = 0) -> list[Sampl
         processor: with the stage's chat template.
         config: a `LlavaMistralConfig`.
     """
+    chosen = sorted(random.Random(seed).sample(range(len(rows)), min(SAMPLE, len(rows))))
+    return lengths_of(rows.select(chosen).with_format("arrow")[:].to_pylist(), processor, config)
+
+
+def lengths_of(rows: list[dict], processor: Any, config: Any) -> list[Sample]:
+    """Lengths of rows as they are stored: their pictures are paths or bytes."""
     from llava_mistral.training.collator import AnswerCollator
 
-    chosen = sorted(random.Random(seed).sample(range(len(rows)), min(SAMPLE, len(rows))))
-    drawn = rows.select(chosen).with_format("arrow")[:].to_pylist()  # as stored: pictures are paths and bytes
     word = AnswerCollator(processor).word
     ids = [
-        processor.tokenizer([word(row, answered) for row in drawn], add_special_tokens=False).input_ids
+        processor.tokenizer([word(row, answered) for row in rows], add_special_tokens=False).input_ids
         for answered in (False, True)
     ]
     samples = []
-    for row, prompt, whole in zip(drawn, *ids, strict=True):
-        features, tiles = pictures_of(row["images"], processor, config)
-        tokens = len(whole) - len(row["images"]) + features
+    for row, prompt, whole in zip(rows, *ids, strict=True):
+        images = row["images"] or []
+        features, tiles = pictures_of(images, processor, config)
+        tokens = len(whole) - len(images) + features
         samples.append(Sample(tokens, len(whole) - len(prompt), features, tiles))
     return samples
 

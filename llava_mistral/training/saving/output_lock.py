@@ -1,7 +1,6 @@
 """Two trainers on one output folder would each remove the other's checkpoints; the second is refused."""
 
 import errno
-import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,11 @@ from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.processes import is_first_process
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LOCK = ".lock"
 WITHOUT_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
@@ -46,6 +50,8 @@ def _take(output: Path) -> int:
     while True:
         descriptor = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
+            if fcntl is None:
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)

@@ -3,14 +3,14 @@
 import hashlib
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.processes import is_first_process
-from llava_mistral.training.recipe import WITHOUT_EFFECT
-from llava_mistral.training.saving.run_record import DECISIVE, PACKAGES, data_hash
+from llava_mistral.training.recipe_keys import BESIDE_IDENTITY
+from llava_mistral.training.saving.run_record import PACKAGES, data_hash
 from llava_mistral.training.saving.whole_checkpoints import (
     DAMAGED,
     PARTIAL,
@@ -19,21 +19,7 @@ from llava_mistral.training.saving.whole_checkpoints import (
     read_manifest,
 )
 
-# Of SFTConfig, beside what a card names: all that moves the weights when it changes.
-ALSO_DECISIVE = (
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "optim_args",
-    "max_grad_norm",
-    "lr_scheduler_kwargs",
-    "data_seed",
-    "fp16",
-    "train_sampling_strategy",
-    "dataloader_drop_last",
-    "neftune_noise_alpha",
-    "label_smoothing_factor",
-)
+SAMPLES, SAMPLED = 64, 1 << 14  # places of a weight file that are looked at, and bytes at each
 
 
 @dataclass(frozen=True)
@@ -55,8 +41,13 @@ class RunIdentity:
         return {"step": step, **asdict(self)}
 
 
-def run_identity(stage, config, rows, template: Path | None) -> RunIdentity:
+def run_identity(stage, config, rows, wording: str) -> RunIdentity:
     """Gather the identity of the run that `stage`, a `StageArguments`, and `config`, an `SFTConfig`, describe.
+
+    That is all of both but `recipe_keys.BESIDE_IDENTITY`, with the weights and the chat template it begins with.
+
+    Args:
+        wording: the text of the chat template that the stage is worded with.
 
     Raises:
         BadInput: this is not the only process of a launch, and yet trains alone.
@@ -65,11 +56,10 @@ def run_identity(stage, config, rows, template: Path | None) -> RunIdentity:
         problem = "the launcher started several processes, and each of them would train alone into one folder"
         remedy = "use accelerate launch; without GPUs set ACCELERATE_USE_CPU=true"
         raise BadInput(problem, remedy=remedy, file=config.output_dir, field="output_dir")
-    values = {key: value for key, value in asdict(stage).items() if key not in WITHOUT_EFFECT}
-    for key in (*DECISIVE, *ALSO_DECISIVE):
-        value = getattr(config, key, None)
-        values[key] = getattr(value, "value", value)
-    values["chat_template"] = _short_hash(template.read_bytes()) if template else None
+    named = {line.name: getattr(part, line.name) for part in (config, stage) for line in fields(part) if line.init}
+    values = {key: getattr(value, "value", value) for key, value in named.items() if key not in BESIDE_IDENTITY}
+    values["mm_projector_lr"] = stage.projector_lr
+    values["chat_template"] = _short_hash(wording.encode())
     values["base_weights"] = _base_weights(Path(stage.model_name_or_path))
     values["processes"] = config.world_size
     plain = {key: value if isinstance(value, int | float | None) else str(value) for key, value in values.items()}
@@ -77,12 +67,23 @@ def run_identity(stage, config, rows, template: Path | None) -> RunIdentity:
 
 
 def _base_weights(folder: Path) -> str | None:
-    """Of a local base: its record and its weight files' sizes; hashing 14 GB at every start would cost a minute."""
+    """Of a local base: its record, and of its weight files the sizes and a sample of their bytes.
+
+    Hashing all of 14 GB at every start would cost a minute; training moves every weight of a matrix.
+    """
     if not folder.is_dir():
         return None
-    said = [f"{path.name} {path.stat().st_size}" for path in sorted(folder.glob("*.safetensors"))]
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for part in range(SAMPLES):
+                file.seek(size * part // SAMPLES)
+                digest.update(file.read(SAMPLED))
     record = folder / "run.json"
-    return _short_hash("\n".join(said).encode() + (record.read_bytes() if record.is_file() else b""))
+    digest.update(record.read_bytes() if record.is_file() else b"")
+    return digest.hexdigest()[:12]
 
 
 def _short_hash(content: bytes) -> str:
@@ -139,11 +140,9 @@ def choose_checkpoint(output: str | Path, identity: RunIdentity, force: bool = F
 def _changes(checkpoint: Path, identity: RunIdentity) -> list[tuple[str, str]]:
     """What differs between a checkpoint's run and this one: (key, clause)."""
     before = read_manifest(checkpoint)
-    was, now = before["config"], identity.config
+    was, now = before["config"], identity.config  # a key that only this run has is of a later version
     changes = [
-        (key, f"{key} was {was.get(key)} and is {now.get(key)} now")
-        for key in sorted(was.keys() | now.keys())
-        if was.get(key) != now.get(key)
+        (key, f"{key} was {was[key]} and is {now.get(key)} now") for key in sorted(was) if was[key] != now.get(key)
     ]
     if before["data"] != identity.data:
         changes.append(("dataset", f"the data was {before['data'][:12]} and is {identity.data[:12]} now"))

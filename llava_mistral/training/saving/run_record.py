@@ -8,11 +8,13 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from llava_mistral.data.conversations import count_pictures
 from llava_mistral.ground.whole_file import write_whole
 from llava_mistral.training.loss_chart import draw_losses
 from llava_mistral.training.machine import hardware, peak_memory_gb
 from llava_mistral.training.processes import is_first_process
-from llava_mistral.training.recipe import BEGUN, FINISHED, OF_LORA, RECORD
+from llava_mistral.training.recipe_keys import BESIDE_IDENTITY
+from llava_mistral.training.saving.output_folder import BEGUN, FINISHED, RECORD
 from llava_mistral.training.saving.whole_checkpoints import (
     DAMAGED,
     PARTIAL,
@@ -25,8 +27,8 @@ from llava_mistral.training.saving.whole_checkpoints import (
 )
 
 PACKAGES = ("transformers", "torch", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors")
-# What of SFTConfig decides what is learned; not where it is written, nor any token.
-DECISIVE = (
+# What of SFTConfig a card names in any case; what else was given and decides what is learned stands beside it.
+NAMED = (
     "learning_rate",
     "num_train_epochs",
     "max_steps",
@@ -40,6 +42,8 @@ DECISIVE = (
     "gradient_checkpointing",
     "seed",
 )
+
+SET_HERE = ("max_length", "remove_unused_columns")  # refused in a recipe, whatever the value here
 
 READ_AT_MOST = 1 << 29  # bytes of picture files: half a gibibyte is read in about a second
 
@@ -67,9 +71,10 @@ def finish_run(trainer, processor, record: dict, weights: dict | None = None) ->
 
             save_adapter(model, staging, weights)
         else:
-            from llava_mistral.training.frozen_weights import full_state
+            from llava_mistral.training.frozen_weights import saved_state, stored_types
 
-            model.save_pretrained(staging, state_dict=weights or full_state(model))
+            stored = stored_types(record["base_model"][0], record.get("base_revision"))
+            model.save_pretrained(staging, state_dict=saved_state(model, stored, weights))
         processor.save_pretrained(staging)
         title = f"{record['stage']}, from {Path(record['base_model'][0]).name}"
         draw_losses(trainer.state.log_history, staging / "loss.png", title)
@@ -116,26 +121,29 @@ def terms_of(dataset: str) -> dict[str, str]:
     return {key: told[key] for key in ("source", "license") if isinstance(told.get(key), str)}
 
 
-def begin_run(trainer, stage, config, rows, bad, template: str | None, parameters: dict) -> dict:
+def begin_run(trainer, recipe, rows, bad, template: str | None, parameters: dict) -> dict:
     """What is known before the first step; written to `run.partial.json`, which a run that died leaves behind.
 
     Args:
-        config: the `SFTConfig` as it was given; the trainer may split its micro-batches.
+        recipe: the `Recipe` as it was given; the trainer may split its micro-batches.
         bad: the `BadSamples` that were left out; `skipped.json` names them.
         template: name of the chat template of this stage; None for the checkpoint's own.
         parameters: `{"trainable": …, "frozen": …}`, of `stages.set_trainable`.
     """
+    stage = recipe.stage
     base_run = Path(stage.model_name_or_path) / "run.json"
     begun = {
         "stage": stage.stage,
         "base_model": [stage.model_name_or_path],
+        "base_revision": stage.model_revision,
         "before": json.loads(base_run.read_text(encoding="utf-8")) if base_run.is_file() else None,
-        "recipe": {**recipe_values(stage, config), "chat_template": template},
+        "recipe": {**recipe_values(recipe), "chat_template": template},
         "seed": trainer.args.seed,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "data": {
             "path": stage.dataset,
             "rows": len(rows),
+            **count_pictures(rows),
             "skipped": len(bad.listed),
             "sha256": trainer.identity.data,
             **terms_of(stage.dataset),
@@ -178,17 +186,39 @@ def run_record(trainer, begun: dict, tokens: dict, seconds: float) -> dict:
         "throughput": rates(meter.total, meter.peak, trainer.args.world_size) if meter else None,
         "peak_memory_gb": peak_memory_gb(),
         "final_loss": curve[-1][1] if curve else None,
+        "best": best_of(trainer),
         "loss_curve": curve,
         "eval_curve": held_out,
     }
 
 
-def recipe_values(stage, config) -> dict:
+def recipe_values(recipe) -> dict:
     """The values of a run that decide what is learned, as its flags and its recipe gave them."""
-    values = {key: getattr(config, key) for key in DECISIVE}
+    stage, config = recipe.stage, recipe.config
+    values = {key: getattr(config, key) for key in NAMED}
+    given = (key for key in recipe.given if hasattr(config, key) and key not in {*BESIDE_IDENTITY, *SET_HERE})
+    values |= {key: getattr(config, key) for key in given}
     values = {key: getattr(value, "value", value) for key, value in values.items()}
-    lora = {key: getattr(stage, key) for key in ("use_peft", *OF_LORA)} if stage.use_peft else {}
-    return {**values, **lora, "answer_style": stage.answer_style}
+    lora = {key: getattr(stage, key) for key in ("use_peft", "lora_r", "lora_alpha", "lora_dropout")}
+    values |= lora if stage.use_peft else {}
+    values |= {"mm_projector_lr": stage.projector_lr} if stage.projector_lr is not None else {}
+    return {**values, "answer_style": stage.answer_style}
+
+
+def best_of(trainer) -> dict | None:
+    """The step whose weights are saved where that is not the last one (`load_best_model_at_end`), and its losses."""
+    state = trainer.state
+    if not trainer.args.load_best_model_at_end or state.best_model_checkpoint is None:
+        return None
+    step = int(Path(state.best_model_checkpoint).name.removeprefix("checkpoint-"))
+    losses = {
+        key: row[key]
+        for row in state.log_history
+        if row["step"] == step
+        for key in ("loss", "eval_loss")
+        if key in row
+    }
+    return {"step": step, "metric": trainer.args.metric_for_best_model, "value": state.best_metric, **losses}
 
 
 def data_hash(rows) -> str:

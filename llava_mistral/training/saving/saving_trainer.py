@@ -47,6 +47,13 @@ class SavingTrainer(ReportingTrainer):
                 publish_checkpoint(staging, output, about, self.args.save_total_limit, best)
             self.accelerator.wait_for_everyone()
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and hasattr(self.model, "peft_config"):
+            from llava_mistral.training.lora import add_newline
+
+            add_newline(self.model, Path(output_dir or self.args.output_dir), state_dict)
+
     def _name_best(self, staging: Path, output: Path) -> None:
         """The best checkpoint is the one being written: its name is the one that it will have."""
         if self.state.best_model_checkpoint == str(staging):

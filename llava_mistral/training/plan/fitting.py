@@ -1,0 +1,60 @@
+"""Whether a run fits the machine it is started on."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.training.plan.checkpoint import configuration
+from llava_mistral.training.plan.gpus import fitting_changes, present_gpu
+from llava_mistral.training.plan.memory import memory_of
+from llava_mistral.training.plan.printed import GB, advice
+from llava_mistral.training.plan.workload import largest_batch, measure, run_of, split_rows
+
+
+def check_fit(stage: Any, config: Any, rows: Any, processor: Any) -> None:
+    """Refuse a run that the GPU of this process cannot hold; on a CPU, warn where the free memory will not do.
+
+    Args:
+        stage: a `StageArguments`.
+        config: an `SFTConfig`.
+        processor: with the stage's chat template.
+
+    Raises:
+        BadInput: names the smallest change that fits; `--force_fit` goes on without.
+    """
+    gpu = None if config.use_cpu else present_gpu()
+    of_model = configuration(stage)
+    run = run_of(stage, config, config.world_size, cuda=gpu is not None)
+    run = split_rows(run, stage, config, rows, of_model)
+    samples = measure(rows, processor, of_model, config.seed)
+    memory = memory_of(of_model, run, largest_batch(samples, run))
+    if memory is None:
+        if gpu is not None and not run.deepspeed:
+            said = f"the memory of {run.optim} is not known here, so nobody checked whether the run fits"
+            print(f"llava-mistral train: {said}", file=sys.stderr)
+        return
+    if gpu is None:
+        free = free_ram()
+        if free is not None and memory.peak > free:
+            said = f"needs {memory.peak / GB:,.1f} GB and {free / GB:,.1f} GB are free"
+            print(f"llava-mistral train: warning: the run {said}; it may be killed", file=sys.stderr)
+        return
+    if memory.peak <= gpu.memory or stage.force_fit:
+        return
+    changes = fitting_changes(of_model, run, lambda other: largest_batch(samples, other), gpu)
+    raise BadInput(
+        f"the run needs {memory.peak / GB:,.1f} GB and {gpu.name} has {gpu.memory / GB:,.1f} GB free for it",
+        remedy=f"{advice([change.said for change in changes])}; --force_fit tries all the same",
+        field="plan",
+    )
+
+
+def free_ram() -> float | None:
+    """Bytes of memory that can be had on Linux without swapping; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if found is None else float(found) * 1024

@@ -1,0 +1,263 @@
+"""The processor of LLaVA-Mistral: a conversation and its pictures become tensors."""
+
+import sys
+
+from transformers import LlavaNextProcessor, LlavaProcessor
+from transformers.image_utils import is_valid_image
+
+# Between the first two characters of a control token that a user wrote: it shows nothing, and the token stays text.
+WORD_JOINER = "\u2060"
+WEB = "starlette.exceptions"  # is loaded where a web server runs
+ROLES = ("system", "user", "assistant")
+_PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")
+
+
+def refusal(said: str) -> ValueError:
+    """Return the error of a request that cannot be answered; a web server that runs here says 400 and the reason.
+
+    `transformers serve` (5.23) answers a ValueError with 500 and no word, as if the fault were its own. What it
+    answers otherwise is starlette's HTTPException, so this error is one, too, wherever starlette is loaded already.
+    """
+    said, web = " ".join(said.split())[:300], sys.modules.get(WEB)
+    if web is None:
+        return ValueError(said)
+    kind = type("RefusedRequest", (web.HTTPException, ValueError), {"__str__": lambda self: self.detail})
+    return kind(400, said)
+
+
+class LlavaMistralProcessor(LlavaProcessor):
+    r"""CLIP's image processor and the text model's tokenizer in one object.
+
+    A call takes `text` with one `<image>` per picture and returns `input_ids` and `attention_mask` `(batch, length)`,
+    in which every `<image>` has become as many image tokens as the picture has features, and `pixel_values`
+    `(pictures, 3, height, width)`, or with anyres `(pictures, tiles, 3, height, width)` and `image_sizes`
+    `(pictures, 2)`.
+    `apply_chat_template` words a conversation and does the same; an `<image>` or `</s>` in a user's own words stays
+    text. No address is fetched: a picture is a PIL picture, an array, a path or base64.
+
+    Args:
+        image_processor: `CLIPImageProcessor` (centre crop), `LlavaImageProcessor` with `do_pad` (LLaVA-1.5's square by
+            mean colour) or `LlavaNextImageProcessor` (LLaVA-1.6's tiles, "anyres").
+        tokenizer: the text model's, with `image_token` as one special token.
+        patch_size (`int`): side of the tower's patches in pixels.
+        vision_feature_select_strategy (`str`): `"default"` leaves the class token out, `"full"` keeps it.
+        chat_template (`str`): Jinja template that words a conversation.
+        image_token (`str`): the picture's placeholder in a prompt.
+        num_additional_image_tokens (`int`): tokens the tower adds to the patches; 1 for CLIP's class token.
+    """
+
+    # The library's loader looks for the names of the parts in the class itself when it is remote code.
+    attributes = ["image_processor", "tokenizer"]
+
+    # How a folder of the original LLaVA code becomes a processor. The plugin sets it when `processing` is imported
+    # (`original.py`, which does not travel); code in a published folder never meets such a folder.
+    read_original = None
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=None,
+        vision_feature_select_strategy="default",
+        chat_template=None,
+        image_token="<image>",
+        num_additional_image_tokens=1,
+        **kwargs,
+    ):
+        if tokenizer is not None and image_token not in tokenizer.get_vocab():
+            raise ValueError(
+                f"image token {image_token!r} is not in the tokenizer's vocabulary; add it as a special token first"
+            )
+        super().__init__(
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+            **kwargs,
+        )
+        # LLaMA's tokenizer is told `legacy` and does not save it; its copy would begin words with other tokens.
+        if getattr(tokenizer, "legacy", None) is not None:
+            tokenizer.init_kwargs["legacy"] = tokenizer.legacy
+        # The library sets this when it saves and drops it when it loads; a processor is then unequal to its own copy.
+        self.auto_map = {"AutoProcessor": "processing_llava_mistral.LlavaMistralProcessor"}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, tokenizer=None, **kwargs):
+        """As [`ProcessorMixin.from_pretrained`]; a folder of the original LLaVA code is read as it is.
+
+        Args:
+            tokenizer: takes the place of the folder's own, and is needed where an original folder carries none.
+        """
+        if cls.read_original is not None:
+            original = cls.read_original(pretrained_model_name_or_path, tokenizer, **kwargs)
+            if original is not None:
+                return original
+        if tokenizer is not None:
+            kwargs["tokenizer"] = tokenizer
+        if kwargs.get("trust_remote_code") is None:
+            kwargs["trust_remote_code"] = False  # AutoTokenizer would ask whether to run the code of the model
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @property
+    def image_aspect_ratio(self) -> str:
+        """What becomes of a picture: `"anyres"`, `"pad"` or `"square"`, as in the model's configuration."""
+        if hasattr(self.image_processor, "image_grid_pinpoints"):
+            return "anyres"
+        return "pad" if getattr(self.image_processor, "do_pad", None) else "square"
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        """One image token per feature of picture `image_idx`, from the size of its pixels."""
+        if self.patch_size is None:
+            raise ValueError("patch_size is not set, and features cannot be counted; give that of the vision tower")
+        if self.image_aspect_ratio == "anyres":
+            return LlavaNextProcessor.replace_image_token(self, image_inputs, image_idx, **kwargs)
+        height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
+        count = (height // self.patch_size) * (width // self.patch_size) + self.num_additional_image_tokens
+        return self.image_token * (count - (self.vision_feature_select_strategy == "default"))
+
+    _get_number_of_features = LlavaNextProcessor._get_number_of_features
+    _get_unpadded_features = LlavaNextProcessor._get_unpadded_features
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
+        family = LlavaNextProcessor if self.image_aspect_ratio == "anyres" else LlavaProcessor
+        return family._get_num_multimodal_tokens(self, image_sizes, **kwargs)
+
+    def apply_chat_template(self, conversation, chat_template=None, **kwargs):
+        """As [`ProcessorMixin.apply_chat_template`], but a control token in somebody's own words stays text.
+
+        A word joiner (U+2060) parts it, so that no picture is looked for where someone asks about HTML, and nobody
+        ends the turn of another.
+
+        Raises:
+            ValueError: it is no conversation of system, user and assistant (with a `chat_template` of the caller's,
+                of whatever roles that knows), or a picture is none, or an address: a server would fetch or open, in
+                its own name, what a stranger points at. The message is named by its place.
+        """
+        try:
+            words = self._literal(conversation, own_template=chat_template is None)
+            return super().apply_chat_template(words, chat_template, **kwargs)
+        except Exception as error:  # Pillow, Jinja and the library have no error in common
+            raise refusal(str(error) or type(error).__name__) from error
+
+    def _literal(self, conversation, own_template: bool):
+        """Return the conversation, or batch of them, with every control token in its texts parted."""
+        batched = isinstance(conversation, list | tuple) and conversation and isinstance(conversation[0], list | tuple)
+        for chat in conversation if batched else [conversation]:
+            _check_chat(chat, own_template)
+        tokens = {token for token in self.tokenizer.all_special_tokens if len(token) > 1}
+        added = self.tokenizer.added_tokens_decoder.values()
+        tokens |= {str(token) for token in added if token.special and len(str(token)) > 1}
+
+        def parted(text):
+            for token in tokens:
+                text = text.replace(token, token[:1] + WORD_JOINER + token[1:])
+            return text
+
+        def literal(content):
+            if isinstance(content, str):
+                return parted(content)
+            parts, said = [], ""
+            for part in content:
+                if isinstance(part.get("text"), str):
+                    text = parted(part["text"])
+                    if any(token in said + text for token in tokens):  # a template puts the parts side by side
+                        text = WORD_JOINER + text
+                    part, said = {**part, "text": text}, said + text
+                parts.append(part)
+            return parts
+
+        def worded(chat):
+            return [{**message, "content": literal(message["content"])} for message in chat]
+
+        return [worded(chat) for chat in conversation] if batched else worded(conversation)
+
+    def prepare_inputs_layout(self, images=None, **kwargs):
+        _check_pictures(images)
+        return super().prepare_inputs_layout(images=images, **kwargs)
+
+    def _validated(self, images, text) -> None:
+        """Refuse a batch whose samples do not have the pictures their prompts speak of, and name the first of them."""
+        if not isinstance(images, list | tuple) or not isinstance(text, list) or len(images) != len(text):
+            return
+        if not all(isinstance(own, list | tuple) for own in images):
+            return  # one flat list: which picture belongs to whom is told by the tokens alone
+        for index, (own, sample) in enumerate(zip(images, text, strict=True)):
+            if (tokens := sample.count(self.image_token)) != len(own):
+                raise ValueError(
+                    f"sample {index} has {tokens} {self.image_token} tokens and {len(own)} images; make them agree"
+                )
+
+    def validate_inputs(self, images=None, text=None, **kwargs):
+        self._validated(images, text)
+        super().validate_inputs(images=images, text=text, **kwargs)
+
+
+def _check_chat(chat, own_template: bool) -> None:
+    """Refuse what no template could word, with the place and the remedy; templates fail with an error of Jinja's."""
+
+    def wrong(index, field, problem, remedy):
+        return ValueError(f"message {index}: field {field}: {problem}; {remedy}")
+
+    if not isinstance(chat, list | tuple) or not chat:
+        raise ValueError(
+            "the conversation is no list of messages, or an empty one; give [{'role': 'user', 'content': …}, …]"
+        )
+    for index, message in enumerate(chat):
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or (own_template and role not in ROLES):
+            raise wrong(index, "role", f"{str(role)[:40]!r} is unknown", f"use {', '.join(ROLES)}")
+        if own_template and role == "system" and index:
+            raise wrong(index, "role", "the system message must come first", "move it or drop it")
+        content = message.get("content")
+        if isinstance(content, str):
+            continue
+        if not isinstance(content, list | tuple) or not all(isinstance(part, dict) for part in content):
+            raise wrong(index, "content", "is neither a text nor a list of parts", "give one of them")
+        for part in content:
+            kind = part.get("type")
+            if kind == "text" and not isinstance(part.get("text"), str):
+                raise wrong(index, "text", f"is {type(part.get('text')).__name__}, not text", "give a text")
+            if not isinstance(kind, str) or (own_template and kind not in ("text", "image", "image_url")):
+                raise wrong(index, "type", f"{str(kind)[:40]!r} is unknown", "use text or image")
+            if own_template and kind != "text" and role != "user":
+                raise wrong(index, "content", f"a picture cannot come from {role}", "put it into a user's message")
+            given = {key: part[key] for key in _PICTURE_KEYS if key in part} if kind in ("image", "image_url") else {}
+            try:
+                for key in ("url", "image_url"):
+                    _check_bytes(given.get(key))
+                _check_pictures([*given.values()])
+            except ValueError as error:
+                raise ValueError(f"message {index}: field image: {error}") from None
+
+
+def _check_bytes(address) -> None:
+    """Refuse what a server would open for a client: a `url` that is a path of its own. Elsewhere a path is a path."""
+    if WEB not in sys.modules:
+        return
+    name = address.get("url") if isinstance(address, dict) else address
+    if isinstance(name, str) and not name.startswith("data:"):
+        raise ValueError(f"the picture {name[:80]!r} is an address; send its bytes as data:image/png;base64,…")
+
+
+def _check_pictures(pictures) -> None:
+    """Refuse pictures that are none, and addresses: whoever asks would choose what this machine connects to."""
+    if isinstance(pictures, list | tuple):
+        for picture in pictures:
+            if picture is None:
+                raise ValueError("the picture is None; give a picture, or leave it and its token out")
+            _check_pictures(picture)
+        return
+    name = pictures.get("url") if isinstance(pictures, dict) else pictures  # OpenAI's image_url
+    if isinstance(name, str):
+        if "://" in name[:20]:
+            raise ValueError(f"the picture {name[:80]!r} is an address; fetch it yourself and give the picture")
+    elif pictures is not None and not is_valid_image(pictures):
+        raise ValueError(f"{type(pictures).__name__} is no picture; give a PIL picture, an array, a path or base64")
+
+
+LlavaMistralProcessor.register_for_auto_class()
+
+__all__ = ["LlavaMistralProcessor"]

@@ -1,0 +1,268 @@
+"""What people bring is read as they mean it or refused by name: pictures, answers, ids, splits, folders, caches."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from llava_mistral.data.bad_samples import BadSamples
+from llava_mistral.data.conversations import read_rows
+from llava_mistral.ground.bad_input import BadInput
+from tests.support.data_forms import pruned, random_picture, rows_as_read, trained
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+ASK, TELL = {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "It."}
+TURNS = {"prompt": [{"role": "user", "content": "What?"}], "completion": [{"role": "assistant", "content": "It."}]}
+
+
+def lines(folder: Path, *records: dict) -> Path:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for name in ("a.png", "b.png"):
+        (folder / "images" / name).write_bytes(random_picture(random.Random(name)))
+    (folder / "data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder / "data.jsonl"
+
+
+UNUSABLE = {  # a record that loses something, its neighbour, the field, what is said
+    "pictures elsewhere": (
+        {"question": "q", "answer": "a", "photo": "a.png"},
+        {"question": "q", "answer": "a", "image": "a.png"},
+        ("photo", "carries pictures and is not used; map it with --columns images=photo"),
+    ),
+    "pictures twice": (
+        TURNS | {"image": "a.png", "images": ["b.png"]},
+        TURNS | {"images": ["a.png", "b.png"]},
+        ("images", "has pictures in image and in images"),
+    ),
+    "nobody answers": (
+        TURNS | {"completion": [{"role": "user", "content": "secret"}]},
+        TURNS,
+        ("completion", "has no turn of the assistant's"),
+    ),
+    "empty answer": (TURNS | {"completion": "  "}, TURNS | {"completion": "a"}, ("prompt", "turn 1 is empty")),
+    "nothing learned": (
+        {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"loss": False}]},
+        {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"loss": True}]},
+        ("messages", "has no answer that is learned"),
+    ),
+    "half a weight": (
+        {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"weight": 0.5}]},
+        {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"weight": 1}]},
+        ("messages", "turn 1 has weight '0.5'"),
+    ),
+    "too few tokens": (
+        TURNS | {"prompt": "<image> and?", "images": ["a.png", "b.png"]},
+        TURNS | {"prompt": "<image> and <image>?", "images": ["a.png", "b.png"]},
+        ("prompt", "has 1 <image> tokens and 2 pictures"),
+    ),
+    "unanswered picture": (
+        {"image": "a.png", "conversations": [ASK, TELL, ASK]},
+        {"image": "a.png", "conversations": [ASK, TELL, TELL | {"from": "human"}]},
+        ("conversations", "turn 2 names a picture, and nobody answers"),
+    ),
+    "system later": (
+        {"messages": [*TURNS["prompt"], {"role": "system", "content": "s"}, *TURNS["completion"]]},
+        {"messages": [{"role": "system", "content": "s"}, *TURNS["prompt"], *TURNS["completion"]]},
+        ("messages", "turn 1 is from 'system'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_what_would_be_lost_is_refused_by_name_or_skipped(tmp_path, case):
+    record, neighbour, (field, said) = UNUSABLE[case]
+    good = {"question": "good?", "answer": "yes", "image": "b.png"}
+    path = lines(tmp_path, good, record)
+    with pytest.raises(BadInput) as refused:
+        read_rows(path)
+    assert f"{path}: record 1: field {field}: " in str(refused.value) and said in str(refused.value)
+    bad = BadSamples("skip", 0.5)
+    assert len(read_rows(path, bad=bad)) == 1 and bad.listed[0]["field"] == field
+    assert len(read_rows(lines(tmp_path, good, neighbour))) == 2
+
+
+def test_turns_that_are_not_learned_are_marked_in_the_row_and_stay_so_in_a_pruned_sets_json(tmp_path):
+    turns = [ASK, TELL, {"from": "human", "value": "More?"}, TELL | {"weight": 0}, {"from": "human", "value": "And?"}]
+    path = lines(tmp_path, {"id": "1", "image": "a.png", "conversations": [*turns, TELL]})
+    (row,) = read_rows(path)
+    assert [turn.get("loss") for turn in row["completion"]] == [None, None, False, None, None]
+    turns[1] = TELL | {"loss": False}
+    path = lines(tmp_path, {"id": "1", "image": "a.png", "conversations": [*turns, TELL]})
+    (row,) = read_rows(path)
+    assert (len(row["prompt"]), len(row["completion"])) == (5, 1)
+    out = pruned(path, tmp_path / "out")
+    assert rows_as_read(read_rows(out / "llava.json")) == rows_as_read(read_rows(out)) == rows_as_read([row])
+
+
+def test_the_same_words_about_other_pictures_are_other_samples(tmp_path):
+    from datasets import Dataset, Image, List
+
+    records = [{"id": "cam", "image": name, "conversations": [ASK, TELL]} for name in ("a.png", "b.png")]
+    assert read_rows(lines(tmp_path, *records))["id"] == ["cam", "cam~2"]
+    cells = [[{"bytes": random_picture(random.Random(i)), "path": None}] for i in (1, 2, 2)]
+    table = Dataset.from_list([{"id": "cam", **TURNS, "images": cell} for cell in cells])
+    table.cast_column("images", List(Image())).save_to_disk(tmp_path / "set")
+    bad = BadSamples("skip", 0.5)
+    assert read_rows(tmp_path / "set", bad=bad)["id"] == ["cam", "cam~2"]
+    assert [one["problem"] for one in bad.listed] == ["is there twice"]
+
+
+def test_ids_that_look_numbered_do_not_collide(tmp_path):
+    more = [{"from": "human", "value": "More?"}, TELL]
+    records = [{"id": "page", "image": "a.png", "conversations": [ASK, TELL, *more]}]
+    records += [{"id": "page#2", "image": "b.png", "conversations": [ASK, TELL]}]
+    path = lines(tmp_path, *records)
+    assert read_rows(path)["id"] == ["page", "page#2"]
+    assert read_rows(path, conversations="answers")["id"] == ["page", "page#2", "page#2~2"]
+
+
+def test_ids_are_made_where_there_are_none_and_that_is_said(tmp_path, capfd):
+    path = lines(tmp_path, TURNS, TURNS)
+    for _ in range(2):  # the second time from the cache
+        assert read_rows(path)["id"] == ["0", "1"]
+        assert "data.jsonl: 2 records without an id are named by their places" in capfd.readouterr().err
+
+
+def test_a_split_that_is_asked_for_exists_and_held_out_data_is_never_the_training_split(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    row = Dataset.from_list([{"id": "1", **TURNS, "images": [random_picture(random.Random(0))]}])
+    DatasetDict({"train": row}).save_to_disk(tmp_path / "one")
+    DatasetDict({"train": row, "test": row}).save_to_disk(tmp_path / "two")
+    row.save_to_disk(tmp_path / "unnamed")
+    for name in ("one", "two", "unnamed"):
+        with pytest.raises(BadInput, match="field split: has no split 'tset'; use one of train"):
+            read_rows(tmp_path / name, split="tset")
+    with pytest.raises(BadInput, match="field eval_split: its only split is train, which is trained on"):
+        read_rows(tmp_path / "one", held_out_of=tmp_path / "one")
+    assert len(read_rows(tmp_path / "two", held_out_of=tmp_path / "two")) == 1
+    with pytest.raises(BadInput, match="field split: has no split 'test'"):
+        read_rows(lines(tmp_path / "lines", TURNS), split="test")
+
+
+def test_what_is_cached_does_not_depend_on_the_working_folder_or_on_links(tmp_path, monkeypatch):
+    record = {"id": "1", "image": "a.png", "conversations": [ASK, TELL]}
+    lines(tmp_path / "one", record)
+    monkeypatch.chdir(tmp_path / "one")
+    first = rows_as_read(read_rows("data.jsonl", image_folder="images"))
+    monkeypatch.chdir(tmp_path)
+    assert rows_as_read(read_rows("one/data.jsonl", image_folder="one/images")) == first
+    lines(tmp_path / "two", record)
+    (tmp_path / "two" / "images" / "a.png").write_bytes(random_picture(random.Random("other")))
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    assert rows_as_read(read_rows("link/data.jsonl")) == first
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "two")
+    assert rows_as_read(read_rows("link/data.jsonl")) != first
+
+
+def test_a_file_replaced_under_the_same_name_size_and_time_is_read_again(tmp_path):
+    import os
+
+    from llava_mistral.data.picture_check import checked
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for word in ("one", "two"):
+        (folder / "data.csv").write_text(f"id,question,answer\n1,what?,{word}\n")
+        os.utime(folder / "data.csv", (1_000_000_000, 1_000_000_000))
+        assert read_rows(folder)[0]["completion"][0]["content"] == word
+    path = lines(tmp_path, {"id": "1", "image": "a.png", "conversations": [ASK, TELL]})
+    picture = tmp_path / "images" / "a.png"
+    os.utime(picture, (1_000_000_000, 1_000_000_000))
+    checked(read_rows(path), "full", BadSamples(), source=path)
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:40] + bytes(len(whole) - 40))
+    os.utime(picture, (1_000_000_000, 1_000_000_000))
+    with pytest.raises(BadInput, match="record 1: field image"):
+        checked(read_rows(path), "full", BadSamples(), source=path)
+
+
+def test_a_picture_that_came_since_is_seen(tmp_path):
+    path = lines(tmp_path, TURNS | {"images": ["late.png"]}, TURNS)
+    assert len(read_rows(path, bad=BadSamples("skip", 0.5))) == 1
+    (tmp_path / "images" / "late.png").write_bytes(random_picture(random.Random(0)))
+    assert len(read_rows(path, bad=BadSamples("skip", 0.5))) == 2
+
+
+def test_pictures_lie_below_any_folder_that_is_named_and_links_lead_among_them(tmp_path):
+    path = lines(tmp_path / "here", TURNS | {"images": ["linked.png"]}, TURNS | {"images": ["far.png"]})
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "far.png").write_bytes(random_picture(random.Random(1)))
+    (tmp_path / "here" / "images" / "linked.png").symlink_to(tmp_path / "far" / "far.png")
+    folders = [tmp_path / "here" / "images", tmp_path / "far"]
+    assert len(read_rows(path, image_folder=folders)) == 2
+    assert len(trained(path, image_folder=":".join(map(str, folders)))) == 2
+    with pytest.raises(BadInput, match="is outside of"):
+        read_rows(path, image_folder=folders[0])
+    out = pruned(path, tmp_path / "out", "--image_folder", folders[0], "--image_folder", folders[1])
+    assert len(read_rows(out)) == 2
+    from llava_mistral.commands.train import joined
+
+    given = ["--image_folder", "a", "--stage", "finetune", "--image_folder", "b"]
+    assert joined(given, "--image_folder") == ["--stage", "finetune", "--image_folder", "a:b"]
+
+
+def test_one_bad_row_of_a_table_is_skipped_whatever_ails_it(tmp_path):
+    from datasets import Dataset
+
+    good = {"id": "0", "prompt": TURNS["prompt"], "completion": TURNS["completion"], "images": None}
+    wrong = {
+        "speaker": {"prompt": [{"role": "narrator", "content": "What?"}]},
+        "no answer": {"completion": []},
+        "absent": {"images": ["absent.png"]},
+        "twice": {},
+    }
+    rows = [good, *(good | {"id": name if name != "twice" else "0"} | change for name, change in wrong.items())]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    bad = BadSamples("skip", 1)
+    assert read_rows(tmp_path / "set", bad=bad)["id"] == ["0"]
+    assert sorted(one["record"] for one in bad.listed) == [1, 2, 3, 4]
+    with pytest.raises(BadInput, match="set: record 1: field prompt: turn 0 is from 'narrator'"):
+        read_rows(tmp_path / "set")
+
+
+def test_a_questions_picture_is_read_from_the_column_that_has_it(tmp_path):
+    from datasets import Dataset
+
+    from llava_mistral.data.scienceqa import read_problems
+    from llava_mistral.ground.pictures import open_picture
+
+    one, two = (random_picture(random.Random(number)) for number in (1, 2))
+    asked = {"question": "Which?", "choices": ["a", "b"], "answer": 1}
+    rows = [asked | {"image": one, "images": None}, asked | {"image": None, "images": [two]}]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    shown = [open_picture(problem.image).tobytes() for problem in read_problems(tmp_path / "set")]
+    assert shown == [open_picture(picture).tobytes() for picture in (one, two)]
+    assert [len(images) for images in read_rows(tmp_path / "set")["images"]] == [1, 1]
+
+
+def test_evaluation_reads_columns_configurations_and_folders_as_training_does(tmp_path):
+    from llava_mistral.commands.evaluate import main
+    from tests.support.running import run_here
+
+    folder = tmp_path / "set"
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.png").write_bytes(random_picture(random.Random(1)))
+    for name, right in (("red", "a"), ("blue", "b")):
+        (folder / name).mkdir(parents=True)
+        row = f'1,a.png,Which?,"[""a"", ""b""]",{right}'
+        (folder / name / "test.csv").write_text(f"id,img,ask,options,said\n{row}\n")
+    configs = [
+        {"config_name": name, "data_files": [{"split": "test", "path": f"{name}/test.csv"}]}
+        for name in ("red", "blue")
+    ]
+    (folder / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
+    (tmp_path / "predictions.json").write_text('{"results": {"1": 1}}')
+    given = ("--dataset", folder, "--predictions", tmp_path / "predictions.json", "--dataset_config", "blue")
+    given += ("--split", "test", "--columns", "image=img,question=ask,choices=options,answer=said")
+    run_here(main, *given, "--image_folder", tmp_path / "far", "--output", tmp_path / "out")
+    columns = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (columns["ALL"]["correct"], columns["IMG"]["n"]) == (1, 1)
+    assert "a.png does not exist" in run_here(main, *given, code=2).stderr

@@ -1,0 +1,172 @@
+"""One picture, every form, every entrance: the pixels are those that training and evaluation see, or it is refused."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.tiny_components import IMAGE_TOKENS
+
+ASKING = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+GREY = np.tile(np.linspace(0, 255, 40).astype("uint8"), (24, 1))
+ALPHA = ((GREY > 100) * 255).astype("uint8")
+
+
+def rgb() -> Image.Image:
+    return Image.merge("RGB", [Image.fromarray(part) for part in (GREY, 255 - GREY, GREY // 2)])
+
+
+def with_alpha() -> Image.Image:
+    picture = rgb().convert("RGBA")
+    picture.putalpha(Image.fromarray(ALPHA))
+    return picture
+
+
+def turned() -> bytes:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    rgb().save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+def encoded(picture: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+FILES = {
+    "RGB.png": lambda: encoded(rgb(), "PNG"),
+    "RGB.jpg": lambda: encoded(rgb(), "JPEG"),
+    "grey.png": lambda: encoded(Image.fromarray(GREY), "PNG"),
+    "grey16.png": lambda: encoded(Image.fromarray(GREY.astype("uint16") * 257), "PNG"),
+    "grey16.tif": lambda: encoded(Image.fromarray(GREY.astype("uint16") * 257), "TIFF"),
+    "RGBA.png": lambda: encoded(with_alpha(), "PNG"),
+    "grey-alpha.png": lambda: encoded(with_alpha().convert("LA"), "PNG"),
+    "palette.gif": lambda: encoded(rgb().convert("P"), "GIF"),
+    "palette-transparent.png": lambda: encoded(rgb().convert("P"), "PNG", transparency=3),
+    "turned.png": turned,
+    "bits.png": lambda: encoded(rgb().convert("1"), "PNG"),
+}
+
+
+@pytest.fixture(scope="module")
+def processor(stage0):
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(stage0, trust_remote_code=True)
+
+
+def forms(data: bytes, path) -> dict:
+    """What a user may hand over of one file. An array of a palette is its indices, which nobody can tell from grey."""
+    path.write_bytes(data)
+    picture, upright = Image.open(io.BytesIO(data)), path.name != "turned.png"
+    text = base64.b64encode(data).decode()
+    given = {
+        "path": {"path": str(path)},
+        "pathlib": {"path": path},
+        "PIL": {"image": picture},
+        "bytes": {"image": data},
+        "base64": {"base64": text},
+        "data url": {"url": f"data:image/png;base64,{text}"},
+    }
+    if picture.mode not in ("P", "1", "LA") and upright:
+        given["array"] = {"image": np.asarray(picture)}
+    return given
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_form_of_a_file_has_the_pixels_of_training(processor, tmp_path, name):
+    from llava_mistral.ground.pictures import open_picture
+
+    data = FILES[name]()
+    trained = processor.image_processor([open_picture(data)], return_tensors="pt")["pixel_values"]
+    for form, part in forms(data, tmp_path / name).items():
+        chat = [{"role": "user", "content": [{"type": "image", **part}, {"type": "text", "text": "Which?"}]}]
+        assert processor.apply_chat_template(chat, **ASKING)["pixel_values"].equal(trained), f"{form} in a chat"
+        called = processor(images=[next(iter(part.values()))], text=["<image>"], return_tensors="pt")
+        assert called["pixel_values"].equal(trained), f"{form} in a call"
+
+
+@pytest.mark.parametrize("name", ["grey16.png", "RGBA.png"])
+def test_the_pipeline_sees_them_too(processor, stage0, tmp_path, name):
+    from transformers import pipeline
+
+    (tmp_path / name).write_bytes(FILES[name]())
+    pipe = pipeline("image-text-to-text", model=str(stage0), processor=processor, trust_remote_code=True)
+    chat = [{"role": "user", "content": [{"type": "image", "path": str(tmp_path / name)}]}]
+    from transformers.pipelines.image_text_to_text import Chat
+
+    from llava_mistral.ground.pictures import open_picture
+
+    trained = processor.image_processor([open_picture(tmp_path / name)], return_tensors="pt")["pixel_values"]
+    assert pipe.preprocess(Chat(chat))["pixel_values"].equal(trained)
+
+
+ARRAYS = {
+    "float32 0..1": lambda a: (a / 255).astype("float32"),
+    "float64 0..1": lambda a: a / 255,
+    "float 0..255": lambda a: a.astype("float32"),
+    "int64": lambda a: a.astype("int64"),
+    "uint16": lambda a: a.astype("uint16") * 257,
+    "channels first": lambda a: np.moveaxis(a, 2, 0),
+}
+
+
+@pytest.mark.case("G8", "accepted")
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("tensor", [False, True], ids=["array", "tensor"])
+def test_an_array_of_any_numbers_has_the_pixels_of_its_picture(processor, kind, tensor):
+    import torch
+
+    array = ARRAYS[kind](np.asarray(rgb()))
+    array = torch.from_numpy(np.ascontiguousarray(array)) if tensor else array
+    expected = processor(images=[rgb()], text=["<image>"], return_tensors="pt")["pixel_values"]
+    assert processor(images=[array], text=["<image>"], return_tensors="pt")["pixel_values"].equal(expected)
+    batch = processor(images=array[None], text=["<image>"], return_tensors="pt")["pixel_values"]
+    assert batch.equal(expected)
+
+
+def test_floats_that_are_scaled_already_stay_as_they_are(processor):
+    scaled = np.asarray(rgb().resize((32, 32))).astype("float32") / 255
+    options = {"text": ["<image>"], "return_tensors": "pt"}
+    expected = processor(images=[rgb().resize((32, 32))], **options)["pixel_values"]
+    given = processor(images=[scaled], do_rescale=False, **options)["pixel_values"]
+    assert (given - expected).abs().max() < 0.02
+
+
+REFUSED = {
+    "floats beyond": (GREY.astype("float32") * 2.5, "give 0 to 255 as uint8"),
+    "NaN": (np.full((8, 8), np.nan), "give 0 to 255 as uint8"),
+    "below 0": (GREY.astype("int16") - 9, "give 0 to 255 as uint8"),
+    "two channels": (np.zeros((8, 8, 2), "uint8"), "is no picture"),
+    "channels at both ends": (np.zeros((3, 8, 3), "uint8"), "channels first or last"),
+    "one row": (np.zeros(8, "uint8"), "is no picture"),
+    "too long": (Image.new("RGB", (20_000, 1)), "20000 x 1 pixels"),
+    "too long a file": (encoded(Image.new("L", (20_000, 1)), "PNG"), "20000 x 1 pixels"),
+    "too wide for its square": (Image.new("L", (17_000, 100)), "17000 x 100 pixels"),
+    "too many pixels": (encoded(Image.new("1", (8_100, 8_000)), "PNG"), "8100 x 8000 pixels"),
+    "floats in a TIFF": (encoded(Image.fromarray((GREY / 255).astype("float32")), "TIFF"), "save it as 8 bits"),
+    "cut short": (FILES["RGB.png"]()[:-20], "is no picture|cannot be read"),
+    "no picture": (b"x", "bytes is no picture"),
+    "absent": ("/nowhere/picture.png", "neither a picture's file nor base64"),
+}
+
+
+@pytest.mark.case("G8", "refused")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_right_is_refused_with_a_remedy(processor, kind):
+    picture, said = REFUSED[kind]
+    with pytest.raises(ValueError, match=said):
+        processor(images=[picture], text=["<image>"])
+
+
+def test_the_largest_picture_an_engine_makes_up_is_taken(processor):
+    """vLLM sizes its memory by one of 10,000 x 10,000."""
+    from processing.pictures_llava_mistral import as_rgb
+
+    assert as_rgb(Image.new("RGB", (10_000, 10_000))).size == (10_000, 10_000)
+    out = processor(images=[Image.new("L", (8, 8))], text=["<image>"], return_tensors="pt")
+    assert (out["input_ids"] == processor.image_token_id).sum() == IMAGE_TOKENS

@@ -1,0 +1,178 @@
+"""One folder, every verb: the same weights, in the library's own order, or the same refusal."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llava_mistral.ground.bad_input import BadInput
+
+NAME = "lm_head.weight"
+
+
+@pytest.fixture
+def folder(stage0, tmp_path) -> Path:
+    return Path(shutil.copytree(stage0, tmp_path / "checkpoint"))
+
+
+def other(folder: Path) -> dict:
+    """Weights of the same names that are other numbers."""
+    from safetensors.torch import load_file
+
+    return {name: weight + 1 for name, weight in load_file(folder / "model.safetensors").items()}
+
+
+def save(weights: dict, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def index(folder: Path, names: dict[str, str]) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+def stale_index(folder: Path) -> None:
+    """As stock `save_pretrained` leaves it where shards were saved before."""
+    index(folder, dict.fromkeys(other(folder), "model-00001-of-00001.safetensors"))
+
+
+def own_index(folder: Path) -> None:
+    index(folder, dict.fromkeys(other(folder), "model.safetensors"))
+
+
+def stray_shard(folder: Path) -> None:
+    save(other(folder), folder / "model-00001-of-00002.safetensors")
+    index(folder, {NAME: "model-00001-of-00002.safetensors", "x": "model-00002-of-00002.safetensors"})
+
+
+def variant(folder: Path) -> None:
+    save(other(folder), folder / "model.fp16.safetensors")
+
+
+def pickle(folder: Path) -> None:
+    import torch
+
+    torch.save(other(folder), folder / "pytorch_model.bin")
+
+
+def shards(folder: Path) -> None:
+    """Two shards and no single file."""
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    parts = {
+        "model-00001-of-00002.safetensors": {NAME: weights.pop(NAME)},
+        "model-00002-of-00002.safetensors": weights,
+    }
+    for file, part in parts.items():
+        save(part, folder / file)
+    index(folder, {name: file for file, part in parts.items() for name in part})
+    (folder / "model.safetensors").unlink()
+
+
+def second_set(folder: Path) -> None:
+    save(other(folder), folder / "model-00001-of-00001.safetensors")
+    stale_index(folder)
+
+
+def only_a_variant(folder: Path) -> None:
+    variant(folder)
+    (folder / "model.safetensors").unlink()
+
+
+def by_loading(folder: Path, scratch: Path):
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+
+    return LlavaMistralForConditionalGeneration.from_pretrained(folder).lm_head.weight
+
+
+def by_evaluation(folder: Path, scratch: Path):
+    from llava_mistral.evaluation.asking import Checkpoint
+
+    return Checkpoint(str(folder), device="cpu").model.lm_head.weight
+
+
+def by_conversion(folder: Path, scratch: Path):
+    from llava_mistral.checkpoints.conversion import convert
+
+    (scratch / "converted").mkdir()
+    convert(folder, scratch / "converted", "plugin")
+    return by_loading(scratch / "converted", scratch)
+
+
+def by_publishing(folder: Path, scratch: Path):
+    from llava_mistral.publishing.staging import stage_model
+
+    (scratch / "staged").mkdir()
+    stage_model(folder, scratch / "staged")
+    sent = sorted(path.name for path in (scratch / "staged").iterdir() if ".safetensors" in path.name)
+    assert sent == ["model.safetensors"] or all("-of-" in name or name.endswith(".json") for name in sent)
+    return by_loading(scratch / "staged", scratch)
+
+
+VERBS = [by_loading, by_evaluation, by_conversion, by_publishing]
+
+
+@pytest.mark.parametrize("change", [stale_index, own_index, stray_shard, variant, pickle, shards])
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_reads_the_weights_that_the_library_reads(stage0, folder, tmp_path, change, verb):
+    from safetensors.torch import load_file
+
+    change(folder)
+    assert verb(folder, tmp_path).float().equal(load_file(stage0 / "model.safetensors")[NAME].float())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (second_set, "two (whole )?sets of weights, model.safetensors"),
+        (only_a_variant, "model.safetensors|no weights"),
+    ],
+)
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_refuses_what_only_the_owner_can_decide(folder, tmp_path, change, said, verb):
+    change(folder)
+    with pytest.raises((ValueError, OSError, BadInput), match=said):
+        verb(folder, tmp_path)
+
+
+def test_a_variant_is_loaded_by_its_name(folder):
+    from safetensors.torch import load_file
+
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+
+    only_a_variant(folder)
+    model = LlavaMistralForConditionalGeneration.from_pretrained(folder, variant="fp16")
+    assert model.lm_head.weight.equal(load_file(folder / "model.fp16.safetensors")[NAME])
+
+
+def test_an_adapter_beside_the_weights_is_not_lost_in_conversion(folder, tmp_path):
+    from llava_mistral.checkpoints.conversion import convert
+
+    (folder / "adapter_config.json").write_text("{}")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(BadInput, match="holds an adapter, whose weights would be lost"):
+        convert(folder, tmp_path / "out", "plugin")
+
+
+def test_two_processor_files_of_transformers_4_keep_their_padding(folder, tmp_path):
+    """A llava-hf folder of then has the picture's settings in preprocessor_config.json alone."""
+    from llava_mistral.checkpoints.conversion import convert
+    from llava_mistral.checkpoints.processor_conversion import convert_processor
+    from modeling_llava_mistral import LlavaMistralConfig
+    from processing import LlavaMistralProcessor
+
+    hf, out = tmp_path / "hf", tmp_path / "out"
+    for made in (hf, out):
+        made.mkdir()
+    convert(folder, hf, "llava-hf")
+    convert_processor(folder, hf, "plugin", "llava-hf")
+    settings = json.loads((hf / "processor_config.json").read_text())
+    (hf / "preprocessor_config.json").write_text(json.dumps(settings.pop("image_processor")))
+    (hf / "processor_config.json").write_text(json.dumps(settings))
+    convert(hf, out, "plugin")
+    convert_processor(hf, out, "llava-hf", "plugin")
+    assert LlavaMistralConfig.from_pretrained(out).image_aspect_ratio == "pad"
+    assert LlavaMistralProcessor.from_pretrained(out).image_aspect_ratio == "pad"
