@@ -1,5 +1,6 @@
 """Every test's world: no network, an empty Hugging Face cache, and tiny components that are made once."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -133,6 +134,20 @@ def anyres(tmp_path_factory, vision_folder, mistral_folder) -> Path:
     with reaching_hubs(False):
         run_here(main, *parts, "--output", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def mixed_rows(tmp_path_factory) -> Path:
+    """Eleven rows, of which seven have a picture, with questions of every length: the last step is incomplete."""
+    from tests.support.tiny_components import save_rows
+
+    file = save_rows(tmp_path_factory.mktemp("mixed"), 7)
+    records = json.loads(file.read_text())
+    for index in range(4):
+        turns = [{"from": "human", "value": "What is 2 + 2? " * (1 + 5 * index)}, {"from": "gpt", "value": "four"}]
+        records.insert(2 * index, {"id": f"text-{index}", "conversations": turns})
+    file.write_text(json.dumps(records))
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,16 @@
 """Several pruned sets in one report, whose numbers are those of the sets, and which no text of the data can break."""
 
-import html.parser
 import json
-import re
 
 import numpy as np
 import pytest
 
 from llava_mistral.commands.prune import main
+from tests.support.report_pages import HOSTILE, PICTURE, Page
 from tests.support.running import run_here
 from tests.support.small_problems import save_problems
 
-PICTURE = re.compile(r"data:image/(png|webp);base64,[A-Za-z0-9+/=]*\Z")
 METHODS = ("principles", "farthest", "random", "full")
-HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)> \"'& $x^2$ \u202eright to left " + "w" * 200
 
 
 def save_sets(folder, data):
@@ -23,22 +20,6 @@ def save_sets(folder, data):
         given += ["--embeddings", data / "vectors.npy"] if method == "farthest" else []
         run_here(main, *given)
     return [folder / method for method in METHODS]
-
-
-class Page(html.parser.HTMLParser):
-    """Which tags a page has, what they load, and its text."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.attributes, self.text = set(), [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        self.attributes += attributes
-
-    def handle_data(self, data):
-        self.text += data
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,10 @@ import pytest
 
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.running import run_apart
-from tests.support.tiny_components import save_rows
-from tests.support.training_runs import QUICK, TEMPLATES, interrupt, train
+from tests.support.training_runs import INSTRUCT, QUICK, interrupt, train
 
-INSTRUCT = {"chat_template": TEMPLATES / "mistral_instruct.jinja"}
 # Plain SGD: AdamW would make a step of full size out of the rounding of a gradient near 0.
 STEPS = {"optim": "sgd", "learning_rate": "0.3", "gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}
-
-
-@pytest.fixture(scope="module")
-def mixed_rows(tmp_path_factory):
-    """Eleven rows, of which seven have a picture, with questions of every length: the last step is incomplete."""
-    file = save_rows(tmp_path_factory.mktemp("mixed"), 7)
-    records = json.loads(file.read_text())
-    for index in range(4):
-        turns = [{"from": "human", "value": "What is 2 + 2? " * (1 + 5 * index)}, {"from": "gpt", "value": "four"}]
-        records.insert(2 * index, {"id": f"text-{index}", "conversations": turns})
-    file.write_text(json.dumps(records))
-    return file
 
 
 def weights(folder):

@@ -13,9 +13,9 @@ from llava_mistral.pruning.measures import Selection
 from llava_mistral.pruning.picture_signs import _sign
 from llava_mistral.pruning.principles import Scores
 from llava_mistral.pruning.sample_pages import MOST_SHOWN, sample_pages, shown_by_reason
+from tests.support.report_pages import HOSTILE, PICTURE, Page
 from tests.support.running import run_here
 from tests.support.small_problems import save_problems
-from tests.test_compared_selections import HOSTILE, PICTURE, Page
 
 
 def test_every_sample_is_in_the_report_with_its_answer_and_reason(tmp_path):

@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.running import recipe_of, run_here
 from tests.support.tiny_components import save_rows
-from tests.support.training_runs import interrupt, train
-from tests.test_packed_training import INSTRUCT, mixed_rows  # noqa: F401
+from tests.support.training_runs import INSTRUCT, interrupt, train
 
 LORA = {"use_peft": "True", "lora_r": 4, "lora_alpha": 8}
 
@@ -20,7 +19,7 @@ def record(folder) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_the_held_out_loss_is_the_same_for_any_batch_size(stage0, mixed_rows, tmp_path, monkeypatch):  # noqa: F811
+def test_the_held_out_loss_is_the_same_for_any_batch_size(stage0, mixed_rows, tmp_path):
     """Of answers of one and of many words: the mean over their tokens, which a mean of batches is not."""
     records = json.loads(mixed_rows.read_text())
     records[0]["conversations"][1]["value"] = "It is four, as two and two have always been, " * 3
@@ -200,7 +199,7 @@ def test_noise_in_a_packed_row_is_scaled_by_each_sample(stage0):
     assert torch.equal(embeddings.eval()(ids), clean)
 
 
-def test_the_plan_has_the_rows_that_the_trainer_makes(stage0, mixed_rows, tmp_path):  # noqa: F811
+def test_the_plan_has_the_rows_that_the_trainer_makes(stage0, mixed_rows, tmp_path):
     given = {**INSTRUCT, "per_device_train_batch_size": 6, "row_tokens": 90, "max_steps": 1}
     train("finetune", stage0, mixed_rows, tmp_path / "out", **given)
     made = record(tmp_path / "out")["micro_batches"]

@@ -212,13 +212,15 @@ def facts(options: argparse.Namespace) -> dict[str, str | None]:
 
 def show(found: dict[str, tuple[dict, dict]], options: argparse.Namespace) -> None:
     """Print the tables, and what a reader should be warned of."""
+    from llava_mistral.data.scienceqa import COLUMNS
     from llava_mistral.evaluation.results import cell_text, counts_text, readers_text
     from llava_mistral.evaluation.scoring import table
     from llava_mistral.evaluation.words_results import groups_text, words_text
 
     for images, (summary, _) in found.items():
+        shown = [column for column in COLUMNS if summary.get(column)]
         print(f"\n{options.model or options.predictions}: {summary['scoring']}, {images} pictures")
-        print(f"{words_text(summary) if 'match' in summary else table(summary)}\n{counts_text(summary)}")
+        print(f"{words_text(summary) if 'match' in summary else table(summary, shown)}\n{counts_text(summary)}")
         if summary.get("readers"):
             print(readers_text(summary))
         if summary["groups"]:

@@ -71,6 +71,7 @@ def asking(device: str | None):
     """Return what asks a checkpoint about problems, with their pictures and with blank ones, for the scores."""
 
     def ask(scorer, problems, folder):
+        from llava_mistral.evaluation.asking import check_checkpoint
         from llava_mistral.evaluation.journal import Asked
         from llava_mistral.evaluation.prediction import answer_problems
         from llava_mistral.ground.foreign_code import origin, split_revision
@@ -78,6 +79,7 @@ def asking(device: str | None):
         from llava_mistral.pruning.workers import pick_device
 
         scorer, revision = split_revision(scorer)
+        check_checkpoint(scorer)
         origin(scorer, revision)
         how = {"images": ("real", "blank"), "folder": folder, "device": pick_device(device), "revision": revision}
         answers = answer_problems(scorer, problems, Asked(scoring="likelihood"), **how)

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,10 @@ def run_verb(main: Callable[[], int | None], *, keeps_secrets: bool = False) -> 
     Args:
         keeps_secrets: the verb runs foreign code in processes of their own alone, and needs the token itself.
     """
+    # Pillow on odd metadata, and on sizes that `ground/pictures.py` bounds more strictly. For the whole process, which
+    # is the verb's: `catch_warnings` is not safe among threads.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit", RuntimeWarning)
     path = Path(sys.argv[0])
     name = f"llava-mistral {path.stem}" if path.parent.name == "commands" else path.name
     out, sys.stdout = sys.stdout, _Escaped(sys.stdout)

@@ -10,7 +10,6 @@ import errno
 import io
 import os
 import stat
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,6 @@ FORMATS += tuple(name for name, part in (("AVIF", "avif"), ("JPEG2000", "jpg_200
 MOST_PIXELS = 64_000_000  # 256 MB decoded: Pillow takes four bytes a pixel
 MOST_BYTES = 256 << 20
 MOST_RATIO = 200  # of the sides; a tower's `shortest_edge` makes 100,000 x 1 pixels 33 million wide
-# Of data that is only worded oddly (EXIF, palettes); what matters is an error. As a filter for good, for
-# `catch_warnings` is not safe among threads.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MOST_PIXELS is stricter
 
 Source = str | Path | bytes | Mapping[str, Any] | Image.Image
 

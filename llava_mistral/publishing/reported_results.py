@@ -28,7 +28,8 @@ def result_table(summary: dict) -> dict:
     columns = [column for column in COLUMNS if summary.get(column, False) is None or _is_cell(summary.get(column))]
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     cells = [summary[column] for column in columns]
-    lines.append("| accuracy | " + " | ".join("–" if c is None else f"{c['accuracy']:.2f}" for c in cells) + " |")
+    label = "accuracy" if summary.get("match") in (None, "exact") else _metric_label(str(summary["match"]))
+    lines.append(f"| {label} | " + " | ".join("–" if c is None else f"{c['accuracy']:.2f}" for c in cells) + " |")
     lines.append("| interval | " + " | ".join("–" if c is None else _interval(c) for c in cells) + " |")
     lines.append("| questions | " + " | ".join("–" if c is None else f"{c['n']:,}" for c in cells) + " |")
     variant = ", blank pictures" if summary.get("images") == "blank" else ""
@@ -48,6 +49,10 @@ def _is_cell(cell: object) -> bool:
     return all(isinstance(number, int | float) for number in numbers)
 
 
+def _metric_label(match: str) -> str:
+    return "mean token F1" if match == "f1" else markdown(f"accuracy ({match.split(':')[0].replace('_', ' ')} match)")
+
+
 def _interval(cell: dict) -> str:
     ends = cell.get("ci95")
     known = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
@@ -61,15 +66,19 @@ def eval_results(summary: dict) -> list:
     if summary.get("images") == "blank":  # the control without pictures is no result to be ranked by
         return []
     dataset = one_line(summary.get("dataset") or UNKNOWN)
+    lettered = not summary.get("match")  # answers in words name the rule by which they were judged
+    kind = "multiple-choice questions" if lettered else "questions with answers in words"
+    metric = "f1" if summary.get("match") == "f1" else "accuracy"
+    judged = "" if lettered else f", match: {one_line(summary['match']).split(':')[0]}"
     return [
         EvalResult(
             task_type="image-text-to-text",
-            task_name="multiple-choice questions about pictures",
+            task_name=f"{kind} about pictures",
             dataset_type=dataset if is_hub_id(dataset) else plain_name(dataset).lower(),
             dataset_name=plain_name(dataset),
             dataset_split=summary.get("split") and one_line(summary["split"]),
-            metric_type="accuracy",
-            metric_name=f"accuracy, {column}",
+            metric_type=metric,
+            metric_name=f"{metric}, {column}{judged}",
             metric_value=round(float(summary[column]["accuracy"]), 2),
         )
         for column in COLUMNS

@@ -27,6 +27,8 @@ def use_per_sample_attention(model: torch.nn.Module) -> None:
     Nothing of it is saved: a checkpoint opens with the attention of whoever opens it. Batches of another form
     (generation, padded rows) go the way of `sdpa`.
     """
+    AttentionInterface.register(PER_SAMPLE, per_sample_attention)
+    AttentionMaskInterface.register(PER_SAMPLE, per_sample_mask)
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     base.set_attn_implementation({"text_config": PER_SAMPLE})
 
@@ -133,7 +135,3 @@ def per_sample_mask(*, q_length, kv_length, attention_mask=None, allow_is_causal
         return None
     given = {"q_length": q_length, "kv_length": kv_length, "attention_mask": attention_mask}
     return sdpa_mask(**given, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
-
-
-AttentionInterface.register(PER_SAMPLE, per_sample_attention)
-AttentionMaskInterface.register(PER_SAMPLE, per_sample_mask)

@@ -59,3 +59,10 @@ def there(kind: str = "model") -> dict[str, bytes]:
 
     folder = Path(snapshot_download("me/it", repo_type=kind))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def commits(repo_id="owner/name") -> int:
+    """How many commits there are beside the one that made the repository."""
+    from huggingface_hub import HfApi
+
+    return len(HfApi(token=TOKEN).list_repo_commits(repo_id)) - 1
