@@ -81,6 +81,16 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
         {"question": "q", "answer": "B", "options": []},
         ("options", "holds choices and is not used; map it with --columns choices=options"),
     ),
+    "choices as text": (
+        {"question": "q", "options": "(A) x (B) y", "answer": "B"},
+        {"question": "q", "choices": ["x", "y"], "answer": "B"},
+        ("options", "holds choices and is not used"),
+    ),
+    "a column a choice": (
+        {"question": "q", "A": "x", "B": "y", "answer": "B"},
+        {"question": "q", "A": None, "B": None, "answer": "B"},
+        ("A", "holds a choice and is not used; give them as a list in choices"),
+    ),
     "a letter that is another choice's text": (
         {"question": "q", "choices": ["B", "A"], "answer": "A"},
         {"question": "q", "choices": ["A", "B"], "answer": "A"},

@@ -169,7 +169,7 @@ class RecordReader:
             kind = BadInput if self.split else kind  # a table is of its form, whatever one row says
             return self._wrong(index, problem, remedy, field=field, kind=kind)
 
-        if record.get("tools"):
+        if record.get("tools") not in (None, "", "[]", [], {}):
             raise wrong("names tools, which no template here words", "leave them out", field="tools")
         if form == "trl":
             turns, own = prompt_and_completion(record.get("prompt"), record.get("completion"), wrong)
@@ -191,7 +191,10 @@ class RecordReader:
 
     def _words(self, record: Mapping[str, Any], index: str, form: str) -> Row:
         said, count = {}, sum(len(listed(value)) for value in self.given_pictures(record, index))
-        for key in (key for key in _CHOICES if key in record and isinstance(record[key], list) and record[key]):
+        if all(isinstance(record.get(letter), str | int) for letter in "AB"):  # a column a choice, as MMBench has it
+            remedy = f"give them as a list in choices, or leave them out with --columns {UNUSED}=A+B"
+            raise self._wrong(index, "holds a choice and is not used", remedy, field="A")
+        for key in (key for key in _CHOICES if isinstance(record.get(key), list | str) and record[key]):
             remedy = f"map it with --columns choices={key}, or leave it out with --columns {UNUSED}={key}"
             raise self._wrong(index, "holds choices and is not used", remedy, field=key)
         for field in ("question", "answer"):
