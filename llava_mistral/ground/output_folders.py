@@ -80,16 +80,16 @@ def check_output_folder(path: str | Path, made_by: str, sources: Iterable[str | 
         BadInput: the folder holds something else or a source, or the path is a file.
     """
     path = Path(path)
-    for source in filter(None, sources):
-        if os.path.exists(source) and Path(source).resolve().is_relative_to(path.resolve()):
-            problem = f"holds {source}, which is read, and would be replaced"
-            raise BadInput(problem, remedy="name another folder", file=path, field="output")
     if path.is_dir():
         if problem := _something_else(path, made_by):
             problem = f"the output folder holds something else ({problem})"
             raise BadInput(problem, remedy="name an empty or a new folder", file=path, field="output")
     elif path.exists() or path.is_symlink():
         raise BadInput("the output is a file, not a folder", remedy="name a new folder", file=path, field="output")
+    for source in filter(None, sources):
+        if os.path.exists(source) and Path(source).resolve().is_relative_to(path.resolve()):
+            problem = f"holds {source}, which is read, and would be replaced"
+            raise BadInput(problem, remedy="name another folder", file=path, field="output")
     check_folders_above(path, "output")
     return path
 
