@@ -22,6 +22,7 @@ MOST_IN_MEMORY = 100_000_000  # engines size their memory by a picture of 10,000
 MOST_SIDE = 16_384  # padded to a square that is a GB of pixels
 MOST_RATIO = 200  # of the sides
 MOST_BYTES = 256 << 20
+PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")  # of a part of a message
 TAKEN = "give a PIL picture, an array, a path or base64"
 
 
@@ -172,4 +173,39 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(eight.astype(np.uint8))
 
 
-__all__ = ["as_rgb", "check_form"]
+def decoded(images, keep_arrays: bool):
+    """Return pictures in any nesting as RGB; with `keep_arrays`, arrays are what the caller has scaled already."""
+    if isinstance(images, list | tuple):
+        return [decoded(image, keep_arrays) for image in images]
+    if images is None or (keep_arrays and hasattr(images, "ndim")):
+        return images
+    if getattr(images, "ndim", 0) == 4:
+        return [as_rgb(image) for image in images]
+    return as_rgb(images)
+
+
+def decoded_chat(chat: list[dict]) -> list[dict]:
+    """Return the messages with every picture decoded; one that cannot be is named by its message."""
+    decoded = []
+    for index, message in enumerate(chat):
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [_decoded_part(part, index) for part in content]
+        decoded.append({**message, "content": content})
+    return decoded
+
+
+def _decoded_part(part: dict, index: int) -> dict:
+    given = [part[key] for key in PICTURE_KEYS if key in part]
+    if part["type"] not in ("image", "image_url") or len(given) != 1:
+        return part
+    picture = given[0]["url"] if isinstance(given[0], dict) and "url" in given[0] else given[0]
+    if hasattr(picture, "ndim"):  # whether its numbers are scaled already, the arguments of the call say
+        return part
+    try:
+        return {"type": "image", "image": as_rgb(picture)}
+    except ValueError as error:
+        raise ValueError(f"message {index}: field image: {error}") from error
+
+
+__all__ = ["as_rgb", "check_form", "decoded", "decoded_chat"]
