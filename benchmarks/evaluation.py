@@ -100,11 +100,11 @@ def one_by_one(checkpoint, problems, max_new_tokens: int) -> dict[str, str]:
     """Return the answers of the library's own loop: template, tensors, `generate`, a question at a time."""
     import torch
 
-    from llava_mistral.evaluation.asking import picture
+    from llava_mistral.evaluation.asking import pictures_of
 
     answers = {}
     for problem in problems:
-        images = [picture(problem, "real")] if problem.has_image else None
+        images = pictures_of(problem, "real") or None
         inputs = checkpoint.processor(
             text=checkpoint.prompt(problem), images=images, add_special_tokens=False, return_tensors="pt"
         ).to(checkpoint.device, checkpoint.model.dtype)

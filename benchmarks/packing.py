@@ -224,7 +224,7 @@ def dealt(samples: list[dict], micro: int) -> list[list[dict]]:
     words = [{**row, "images": [0] * len(row["images"])} for row in samples]
     lengths = estimated_lengths(Dataset.from_list(words), image_tokens=576)
     one_epoch = {"max_steps": -1, "num_train_epochs": 1, "seed": 42, "data_seed": None, "world_size": 1}
-    args = SimpleNamespace(train_batch_size=micro, gradient_accumulation_steps=BATCH // micro, **one_epoch)
+    args = SimpleNamespace(per_device_train_batch_size=micro, gradient_accumulation_steps=BATCH // micro, **one_epoch)
     size, count = rows_of_a_step(lengths, args, ROW_TOKENS)
     order = [samples[index] for index in StepSampler(lengths, size, count)]
     return [order[start : start + size] for start in range(0, BATCH, size)]

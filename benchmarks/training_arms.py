@@ -28,7 +28,7 @@ def ours(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
         processing_class=processor,
         data_collator=make_collator(arguments, config, rows, model, processor),
         row_tokens=arguments.row_tokens,
-        mm_projector_lr=arguments.mm_projector_lr if arguments.use_peft else None,
+        mm_projector_lr=arguments.projector_lr,
         meter=Meter(model.config, stage, arguments.lora_r if arguments.use_peft else None, peak),
     )
 

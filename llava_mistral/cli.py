@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(verb: str, arguments: Sequence[str]) -> NoReturn:
     """Run one verb as if it had been typed, and exit with its code."""
     sys.argv = [f"llava-mistral {verb}", *arguments]
-    run_verb(import_module(f"llava_mistral.commands.{verb}").main)
+    run_verb(import_module(f"llava_mistral.commands.{verb}").main, keeps_secrets=verb == "publish")
 
 
 def _help() -> str:

@@ -208,9 +208,21 @@ class LlavaMistralConfig(LlavaConfig):
 
 def set_layer_types(config: LlavaMistralConfig) -> None:
     """Let every layer attend as the window says: Mistral goes by `sliding_window` alone, SGLang by `layer_types`."""
-    text = config.text_config
+    config.text_config.layer_types = _layer_types(config.text_config)
+
+
+def check_window(config: LlavaMistralConfig) -> None:
+    """Refuse a window that was changed in a model's own configuration: its layers keep the one they were made with."""
+    if config.text_config.layer_types != _layer_types(config.text_config):
+        raise ValueError(
+            "text_config.sliding_window was changed after the model was made; change it in a configuration and give "
+            "that to from_pretrained(…, config=…)"
+        )
+
+
+def _layer_types(text) -> list[str]:
     window = text.sliding_window if text.model_type == "mistral" else None
-    text.layer_types = ["full_attention" if window is None else "sliding_attention"] * text.num_hidden_layers
+    return ["full_attention" if window is None else "sliding_attention"] * text.num_hidden_layers
 
 
 def _refuse_sizes(part: str, config) -> None:

@@ -25,7 +25,7 @@ from transformers.masking_utils import create_masks_for_generate
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging
 
-from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig, set_layer_types
+from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig, check_window, set_layer_types
 from .loading_llava_mistral import CheckedLoading, RefusedRequest
 
 logger = logging.get_logger(__name__)
@@ -161,8 +161,10 @@ class LlavaMistralForConditionalGeneration(
         trained on give an answer like any other. A prompt that fills the context is returned as it is.
 
         Raises:
-            ValueError: the prompt, its image tokens counted, is longer than the context.
+            ValueError: the prompt, its image tokens counted, is longer than the context, or the window was changed
+                after the model was made.
         """
+        check_window(self.config)
         ids = kwargs.get("input_ids") if inputs is None else inputs
         embeddings, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         prompt = embeddings if ids is None else ids

@@ -105,7 +105,9 @@ def _bytes_of(picture) -> bytes:
         data = picture.split(",", 1)[1] if picture.startswith("data:") else picture
         return base64.b64decode("".join(data.split()), validate=True)
     except (IndexError, binascii.Error, ValueError) as error:
-        raise ValueError(f"{picture[:80]!r} is neither a picture's file nor base64; {TAKEN}") from error
+        raise ValueError(
+            f"{picture[:80]!r} is neither a picture's file nor base64; check the path, or {TAKEN}"
+        ) from error
 
 
 def _check_size(picture: Image.Image) -> Image.Image:

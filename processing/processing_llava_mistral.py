@@ -212,7 +212,8 @@ class LlavaMistralProcessor(LlavaProcessor):
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         check_form(images)
-        scaled = kwargs.get("do_rescale", kwargs.get("images_kwargs", {}).get("do_rescale")) is False
+        own = getattr(self.image_processor, "do_rescale", True)
+        scaled = not kwargs.get("do_rescale", kwargs.get("images_kwargs", {}).get("do_rescale", own))
         images = _decoded(images, keep_arrays=scaled)
         return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 

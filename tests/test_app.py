@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from llava_mistral.chatting import turns
 from llava_mistral.commands import chat as app
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.local_hub import LocalHub
+from tests.support.hostile_words import HOSTILE
 from tests.support.publishing_runs import publish
 from tests.support.running import HOME
 from tests.support.tiny_llava import save_tiny_llava
@@ -91,7 +95,7 @@ def test_earlier_pictures_and_words_stay_in_the_conversation(chat, picture):
 
 def test_an_upload_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
-    with pytest.raises(BadInput, match=r"notes.png: is no picture"):
+    with pytest.raises(BadInput, match=r"notes.png: .*is no picture"):
         app.conversation({"text": "", "files": [str(tmp_path / "notes.png")]}, [])
 
 
@@ -99,7 +103,7 @@ def test_an_upload_that_is_no_picture_is_named(tmp_path):
     ("files", "revision", "said"),
     [
         ([], None, "is no checkpoint"),
-        (["adapter_config.json"], None, "is an adapter"),
+        (["adapter_config.json"], None, "holds no safetensors"),
         (["config.json"], "main", "a folder has no revisions"),
     ],
 )
@@ -108,6 +112,69 @@ def test_a_folder_that_cannot_answer_is_refused(tmp_path, files, revision, said)
         (tmp_path / name).write_text("{}")
     with pytest.raises(BadInput, match=said):
         app.find(str(tmp_path), revision)
+
+
+def turn(role: str, text: str, *files: Path) -> dict:
+    content = [{"type": "file", "file": {"path": str(file)}} for file in files]
+    return {"role": role, "content": [*content, {"type": "text", "text": text}]}
+
+
+def answer(chat, text: str, history: list = (), files: list = ()) -> str:
+    return list(turns.respond(chat, {"text": text, "files": list(map(str, files))}, list(history)))[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("word " * 600, "the model takes"), ("a" * 100_001, "at most 100,000"), ("  ", "There was no question")],
+)
+def test_a_question_that_cannot_be_answered_is_told_why_in_the_answers_place(chat, text, said):
+    assert said in answer(chat, text) and answer(chat, text).startswith(turns.NOTICE)
+
+
+def test_a_chat_goes_on_after_a_bad_picture(chat, picture, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    bad = answer(chat, "What is it", files=[tmp_path / "bad.png"])
+    assert bad.startswith(turns.NOTICE) and "bad.png" in bad
+    history = [turn("user", "What is it", tmp_path / "bad.png"), turn("assistant", bad)]
+    assert not answer(chat, "and here", history, [picture]).startswith(turns.NOTICE)
+
+
+def test_a_model_that_fails_in_mid_answer_is_told_with_what_it_had_said(chat, monkeypatch):
+    def fail(self, messages):
+        yield "It is a"
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(type(chat), "answer", fail)
+    said = answer(chat, "What is it")
+    assert said.startswith(turns.NOTICE) and "It is a" in said and "out of memory" in said and "Ask again" in said
+
+
+def test_a_long_chat_forgets_its_oldest_turns_and_says_so(chat):
+    history = [turn(role, "word " * 200) for _ in range(4) for role in ("user", "assistant")]
+    said = answer(chat, "and now", history)
+    assert "turns no longer fit and were left out" in said and not said.startswith(turns.NOTICE)
+
+
+def test_a_file_of_another_format_starts_no_other_program(chat, tmp_path, monkeypatch):
+    """Pillow hands an EPS to Ghostscript, whatever the file is called."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "holiday.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    assert "holiday.png" in answer(chat, "What is it", files=[tmp_path / "holiday.png"])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.case("S37", "refused")
+def test_a_small_file_that_unpacks_to_much_is_refused(chat, tmp_path):
+    Image.new("1", (20_000, 1)).save(tmp_path / "thin.png")
+    said = answer(chat, "What is it", files=[tmp_path / "thin.png"])
+    assert "20000 x 1 pixels" in said
+
+
+@pytest.mark.case("S37", "accepted")
+def test_a_picture_of_ordinary_shape_is_answered(chat, picture):
+    assert not answer(chat, "What is it", files=[picture]).startswith(turns.NOTICE)
 
 
 @pytest.mark.parametrize("revision", [None, pytest.param("first", marks=pytest.mark.slow)])
@@ -201,3 +268,37 @@ def ask(tab, question: str, turn: int) -> str:
         seen = now
         time.sleep(0.7)
     raise AssertionError("the answer never ended")
+
+
+@pytest.mark.slow
+@pytest.mark.case("S33", "refused")
+def test_what_a_model_says_is_drawn_as_words_and_calls_nobody(chat, monkeypatch):
+    """A model could write pictures, whose addresses tell its maker the question, or draw a form for a password."""
+    gradio = pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    said = "\n\n".join(text.replace("URL", "http://127.0.0.1:9") for text in HOSTILE)
+    monkeypatch.setattr(type(chat), "answer", lambda self, messages: iter([said]))
+    made = app.page(chat)
+    _, url, _ = app.serve(made, prevent_thread_lock=True, quiet=True)
+    elsewhere, dialogs = [], []
+    try:
+        with browsers.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            tab = browser.new_page()
+            ours = (url, "data:", "blob:")
+            tab.on("request", lambda one: None if one.url.startswith(ours) else elsewhere.append(one.url))
+            tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+            policy = tab.goto(url, wait_until="domcontentloaded").headers["content-security-policy"]
+            tab.wait_for_selector("textarea")
+            shown = ask(tab, f"![](http://127.0.0.1:9/mine) {HOSTILE[4]}", 1)
+            assert "![a picture](http://127.0.0.1:9/markdown)" in shown and "form-action 'none'" in policy
+            drawn = [f".message {kind}" for kind in ("form", "img", "iframe", "script", "a", "svg[onload]", "style")]
+            assert not tab.evaluate(
+                "found => [...document.querySelectorAll(found)].map(e => e.outerHTML)", ", ".join(drawn)
+            )
+            if target := os.environ.get("APP_SCREENSHOT"):
+                tab.screenshot(path=target)
+            browser.close()
+    finally:
+        made.close()
+    assert not elsewhere and not dialogs and gradio

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.cli import VERBS
+from llava_mistral.ground import output_folders
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, whole_folder
+from llava_mistral.ground.output_folders import Output
 from tests.support.running import HOME, run_apart, run_here, run_light
 
 MODULES = ["llava_mistral.miniature.digitsqa", "llava_mistral.miniature.components"]
@@ -110,6 +112,13 @@ def test_the_parser_takes_no_abbreviation(capsys):
     assert left.value.code == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and line.endswith("run `verb.py --help` for the arguments\n")
+
+
+@pytest.fixture(autouse=True)
+def made(monkeypatch):
+    """A verb that writes made.json, and perhaps a text beside it."""
+    output = Output(lambda found: True, r"made\.json|\w+\.txt")
+    monkeypatch.setitem(output_folders.OUTPUTS, "made.json", output)
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "earlier"])

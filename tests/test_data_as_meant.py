@@ -113,6 +113,15 @@ def test_the_same_words_about_other_pictures_are_other_samples(tmp_path):
     assert [one["problem"] for one in bad.listed] == ["is there twice"]
 
 
+def test_ids_that_look_numbered_do_not_collide(tmp_path):
+    more = [{"from": "human", "value": "More?"}, TELL]
+    records = [{"id": "page", "image": "a.png", "conversations": [ASK, TELL, *more]}]
+    records += [{"id": "page#2", "image": "b.png", "conversations": [ASK, TELL]}]
+    path = lines(tmp_path, *records)
+    assert read_rows(path)["id"] == ["page", "page#2"]
+    assert read_rows(path, conversations="answers")["id"] == ["page", "page#2", "page#2~2"]
+
+
 def test_ids_are_made_where_there_are_none_and_that_is_said(tmp_path, capfd):
     path = lines(tmp_path, TURNS, TURNS)
     for _ in range(2):  # the second time from the cache
@@ -192,3 +201,68 @@ def test_pictures_lie_below_any_folder_that_is_named_and_links_lead_among_them(t
     assert len(trained(path, image_folder=":".join(map(str, folders)))) == 2
     with pytest.raises(BadInput, match="is outside of"):
         read_rows(path, image_folder=folders[0])
+    out = pruned(path, tmp_path / "out", "--image_folder", folders[0], "--image_folder", folders[1])
+    assert len(read_rows(out)) == 2
+    from llava_mistral.commands.train import joined
+
+    given = ["--image_folder", "a", "--stage", "finetune", "--image_folder", "b"]
+    assert joined(given, "--image_folder") == ["--stage", "finetune", "--image_folder", "a:b"]
+
+
+def test_one_bad_row_of_a_table_is_skipped_whatever_ails_it(tmp_path):
+    from datasets import Dataset
+
+    good = {"id": "0", "prompt": TURNS["prompt"], "completion": TURNS["completion"], "images": None}
+    wrong = {
+        "speaker": {"prompt": [{"role": "narrator", "content": "What?"}]},
+        "no answer": {"completion": []},
+        "absent": {"images": ["absent.png"]},
+        "twice": {},
+    }
+    rows = [good, *(good | {"id": name if name != "twice" else "0"} | change for name, change in wrong.items())]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    bad = BadSamples("skip", 1)
+    assert read_rows(tmp_path / "set", bad=bad)["id"] == ["0"]
+    assert sorted(one["record"] for one in bad.listed) == [1, 2, 3, 4]
+    with pytest.raises(BadInput, match="set: record 1: field prompt: turn 0 is from 'narrator'"):
+        read_rows(tmp_path / "set")
+
+
+def test_a_questions_picture_is_read_from_the_column_that_has_it(tmp_path):
+    from datasets import Dataset
+
+    from llava_mistral.data.scienceqa import read_problems
+    from llava_mistral.ground.pictures import open_picture
+
+    one, two = (random_picture(random.Random(number)) for number in (1, 2))
+    asked = {"question": "Which?", "choices": ["a", "b"], "answer": 1}
+    rows = [asked | {"image": one, "images": None}, asked | {"image": None, "images": [two]}]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    shown = [open_picture(problem.image).tobytes() for problem in read_problems(tmp_path / "set")]
+    assert shown == [open_picture(picture).tobytes() for picture in (one, two)]
+    assert [len(images) for images in read_rows(tmp_path / "set")["images"]] == [1, 1]
+
+
+def test_evaluation_reads_columns_configurations_and_folders_as_training_does(tmp_path):
+    from llava_mistral.commands.evaluate import main
+    from tests.support.running import run_here
+
+    folder = tmp_path / "set"
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.png").write_bytes(random_picture(random.Random(1)))
+    for name, right in (("red", "a"), ("blue", "b")):
+        (folder / name).mkdir(parents=True)
+        row = f'1,a.png,Which?,"[""a"", ""b""]",{right}'
+        (folder / name / "test.csv").write_text(f"id,img,ask,options,said\n{row}\n")
+    configs = [
+        {"config_name": name, "data_files": [{"split": "test", "path": f"{name}/test.csv"}]}
+        for name in ("red", "blue")
+    ]
+    (folder / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
+    (tmp_path / "predictions.json").write_text('{"results": {"1": 1}}')
+    given = ("--dataset", folder, "--predictions", tmp_path / "predictions.json", "--dataset_config", "blue")
+    given += ("--split", "test", "--columns", "image=img,question=ask,choices=options,answer=said")
+    run_here(main, *given, "--image_folder", tmp_path / "far", "--output", tmp_path / "out")
+    columns = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (columns["ALL"]["correct"], columns["IMG"]["n"]) == (1, 1)
+    assert "a.png does not exist" in run_here(main, *given, code=2).stderr

@@ -130,6 +130,22 @@ def test_questions_with_choices_are_the_same_in_every_form_and_at_every_entrance
     assert [len(row[3]) for row in first] == [int(own["picture"] is not None) for own in records]
 
 
+def test_the_same_rows_give_the_same_loss_in_every_form(stage0, tmp_path):
+    from tests.support.training_runs import losses, train
+
+    samples, seen = random_samples(random.Random("loss"), 8), {}
+    for form in ("LLaVA JSON", "JSON lines of TRL's", "messages of parts, saved", "TRL's, parquet"):
+        path = CONVERSATIONS[form](samples, tmp_path / form)
+        for name, source in (("", path), (", pruned", pruned(path, tmp_path / form / "pruned") / "llava.json")):
+            out = tmp_path / form / f"out{name}"
+            train("finetune", stage0, source, out, max_steps=1, per_device_train_batch_size=8)
+            seen[form + name] = losses(out)
+            data = json.loads((out / "run.json").read_text())["data"]
+            assert data["pictures"] == sum(len(sample.pictures) for sample in samples)
+            assert data["rows_without_picture"] == sum(not sample.pictures for sample in samples)
+    assert {form for form, loss in seen.items() if loss != seen["LLaVA JSON"]} == set(), seen
+
+
 def test_one_configuration_of_several_is_read_by_its_name(tmp_path):
     folder = tmp_path / "set"
     for name in ("red", "blue"):

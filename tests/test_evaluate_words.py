@@ -139,7 +139,12 @@ def test_summaries_of_words_are_compared_and_shown_on_a_card(monkeypatch, tmp_pa
         (pair,) = json.loads((tmp_path / "both" / "comparison.json").read_text())["pairs"]
         assert pair["difference"] == pytest.approx(-100 * 8 / 12) and pair["test"].startswith(test)
     card = result_table(checked_summary(summary))
-    assert "| ALL | IMG |" in card["table"].replace("| | ", "| ") and len(eval_results(summary)) == 2
+    assert "| ALL | IMG |" in card["table"].replace("| | ", "| ") and "| mean token F1 | " in card["table"]
+    told = {(row.task_name, row.metric_type, row.metric_name) for row in eval_results(summary)}
+    assert told == {
+        ("questions with answers in words about pictures", "f1", f"f1, {column}, match: f1")
+        for column in ("ALL", "IMG")
+    }
 
 
 @pytest.mark.parametrize(
@@ -175,6 +180,25 @@ def test_answers_in_words_have_no_likelihood(monkeypatch, tmp_path, words, check
         evaluate(monkeypatch, *arguments)
 
 
+@pytest.mark.parametrize("lettered", [True, False])
+@pytest.mark.parametrize("form", ["list", "lines", "csv"])
+def test_records_of_a_file_are_asked_as_they_would_be_trained_on(tmp_path, form, lettered):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    record = {"id": "r7", "image": "a.png", "ask": "Which?", "label": "B" if lettered else "dog", "place": "farm"}
+    record |= {"options": list(KINDS)} if lettered else {}
+    path = tmp_path / {"list": "data.json", "lines": "data.jsonl", "csv": "data.csv"}[form]
+    if form == "csv":
+        fields = record | ({"options": json.dumps(record["options"])} if lettered else {})
+        quoted = ['"' + text.replace('"', '""') + '"' for text in fields.values()]
+        path.write_text(f"{','.join(fields)}\n{','.join(quoted)}\n")
+    else:
+        path.write_text(json.dumps([record]) if form == "list" else json.dumps(record) + "\n")
+    columns = "question=ask,answer=label" + ",choices=options" * lettered
+    (one,), groups = read_asked(path, columns=columns, group_by="place", image_folder=[str(tmp_path)])
+    assert (one.question, one.has_image, groups) == ("Which?", True, {one.pid: "farm"})
+    assert (one.answer, one.choices) == ((1, KINDS) if lettered else ("dog", ()))
+
+
 def test_a_conversation_is_asked_turn_by_turn_with_its_pictures(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     turns = [("human", "<image>\nWhat?"), ("gpt", "A cat."), ("human", "Where?"), ("gpt", "On a mat.")]
@@ -203,6 +227,9 @@ def test_a_checkpoint_is_asked_the_test_split_and_never_silently_another(tmp_pat
 def test_the_page_shows_some_of_either_kind_whatever_their_number():
     asked = [Question(str(i), ({"role": "user", "content": "?"},), (), "yes") for i in range(200)]
     right = {one.pid: index % 2 == 0 for index, one in enumerate(asked)}
-    page = answers_page(asked, dict.fromkeys(right, "x" * 5000), right, lambda one: [], title="t & u", facts="<b>")
+    told = {"unread": {"1"}, "title": "t & u", "facts": "<b>"}
+    page = answers_page(asked[:2], {"0": "y", "1": "?"}, right, lambda one: [], **told)
+    assert "answered (unread): ?" in page and "answered (right): y" in page and "(wrong)" not in page
+    page = answers_page(asked, dict.fromkeys(right, "x" * 5000), right, lambda one: [], **told)
     assert "Wrong answers: 24 of 100" in page and "Right answers: 24 of 100" in page
     assert "t &amp; u" in page and "&lt;b&gt;" in page and "x" * 1201 not in page

@@ -2,19 +2,14 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from llava_mistral.commands import chat as app
 from llava_mistral.commands import convert as convert_checkpoint
-from llava_mistral.commands import evaluate as evaluate_scienceqa
-from llava_mistral.commands import prune as prune_dataset
-from llava_mistral.commands import publish as push_to_hub
-from llava_mistral.commands import train as train_sft
-from tests.support.hub_here import TOKEN, hub_here
-from tests.support.refusals import Trap, refused, training
+from tests.support.hub_here import hub_here
+from tests.support.loading_verbs import change, loads
+from tests.support.refusals import Trap, refused
 from tests.support.running import run_here
 from tests.support.small_problems import save_problems
 
@@ -37,31 +32,6 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it remembers the Hub of the test before
     with hub_here(tmp_path, monkeypatch) as hub:
         yield hub
-
-
-def loads(verb: str, name, problems: Path, rows: Path, output: Path, *more) -> tuple:
-    """A verb's `main`, and the arguments with which it loads the checkpoint `name`."""
-    asking = ("--dataset", problems, "--split", "train", "--output", output)
-    choosing = ("--dataset", problems, "--size", 3, "--output", output)
-    return {
-        "evaluate": (evaluate_scienceqa.main, "--model", name, *asking, *more),
-        "train": (train_sft.main, *training(name, rows, output), *more),
-        "plan": (train_sft.main, *training(name, rows, output, plan="True"), *more),
-        "embedder": (prune_dataset.main, "--method", "farthest", "--embedder", name, *choosing, *more),
-        "scorer": (prune_dataset.main, "--method", "principles", "--scorer", name, *choosing, *more),
-        "convert": (convert_checkpoint.main, name, output, "--to", "llava-hf", *more),
-        "push": (push_to_hub.main, "model", name, "me/model", *more),
-        "app": (open_chat, name, *more),
-    }[verb]
-
-
-def open_chat() -> None:
-    """What `llava-mistral chat` does before it needs Gradio."""
-    app.open_chat(app.find(sys.argv[1], None))
-
-
-def change(file: Path, **entries) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
 
 
 def pickled(folder: Path) -> None:
@@ -142,38 +112,3 @@ def test_its_legal_neighbours_are_loaded(copy, problems, tmp_path):
     change(sharded / "tokenizer_config.json", tokenizer_file="tokenizer.json", vocab_file=None)
     main, *arguments = loads("evaluate", sharded, problems, None, tmp_path / "out")
     assert "pictures" in run_here(main, *arguments).stdout
-
-
-@pytest.fixture
-def on_the_hub(hub, stage0) -> str:
-    """The commit of the checkpoint as `me/model`."""
-    from huggingface_hub import HfApi
-
-    HfApi(token=TOKEN).create_repo("me/model")
-    return HfApi(token=TOKEN).upload_folder(repo_id="me/model", folder_path=stage0).oid
-
-
-@pytest.mark.parametrize("verb", ["evaluate", "train", "plan", "embedder", "scorer"])
-@pytest.mark.parametrize("revision", [None, "main"])
-@shows("S12", "refused")
-def test_code_on_the_hub_is_not_run_at_a_revision_that_moves(
-    on_the_hub, problems, rows_file, tmp_path, verb, revision, hub
-):
-    flag = {"evaluate": "--revision", "train": "--model_revision", "plan": "--model_revision"}.get(verb)
-    name, more = "me/model", ()
-    if revision:
-        name, more = (name, (flag, revision)) if flag else (f"me/model@{revision}", ())
-    main, *arguments = loads(verb, name, problems, rows_file, tmp_path / "out", *more)
-    line = refused(main, *arguments, output=tmp_path / "out")
-    assert f"me/model brings code of its own, which may be another at {revision or 'main'} tomorrow" in line
-    assert "its commit of 40 hexadecimal digits" in line and (flag or "OWNER/NAME@COMMIT") in line
-    assert not [request for request in hub.requests if request["path"].endswith(".py")]
-
-
-@pytest.mark.parametrize("verb", ["evaluate", "scorer"])
-@shows("S12", "accepted")
-def test_code_on_the_hub_is_run_at_a_commit(on_the_hub, problems, tmp_path, verb):
-    name, more = (f"me/model@{on_the_hub}", ()) if verb == "scorer" else ("me/model", ("--revision", on_the_hub))
-    main, *arguments = loads(verb, name, problems, None, tmp_path / "out", *more)
-    run_here(main, *arguments)
-    assert any((tmp_path / "out").iterdir())

@@ -11,13 +11,14 @@ from tests.support.running import HOME, run_apart
 PACKAGE = HOME / "llava_mistral"
 PUBLISHED = {"modeling_llava_mistral", "processing"}
 ROOMS = {
-    "ground": set(),
+    "ground": PUBLISHED,
     "data": {"ground"},
     "pruning": {"ground", "data"},
     "training": {"ground", "data"} | PUBLISHED,
     "evaluation": {"ground", "data"} | PUBLISHED,
     "checkpoints": {"ground", "data"} | PUBLISHED,
     "publishing": {"ground", "data"},
+    "chatting": {"ground"},
     "miniature": {"ground", "data"},
     "local_hub": {"ground"},
 }

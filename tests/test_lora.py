@@ -67,7 +67,7 @@ def adapter_weights(folder):
 def test_the_folder_is_an_adapter_of_the_checkpoint_the_user_named(stage1, adapter):
     names = {path.name for path in adapter.iterdir()}
     of_the_model = {"config.json", "generation_config.json", "model.safetensors"}
-    of_the_model |= {"configuration_llava_mistral.py", "modeling_llava_mistral.py"}
+    of_the_model |= {f"{name}_llava_mistral.py" for name in ("configuration", "loading", "modeling")}
     assert names == {path.name for path in stage1.iterdir()} - of_the_model | {
         "adapter_config.json",
         "adapter_model.safetensors",

@@ -47,7 +47,7 @@ class World:
         )
 
     def train(self, *flags, code: int = 0) -> Done:
-        stage = ("--stage", "finetune", "--model_name_or_path", self.folder / "base")
+        stage = ("--stage", "finetune", "--use_cpu", "True", "--model_name_or_path", self.folder / "base")
         return run_here(train_sft, *stage, "--dataset", self.data, "--output_dir", self.out, *flags, code=code)
 
     def refusals(self, *flags) -> list[str]:

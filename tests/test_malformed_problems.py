@@ -36,7 +36,7 @@ class World:
         return run_here(prune_dataset, *("--dataset", self.data, "--method", "full", "--output", self.out), code=code)
 
     def train(self, code: int = 0) -> Done:
-        stage = ("--stage", "finetune", "--model_name_or_path", self.folder / "base")
+        stage = ("--stage", "finetune", "--use_cpu", "True", "--model_name_or_path", self.folder / "base")
         return run_here(train_sft, *stage, "--dataset", self.data, "--output_dir", self.out, code=code)
 
     def score(self, code: int = 0) -> Done:

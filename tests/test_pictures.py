@@ -202,6 +202,60 @@ def test_grey_of_16_bits_is_scaled_not_clipped():
     assert [open_picture(ACCEPTED["C11 grey of 16 bits"]).getpixel((x, 0))[0] for x in range(5)] == [0, 0, 1, 117, 255]
 
 
+def stored_as(pixels, format: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "format", "most"),
+    [
+        ("uint16", "PNG", 1023),
+        ("uint16", "PNG", 4095),
+        ("uint16", "TIFF", 16_383),
+        ("int32", "TIFF", 65_535),
+        ("int32", "TIFF", 2**30 - 1),
+        ("float32", "TIFF", 1),
+        ("float32", "TIFF", 255),
+        ("float32", "TIFF", 65_535),
+    ],
+)
+def test_grey_of_many_bits_keeps_its_shades(kind, format, most):
+    import numpy as np
+
+    ramp = (np.linspace(0, 1, 64)[None].repeat(8, 0) * most).astype(kind)
+    row = np.asarray(open_picture(stored_as(ramp, format)))[0, :, 0].astype(int)
+    assert row[0] == 0 and row[-1] >= 127 and (np.diff(row) >= 0).all() and len(set(row)) > 60
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf")])
+def test_grey_below_zero_or_that_is_no_number_is_refused(wrong):
+    import numpy as np
+
+    pixels = np.full((4, 4), 0.5, np.float32)
+    assert open_picture(stored_as(pixels, "TIFF")).getpixel((0, 0)) == (128, 128, 128)
+    pixels[2, 2] = wrong
+    with pytest.raises(BadInput, match="field image: the picture has grey below 0, or that is no number; scale it"):
+        open_picture(stored_as(pixels, "TIFF"))
+
+
+@pytest.mark.parametrize("format", ["AVIF", "JPEG2000"])
+def test_newer_formats_are_read_where_pillow_reads_them(format):
+    from PIL import features
+
+    if not features.check({"AVIF": "avif", "JPEG2000": "jpg_2000"}[format]):
+        pytest.skip(f"this Pillow has no {format}")
+    file = io.BytesIO()
+    Image.new("RGB", (32, 24), (200, 30, 40)).save(file, format)
+    picture = open_picture(file.getvalue())
+    assert picture.size == (32, 24) and all(
+        abs(a - b) < 12 for a, b in zip(picture.getpixel((9, 9)), (200, 30, 40), strict=True)
+    )
+    with pytest.raises(BadInput, match="field image"):
+        open_picture(file.getvalue()[:-200] if len(file.getvalue()) > 400 else file.getvalue()[:60])
+
+
 @shows("accepted", "C16")
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_comes_out_upright(orientation, prune, by_itself):

@@ -171,11 +171,17 @@ def test_a_model_is_asked_once_with_and_without_the_picture(prune, scienceqa, tm
     assert manifest(tmp_path / "out")["recipe"]["scorer"] == str(checkpoint)
 
 
-def test_training_rows_are_no_problems_to_ask_a_model_about(prune, scienceqa, tmp_path):
-    prune("--dataset", scienceqa, "--method", "full", "--output", tmp_path / "rows")
-    given = ("--dataset", tmp_path / "rows", "--method", "principles", "--size", 6, "--scorer", "/nowhere")
-    done = prune(*given, "--output", tmp_path / "out", check=2)
-    assert "field scorer: holds no problems with pictures" in done.stderr and not (tmp_path / "out").exists()
+def test_rows_are_asked_about_when_they_have_choices_and_refused_when_not(prune, scienceqa, tmp_path):
+    from tests.support.tiny_llava import save_tiny_llava
+
+    prune("--dataset", scienceqa, "--method", "full", "--output", tmp_path / "rows", "--llava_json")
+    given = ("--method", "principles", "--size", 6, "--scorer", save_tiny_llava(tmp_path / "model"))
+    prune("--dataset", scienceqa, *given, "--output", tmp_path / "problems")
+    prune("--dataset", tmp_path / "rows", *given, "--output", tmp_path / "again")
+    assert manifest(tmp_path / "again")["kept"] == manifest(tmp_path / "problems")["kept"]
+    free = ("--dataset", tmp_path / "rows/llava.json", *given, "--output", tmp_path / "out")
+    assert "field answer: has no right choice to ask a model for" in prune(*free, check=2).stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -135,3 +135,12 @@ def test_a_dry_run_of_good_data_says_so_and_judges_the_size(tmp_path):
     given = ("--dataset", data, "--dry_run", "--method", "random", "--size", 25)
     assert "field size: 25 of 24 samples" in run_here(main, *given, code=1).stdout
     assert "no such file" in run_here(main, "--dataset", tmp_path / "nowhere", "--dry_run", code=1).stdout
+
+
+def test_a_dry_run_finds_problems_without_an_answer(tmp_path):
+    def unanswered(problems):
+        problems["3"]["answer"] = problems["5"]["answer"] = None
+
+    data = save_problems(tmp_path / "data", change=unanswered)
+    lines = run_here(main, "--dataset", data, "--dry_run", code=1).stdout.splitlines()
+    assert lines[1:] == [f"{data}: 2 faults of 1 kind", f"  {2:>8}  field answer: has no answer (records 3, 5)"]

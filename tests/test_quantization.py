@@ -91,7 +91,7 @@ def test_two_weights_in_a_byte_are_counted_as_two(model):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (QLORA, "field load_in_4bit: bitsandbytes is not installed; pip install 'llava-mistral[qlora]'"),
+        (QLORA, "field load_in_4bit: bitsandbytes is not installed; pip install '.[qlora]'"),
         ({"load_in_4bit": "True"}, "field load_in_4bit: weights of 4 bits cannot be trained; add --use_peft"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.throughput import TIMED
+from tests.support.running import recipe_of
 from tests.support.tiny_components import save_rows
 from tests.support.training_runs import interrupt, train
 
@@ -205,7 +206,6 @@ def test_tensorboard_gets_curves_answers_and_pictures(stage0, rows_file, held_ou
     ("given", "said"),
     [
         ({"report_to": "absent_reports"}, "field report_to: 'absent_reports' is not installed; pip install"),
-        ({"report_to": ["none", "absent_reports"]}, "'absent_reports' is not installed"),
         ({"eval_dataset": "a.json"}, "field eval_dataset: is never evaluated; add --eval_strategy epoch"),
         ({"eval_strategy": "steps"}, "field eval_strategy: there is no data to evaluate on; add --eval_dataset"),
         ({"sample_answers": "3"}, "field sample_answers: has no effect without --eval_dataset; leave it out"),
@@ -213,25 +213,30 @@ def test_tensorboard_gets_curves_answers_and_pictures(stage0, rows_file, held_ou
     ],
 )
 def test_what_nobody_would_see_is_refused(given, said):
-    from llava_mistral.training.reports import check_reports
+    from llava_mistral.training.recipe_checks import check_recipe
 
     with pytest.raises(BadInput) as refused:
-        check_reports(given, None)
+        check_recipe(recipe_of(stage="finetune", **given))
     assert said in str(refused.value)
 
 
-def test_a_yaml_no_is_no_evaluation():
+def test_several_reports_and_a_yaml_no_are_read_as_they_are_meant(tmp_path):
     from llava_mistral.training.reports import check_reports
 
-    check_reports({"eval_strategy": False, "report_to": "none"}, None)
+    (tmp_path / "recipe.yaml").write_text("eval_strategy: no\nreport_to: none\n")
+    check_reports(recipe_of(stage="finetune", config=tmp_path / "recipe.yaml"))
+    (tmp_path / "recipe.yaml").write_text("report_to: [none, absent_reports]\n")
+    with pytest.raises(BadInput, match="'absent_reports' is not installed"):
+        check_reports(recipe_of(stage="finetune", config=tmp_path / "recipe.yaml"))
 
 
 def test_an_absent_tensorboard_names_its_extra(monkeypatch):
     from llava_mistral.training.reports import check_reports
 
+    recipe = recipe_of(stage="finetune", report_to="tensorboard")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"pip install 'llava-mistral\[reports\]', or use --report_to none"):
-        check_reports({"report_to": "tensorboard"}, None)
+        check_reports(recipe)
 
 
 def test_without_matplotlib_a_run_finishes_and_says_so(tmp_path, monkeypatch, capsys):

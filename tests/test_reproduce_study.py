@@ -94,17 +94,17 @@ def test_the_miniature_study_names_verbs_and_recipes_that_exist():
 
 def test_a_step_for_every_combination_of_values(tmp_path):
     step = {"name": "{kind}-{seed}", "for": {"kind": ["a", "b"], "seed": [0, 1]}, "makes": "{output}/{kind}/{seed}"}
-    step["run"] = "verb.py --kind {kind} --seed {seed} --output {output}/{kind}/{seed}"
+    step["run"] = "prune --kind {kind} --seed {seed} --output {output}/{kind}/{seed}"
     (tmp_path / "study.yaml").write_text(json.dumps({"output": "here", "steps": [], "full": [step]}))
     study, steps = reproduce_study.read_study(tmp_path / "study.yaml", None, full=True)
     assert study["output"] == "here-full"
     assert [found.name for found in steps] == ["a-0", "a-1", "b-0", "b-1"]
-    assert steps[2].command == ("verb.py", "--kind", "b", "--seed", "0", "--output", "here-full/b/0")
+    assert steps[2].command == ("prune", "--kind", "b", "--seed", "0", "--output", "here-full/b/0")
     assert steps[2].makes == Path("here-full/b/0")
 
 
 def test_two_steps_of_one_name_are_refused(tmp_path):
-    step = {"name": "train", "run": "verb.py", "for": {"seed": [0, 1]}}
+    step = {"name": "train", "run": "prune", "for": {"seed": [0, 1]}}
     (tmp_path / "study.yaml").write_text(json.dumps({"steps": [step]}))
     with pytest.raises(BadInput, match="train is there twice; name every value of its `for`"):
         reproduce_study.read_study(tmp_path / "study.yaml", None)
@@ -143,3 +143,49 @@ def test_every_step_of_a_study_names_flags_that_exist():
     for program, wanted in flags.items():
         usage = run_apart(*program, "--help").stdout
         assert all(flag in usage for flag in wanted), (program, wanted)
+
+
+VICTIM = {
+    "a module of Python": {"run": "-c 'print(1)'"},
+    "a module of others": {"run": "-m http.server"},
+    "a module beside ours": {"run": "-m llava_mistral.miniature.digitsqa.x"},
+    "a program": {"run": "rm -rf x"},
+    "another study": {"run": "study --config other.yaml"},
+    "a name that climbs": {"name": "../../x"},
+    "a folder elsewhere": {"makes": "{victim}"},
+    "a folder that climbs": {"makes": "{output}/../victim"},
+    "the output itself": {"makes": "{output}"},
+    "a file written elsewhere": {"run": "prune --dataset x --output {victim}"},
+    "the same in one word": {"run": "prune --dataset x --output={victim}"},
+    "a stranger's code": {"run": "evaluate --model a/b --trust_code_of a/b@" + "a" * 40},
+}
+
+
+@pytest.mark.parametrize("kind", VICTIM)
+@pytest.mark.case("S35", "refused")
+def test_a_study_of_a_stranger_runs_and_removes_nothing_elsewhere(tmp_path, kind):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "mine.txt").write_text("mine")
+    step = {"name": "one", "run": "prune --dataset x --output {output}/one", "makes": "{output}/one", **VICTIM[kind]}
+    step = {key: text.replace("{victim}", str(victim)) for key, text in step.items()}
+    (tmp_path / "study.yaml").write_text(json.dumps({"output": str(tmp_path / "out"), "steps": [step]}))
+    said = run_apart("-m", "llava_mistral", "study", "--config", tmp_path / "study.yaml", code=2).stderr
+    assert "record 0: field" in said and (victim / "mine.txt").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.case("S35", "refused")
+def test_what_stood_in_the_output_before_the_study_is_not_removed(study):
+    """A step that is run again for another command takes away what it made itself, and nothing else."""
+    made = study.parent / "first-results"
+    made.mkdir()
+    (made / "mine.txt").write_text("mine")
+    (study.parent / "steps").mkdir()
+    (study.parent / "steps" / "first.json").write_text(json.dumps({"fingerprint": "of another command"}))
+    said = run_apart("-m", "llava_mistral", "study", "--config", study, code=2).stderr
+    assert "was there before this study" in said and (made / "mine.txt").exists()
+
+
+@pytest.mark.case("S35", "accepted")
+def test_a_study_of_verbs_below_its_output_runs(study):
+    assert steps_run(run_apart("-m", "llava_mistral", "study", "--config", study)) == ["first", "second"]

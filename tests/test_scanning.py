@@ -1,9 +1,14 @@
 """No secret and no local path leaves, wherever it hides; ordinary text passes."""
 
+import base64
+import bz2
+import gzip
 import io
 import json
+import lzma
 import pickle
 import struct
+import time
 import zipfile
 from pathlib import Path
 
@@ -160,3 +165,84 @@ def test_the_real_mistral_tokenizer_may_be_published():
 def test_a_local_path_becomes_its_plain_name(value, plain):
     assert plain_name(value) == plain
     assert is_local_path(value) == (value != plain)
+
+
+OTHERS = [
+    "Authorization: Basic c29tZW9uZTpzM2NyZXQ=", "Bearer a1B2c3D4e5F6g7H8i9J0k1", "redis://:s3cret@db.example.org/0",
+    "https://someone:s3@cret@example.org", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl",
+    "pypi-" + "Ag1" * 20, "npm_" + "a1" * 18, "sk_live_" + "a1" * 12, "dapi" + "a1" * 16, "r8_" + "aB1" * 12,
+    "dckr_pat_" + "aB1" * 9, "SG." + "a1" * 11 + "." + "b2" * 20, "gldt-" + "a1" * 10, "ya29." + "a1" * 12,
+    "123456789:AA" + "a1" * 17, "wandb_v1_" + "aB1" * 9, "WANDB_API_KEY=" + "a1" * 20, "AccountKey=" + "aB1/" * 12,
+    "COMET_API_KEY=a1b2c3d4e5f6g7h8i9", "machine example.org\n  login someone\n  password s3cret",
+    "x" + TOKEN, "_" + TOKEN,
+]  # fmt: skip
+PLACES = [
+    "/data/somebody/runs", "/srv/nfs/x", "/gpfs/somebody", "/lustre/work", "/scratch/x",
+    "/nfs/homes/x", "/storage/a/b",
+    "/projects/group/x", "/media/somebody/x", "/Volumes/Disk", "/content/drive/MyDrive", "/kaggle/working/x",
+    "/home2/somebody", "/export/home/x", "/run/user/1000/x", "D:\\work\\secret", "key:/home/somebody", "file:/home/x",
+    "%2Fhome%2Fsomebody", "\\/home\\/somebody",
+]  # fmt: skip
+HARMLESS = [
+    "the bearer of good news about characterisation", "Basic understanding of characterizations", "https://x.org/data/a/b",
+    "password: see the manual", "tokens: 12345678901234567890", "train/data-00000", "a ratio of 3:/4", "x/opt/y/z",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", OTHERS + PLACES)
+@pytest.mark.case("S36", "refused")
+def test_further_kinds_are_found(text):
+    assert list(scan_bytes(f"first line\n{text} and more\n".encode(), "file"))
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+@pytest.mark.case("S36", "accepted")
+def test_what_only_resembles_one_passes(text):
+    assert not list(scan_bytes(text.encode(), "file")) and not list(scan_bytes(json.dumps([text]).encode(), "file"))
+
+
+DISGUISES = {
+    "gzip": lambda text: gzip.compress(text.encode()),
+    "bz2": lambda text: bz2.compress(text.encode()),
+    "xz": lambda text: lzma.compress(text.encode()),
+    "gzip in gzip": lambda text: gzip.compress(gzip.compress(text.encode())),
+    "a byte order mark": lambda text: b"\xef\xbb\xbf" + json.dumps({"a": text}).encode(),
+    "UTF-16 unmarked": lambda text: f"value {text}".encode("utf-16-le"),
+    "UTF-16 the other way": lambda text: f"value {text}".encode("utf-16-be"),
+    "UTF-32": lambda text: f"value {text}".encode("utf-32"),
+    "JSONL": lambda text: b'{"a": 1}\n' + json.dumps({"b": text}).replace(text[3], f"\\u{ord(text[3]):04x}").encode(),
+    "a key twice": lambda text: json.dumps({"a": text}).replace("}", ', "a": "fine"}').replace("/", "\\/").encode(),
+    "base64": lambda text: json.dumps({"a": base64.b64encode(f"token is {text}".encode()).decode()}).encode(),
+    "zero width": lambda text: f"{text[:5]}\u200b{text[5:]}".encode(),
+    "soft hyphen": lambda text: f"{text[:5]}\u00ad{text[5:]}".encode(),
+    "full width": lambda text: "".join(
+        chr(ord(sign) + 0xFEE0) if "!" <= sign <= "~" else sign for sign in text
+    ).encode(),
+    "percent": lambda text: "".join(f"%{ord(sign):02X}" for sign in text).encode(),
+}
+
+
+@pytest.mark.parametrize("text", [TOKEN, "/home/somebody/runs"])
+@pytest.mark.parametrize("form", DISGUISES)
+@pytest.mark.case("S36", "refused")
+def test_a_disguise_does_not_help(text, form):
+    assert list(scan_bytes(DISGUISES[form](text), "file"))
+
+
+@pytest.mark.parametrize("key", ["password", "db_password", "api_key", "client_secret", "access_token"])
+def test_a_record_that_calls_a_value_a_secret_is_found(key):
+    assert list(scan_bytes(json.dumps({"a": {key: "s3cret-thing"}}).encode(), "file"))
+
+
+@pytest.mark.parametrize(
+    "part", ["a+", "eyJ-", "A_", "machine x login ", "x://", "/data/", "Bearer ", "%", "[", '{"a":']
+)
+def test_the_time_of_a_search_grows_with_the_text(part):
+    """Four times the text takes about four times the time; by a square law it would take sixteen times as long."""
+    times = []
+    for size in (50_000, 200_000):
+        text = (part * size)[:size].encode()
+        started = time.perf_counter()
+        list(scan_bytes(text, "file"))
+        times.append(time.perf_counter() - started)
+    assert times[1] < max(12 * times[0], 2)

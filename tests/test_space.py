@@ -1,7 +1,9 @@
 """A chat page on its way to the Hub: pinned to one commit of its model, and nothing in it that needs more."""
 
-import ast
 import json
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -26,27 +28,34 @@ def test_the_page_and_the_extra_want_the_same_gradio():
     assert extras["app"] == [f"gradio=={space.GRADIO}"]
 
 
-def test_every_module_the_page_imports_of_ours_is_sent_along():
-    ours = {path.stem for path in HOME.glob("*.py")} | {path.parent.name for path in HOME.glob("*/__init__.py")}
-    for part, code in {"app.py": space.APP, **{part: (HOME / part).read_text() for part in space.PARTS}}.items():
-        for node in ast.walk(ast.parse(code)):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) else []
-            sent = [name for name in names if f"{name.replace('.', '/')}.py" in space.PARTS]
-            assert all(name.split(".")[0] not in ours or name in sent for name in names), part
+def test_every_module_the_page_imports_of_ours_is_sent_along(tmp_path, stage0):
+    """And the page opens a checkpoint with them alone: what `python -I` finds is what lies in the folder."""
+    sent = space.parts("llava_mistral.commands.chat")
+    assert {"llava_mistral/ground/pictures.py", "llava_mistral/ground/foreign_code.py"} < set(sent)
+    for part in sent:
+        (tmp_path / "page" / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(HOME / part, tmp_path / "page" / part)
+    code = "import sys; sys.path.insert(0, 'page'); from llava_mistral.commands import chat; "
+    code += "print(chat.__file__); chat.open_chat(chat.Source(sys.argv[1]))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, stage0], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip().startswith(str(tmp_path / "page"))
 
 
 def test_a_space_is_published_pinned_to_the_commit_that_main_was(hub, tmp_path):
     first, newest = publish_model(hub, tmp_path / "home", save_tiny_llava(tmp_path / "checkpoint"))
     before = len(written(hub))
     said = push(hub, tmp_path / "home", "space", "me/model", "me/chat")
-    assert "verified: 11 files equal by sha256, app.py starts" in said
+    sent = space.parts("llava_mistral.commands.chat")
+    assert f"verified: {len(sent) + 4} files equal by sha256, app.py starts" in said
     assert f"llava-mistral chat me/model --revision {newest}" in said
     received = download(hub, tmp_path / "stranger", "me/chat", "space")
     assert json.loads((received / "app.json").read_text()) == {"model": "me/model", "revision": newest}
     assert (received / "app.py").read_text() == space.APP
-    assert all((received / part).read_bytes() == (HOME / part).read_bytes() for part in space.PARTS)
-    assert all(len(line.split("==")) == 2 for line in (received / "requirements.txt").read_text().splitlines())
+    assert all((received / part).read_bytes() == (HOME / part).read_bytes() for part in sent)
+    pinned = dict(line.split("==") for line in (received / "requirements.txt").read_text().splitlines())
+    assert {"torch", "transformers", "huggingface-hub", "numpy", "sympy"} <= pinned.keys() and "pillow" not in pinned
     card = (received / "README.md").read_text()
     assert f"sdk: gradio\nsdk_version: {space.GRADIO}\n" in card and newest in card
     commits = [request for request in written(hub)[before:] if request["route"] == "commit"]

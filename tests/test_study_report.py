@@ -1,6 +1,7 @@
 """The report of a whole study asks what was planned, pairs by seed, and says what is not shown."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from llava_mistral.data.scienceqa import Problem
 from llava_mistral.evaluation.study_figures import majority_by_wording, planned, restated, study_results
 from llava_mistral.evaluation.study_report import study_page
 from llava_mistral.ground.bad_input import BadInput
-from tests.support.result_folders import results
+from tests.support.result_folders import PROBLEMS, results
 from tests.support.running import HOME, run_apart
 
 RIGHT = {"random": (20, 22, 24), "principles": (50, 53, 55), "question-dropped": (19, 23, 21)}
@@ -35,6 +36,17 @@ def test_differences_are_those_planned_and_paired_by_seed(study):
     assert gain["difference"] == pytest.approx((30 + 31 + 31) / 3 * 100 / 60) and gain["significant"]
     assert gain["p_holm"] >= gain["p_value"] and gain["ci95"][0] < gain["difference"] < gain["ci95"][1]
     assert found["seeds"] == 3 and found["questions"] == {"ALL": 100, "IMG": 60, "NO": 40} and gain["visible"] > 0
+
+
+def test_the_mean_over_skills_counts_every_skill_alike(tmp_path):
+    """Ten questions of one skill and ninety of another; the first ten are right at every seed."""
+    skilled = [replace(problem, skill="few" if i < 10 else "many") for i, problem in enumerate(PROBLEMS)]
+    for seed in range(3):
+        results(tmp_path / "mistral" / "all" / str(seed), 10, skilled)
+    found = study_results(tmp_path, "t")
+    cell = found["models"]["mistral/all"]["skills"]
+    assert cell["accuracy"] == pytest.approx(50) and cell["ci95"][0] < 50 < cell["ci95"][1]
+    assert "| mean over skills |" in study_page(found) and found["pairs"] == []
 
 
 def test_no_cell_has_an_interval_of_zero_width(study):

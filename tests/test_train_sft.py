@@ -159,7 +159,7 @@ def test_text_only_batches_train(stage0, tmp_path):
         ("--stage", "stage2", "field stage: invalid choice: 'stage2' (choose from 'pretrain', 'finetune')"),
         ("--model_name_or_path", "./absent", "field model_name_or_path: ./absent does not exist"),
         ("--dataset", "./absent.json", "field dataset: ./absent.json does not exist"),
-        ("--image_folder", "./absent", "./absent: field image_folder: no such folder"),
+        ("--image_folder", "./absent", "absent: field image_folder: no such folder"),
         ("--chat_template", "absent.jinja", "absent.jinja: field chat_template: no such file"),
         ("--learning_rate", "nan", "field learning_rate: nan is out of range"),
         ("--learning_rate", "-1", "field learning_rate: -1.0 is out of range"),

@@ -96,3 +96,29 @@ def test_a_content_tag_names_the_content_alone():
     sums = {"a": "1", "b": "2"}
     assert content_tag("files", sums) == content_tag("files", dict(reversed(sums.items())))
     assert content_tag("files", sums) != content_tag("files", {"a": "1", "b": "3"})
+
+
+@pytest.mark.case("H9", "survived")
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (401, "does not accept the token"),
+        (403, "may not write to"),
+        (404, "does not exist, or the token cannot see it"),
+    ],
+)
+def test_a_refusal_of_the_xet_client_ends_at_once_in_its_own_words(hub, files, monkeypatch, status, said):
+    """It raises a ConnectionError for whatever answer its token request gets; what cannot help is not tried again."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.add_fault(route="xet-token", status=status, times=0)
+    with pytest.raises(BadInput, match=said):
+        send(files)
+    assert len([request for request in hub.requests if request["route"] == "xet-token"]) <= 2
+
+
+def test_a_long_wait_says_what_it_waits_for(hub, files, capsys):
+    hub.add_fault(route="info", status=503, retry_after=6, times=1)
+    send(files)
+    assert "503" in capsys.readouterr().err

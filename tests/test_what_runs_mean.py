@@ -19,7 +19,7 @@ def record(folder) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_the_held_out_loss_is_the_same_for_any_batch_size(stage0, mixed_rows, tmp_path, monkeypatch):
+def test_the_held_out_loss_is_the_same_for_any_batch_size(stage0, mixed_rows, tmp_path):
     """Of answers of one and of many words: the mean over their tokens, which a mean of batches is not."""
     records = json.loads(mixed_rows.read_text())
     records[0]["conversations"][1]["value"] = "It is four, as two and two have always been, " * 3

@@ -3,82 +3,39 @@
     llava-mistral chat outputs/finetune
     llava-mistral chat OWNER/NAME --revision v1
 
-Code and weights from the Hub are loaded at one commit: the revision is resolved first, and the page shows what it was
-resolved to. Without MODEL the page is that of `app.json`, as in a Space (`llava-mistral publish space`).
+An adapter answers on its base. A Hub id is loaded at one commit: the revision is resolved first, and the page shows
+what it was resolved to. Without MODEL the page is that of `app.json`, as in a Space (`llava-mistral publish space`).
 """
 
 import json
 import re
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
+from llava_mistral.chatting.answering import Chat, Source, open_chat
+from llava_mistral.chatting.turns import conversation, respond
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.checkpoint_headers import computing_type
 from llava_mistral.ground.command_line import VerbParser, run_verb
+from llava_mistral.ground.escaping import SERVED_POLICY
+from llava_mistral.ground.foreign_code import add_flag
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+__all__ = ["Source", "conversation", "find", "main", "open_chat", "page"]
+UPLOAD = "32mb"
+KEPT = (600, 3600)  # seconds: how often uploads are looked for, and how old they may become
 
 
 def build_parser() -> VerbParser:
     parser = VerbParser(prog="llava-mistral chat", description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a checkpoint folder or a Hub id")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a checkpoint or adapter folder, or a Hub id")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub id; the head of main when not given")
-    parser.add_argument("--port", type=int, help="port of 127.0.0.1; the first free one from 7860 when not given")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in, unasked")
+    parser.add_argument("--port", type=int, help="port to listen on; the first free one from 7860 when not given")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="how long an answer may become")
+    add_flag(parser)
     return parser
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from: a folder, or a Hub id at a commit of 40 hexadecimal digits."""
-
-    name: str
-    commit: str | None = None
-
-    def pinned(self) -> dict[str, Any]:
-        """What makes `from_pretrained` load code and weights of this commit and no other."""
-        return {"trust_remote_code": True, **({"revision": self.commit} if self.commit else {})}
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A model that answers, with its processor."""
-
-    source: Source
-    model: Any
-    processor: Any
-    max_new_tokens: int = 256
-
-    def answer(self, messages: list[dict]) -> Iterator[str]:
-        """Yield the answer as it grows; the model stops when the reader does.
-
-        Args:
-            messages: a chat of the processor's template; pictures are `{"type": "image", "image": PIL image}`.
-        """
-        from transformers import StoppingCriteriaList, TextIteratorStreamer
-
-        inputs = self.processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        ).to(self.model.device)
-        left = threading.Event()
-        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        options = {"max_new_tokens": self.max_new_tokens, "streamer": streamer}
-        options["stopping_criteria"] = StoppingCriteriaList([lambda *_, **__: left.is_set()])
-        with ThreadPoolExecutor(1) as pool:
-            task = pool.submit(self.model.generate, **inputs, **options)
-            task.add_done_callback(lambda _: streamer.end())  # a failure would leave the reader waiting for ever
-            said = ""
-            try:
-                for piece in streamer:
-                    said += piece
-                    yield said
-            finally:
-                left.set()
-            task.result()
 
 
 def find(model: str | None, revision: str | None, space: Path | None = None) -> Source:
@@ -123,13 +80,7 @@ def find(model: str | None, revision: str | None, space: Path | None = None) -> 
 def _folder(folder: Path, revision: str | None) -> Source:
     if revision:
         raise BadInput("a folder has no revisions", remedy="leave --revision out", file=folder, field="revision")
-    if (folder / "adapter_config.json").is_file():
-        raise BadInput(
-            "is an adapter, which answers nothing by itself",
-            remedy="merge it with merge_and_unload() and give the merged folder",
-            file=folder,
-        )
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise BadInput(
             "is no checkpoint: it has no config.json", remedy="give an output of llava-mistral train", file=folder
         )
@@ -138,122 +89,25 @@ def _folder(folder: Path, revision: str | None) -> Source:
     return Source(str(folder))
 
 
-def check_code(source: Source) -> None:
-    """Refuse code that another repository keeps, which no commit of this one pins, and weights that lie elsewhere.
-
-    Raises:
-        BadInput: naming the file and the field.
-    """
-    for file in ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        for reference in re.findall(r'"([^"]+)--', json.dumps(_read(source, file).get("auto_map"))):
-            if reference != source.name:
-                raise _elsewhere(f"takes its code from another repository ({reference})", source, file, "auto_map")
-    index = "model.safetensors.index.json"
-    for shard in set((_read(source, index).get("weight_map") or {}).values()):
-        if Path(shard).name != shard:
-            raise _elsewhere(
-                f"names the weights {shard!r}, which are outside of its folder", source, index, "weight_map"
-            )
-
-
-def _elsewhere(problem: str, source: Source, file: str, field: str) -> BadInput:
-    remedy = "save the checkpoint again so that all of it lies in its folder"
-    return BadInput(problem, remedy=remedy, file=f"{source.name}/{file}", field=field)
-
-
-def _read(source: Source, file: str) -> dict:
-    from transformers.utils import cached_file
-
-    path = cached_file(source.name, file, revision=source.commit, _raise_exceptions_for_missing_entries=False)
-    return json.loads(Path(path).read_bytes()) if path else {}
-
-
-def open_chat(source: Source, max_new_tokens: int = 256) -> Chat:
-    """Load model and processor; on a GPU where there is one.
-
-    Raises:
-        BadInput: the checkpoint has no chat template, no eyes, or somebody else's code.
-    """
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    check_code(source)
-    processor = AutoProcessor.from_pretrained(source.name, **source.pinned())
-    if not (getattr(processor, "image_processor", None) and getattr(processor, "chat_template", None)):
-        raise BadInput(
-            "has no processor for pictures and chats", remedy="give a vision-language checkpoint", file=source.name
-        )
-    model = AutoModelForImageTextToText.from_pretrained(
-        source.name, dtype=computing_type(source.name, source.commit), **source.pinned()
-    )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Chat(source, model.to(device).eval(), processor, max_new_tokens)
-
-
-def conversation(message: dict, history: list[dict]) -> list[dict]:
-    """What Gradio hands over, as a chat of the processor's template.
-
-    Args:
-        message: `{"text": words, "files": [paths]}`, the newest question.
-        history: `{"role", "content": [{"type": "text", "text"} | {"type": "file", "file": {"path"}}]}` per message.
-
-    Raises:
-        BadInput: a file is no picture.
-    """
-    turns: list[dict] = []
-    for entry in [
-        *history,
-        {"role": "user", "content": [*_files(message), {"type": "text", "text": message["text"]}]},
-    ]:
-        parts = [_part(part) for part in entry["content"]]
-        if turns and turns[-1]["role"] == entry["role"]:  # Gradio keeps each upload as a message of its own
-            turns[-1]["content"] += parts
-        else:
-            turns.append({"role": entry["role"], "content": parts})
-    for turn in turns:
-        words = "\n".join(part["text"] for part in turn["content"] if part["type"] == "text" and part["text"])
-        turn["content"] = [part for part in turn["content"] if part["type"] == "image"]
-        turn["content"].append({"type": "text", "text": words})
-    return turns
-
-
-def _files(message: dict) -> list[dict]:
-    return [{"type": "file", "file": {"path": path}} for path in message.get("files") or []]
-
-
-def _part(part: dict) -> dict:
-    if part["type"] == "text":
-        return {"type": "text", "text": part["text"].strip()}
-    from PIL import Image, ImageOps
-
-    path = part["file"]["path"]
-    try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
-            return {"type": "image", "image": ImageOps.exif_transpose(picture).convert("RGB")}
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        said = " ".join(str(error).split())
-        raise BadInput(f"is no picture ({said})", remedy="upload a PNG or JPEG", file=Path(path).name) from None
-
-
 def page(chat: Chat):
-    """The chat as a Gradio page, which contacts nobody but its reader."""
+    """The chat as a Gradio page, which contacts nobody but its reader; what is said in it is shown as plain text."""
     import gradio as gr
-
-    def respond(message: dict, history: list[dict]) -> Iterator[str]:
-        try:
-            messages = conversation(message, history)
-        except BadInput as error:
-            raise gr.Error(str(error)) from None
-        yield from chat.answer(messages)
 
     source = chat.source
     at = f"Loaded from the Hub at commit `{source.commit}`" if source.commit else "Loaded from a folder: no revision"
-    return gr.ChatInterface(
-        respond,
+    if chat.base:
+        at += f"; an adapter on {chat.base.name}" + (f" at `{chat.base.revision}`" if chat.base.revision else "")
+    made = gr.ChatInterface(
+        lambda message, history: (yield from respond(chat, message, history)),
         multimodal=True,
-        chatbot=gr.Chatbot(height=560, show_label=False, buttons=["copy"]),  # "share" would upload the chat
+        chatbot=gr.Chatbot(
+            height=560,
+            show_label=False,
+            buttons=["copy"],  # "share" would upload the chat
+            render_markdown=False,  # an answer could show pictures of any server, and tell it the question by that
+            sanitize_html=True,
+            placeholder="Add a picture, ask about it, and press Enter.",
+        ),
         textbox=gr.MultimodalTextbox(
             file_types=["image"], file_count="multiple", placeholder="Add a picture and ask about it", show_label=False
         ),
@@ -261,6 +115,63 @@ def page(chat: Chat):
         description=f"{at}. For research: it answers with confidence also when the picture does not show it.",
         analytics_enabled=False,
         api_name="chat",
+        delete_cache=KEPT,
+    )
+    return draw_words(made)
+
+
+def draw_words(made: Any) -> Any:
+    """Let a page draw what is said in it as words: without Markdown, Gradio still draws forms and pictures of HTML."""
+    if bot := getattr(made, "chatbot", None):
+        bot.postprocess = _on_text(bot.postprocess, after=escape)
+        bot.preprocess = _on_text(bot.preprocess, before=unescape)
+    return made
+
+
+def _on_text(step: Callable, before: Callable = str, after: Callable = str) -> Callable:
+    """A step of Gradio's chat box with something done to the texts that go into it, or come out."""
+
+    def changed(messages: Any, change: Callable) -> Any:
+        if messages is None or change is str:
+            return messages
+        messages = messages.model_copy(deep=True)
+        for part in (part for message in messages.root for part in message.content):
+            if getattr(part, "type", None) == "text":
+                part.text = change(part.text)
+        return messages
+
+    return lambda messages: changed(step(changed(messages, before)), after)
+
+
+class Guarded:
+    """Adds to every answer of the page's server what the page may load."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        async def guarded(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                policy = (b"content-security-policy", SERVED_POLICY.encode())
+                message = {**message, "headers": [*message.get("headers", ()), policy]}
+            await send(message)
+
+        await self.app(scope, receive, guarded)
+
+
+def serve(made: Any, **options) -> tuple:
+    """Start a page as it is meant to be served: bounded uploads, nothing from elsewhere, no public link."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    return made.queue(max_size=32).launch(
+        share=False,
+        # Gradio's own theme fetches its fonts from Google.
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        footer_links=[],
+        max_file_size=UPLOAD,
+        app_kwargs={"middleware": [Middleware(Guarded)]},
+        **options,
     )
 
 
@@ -273,13 +184,11 @@ def main(space: Path | None = None) -> None:
         raise BadInput(f"{args.port} is no port", remedy="give 1 to 65535", field="port")
     source = find(args.model, args.revision, space)
     try:
-        import gradio as gr
+        import gradio  # noqa: F401
     except ImportError:
-        raise BadInput("gradio is not installed", remedy="run `pip install 'llava-mistral[app]'`") from None
+        raise BadInput("gradio is not installed", remedy="run `pip install '.[app]'` in the project") from None
     chat = open_chat(source, args.max_new_tokens)
-    # Gradio's own theme fetches its fonts from Google.
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    page(chat).launch(server_port=args.port, theme=theme, footer_links=[])
+    serve(page(chat), server_name=None if space else args.host, server_port=args.port)
 
 
 if __name__ == "__main__":

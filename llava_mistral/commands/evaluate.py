@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
+from llava_mistral.ground.foreign_code import add_flag, origin
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -52,7 +53,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--chat_template", metavar="FILE", help="a Jinja file instead of the checkpoint's own template"
     )
     asking.add_argument("--device", help="cpu, cuda, cuda:1, …; by default a GPU where there is one")
-    asking.add_argument("--revision", help="commit of the checkpoint on the Hub, whose code is run")
+    asking.add_argument("--revision", help="branch, tag or commit of the checkpoint on the Hub")
+    add_flag(asking)
     options = parser.parse_args(arguments)
     for name in ("max_new_tokens", "batch_size"):
         if getattr(options, name) < 1:
@@ -126,11 +128,10 @@ def ask(options: argparse.Namespace) -> None:
     from llava_mistral.evaluation.prediction import answer_problems
     from llava_mistral.evaluation.results import blank_text
     from llava_mistral.ground.checkpoint_headers import computing_type
-    from llava_mistral.ground.foreign_code import loading
 
     check_output(options)
     check_checkpoint(options.model)
-    loading(options.model, options.revision)
+    origin(options.model, options.revision)
     asked, groups, rule = questions(options)
     if rule and options.scoring == "likelihood":
         problem, remedy = "answers in words have no letters", "leave it out, or name the column of the choices"
@@ -211,13 +212,15 @@ def facts(options: argparse.Namespace) -> dict[str, str | None]:
 
 def show(found: dict[str, tuple[dict, dict]], options: argparse.Namespace) -> None:
     """Print the tables, and what a reader should be warned of."""
+    from llava_mistral.data.scienceqa import COLUMNS
     from llava_mistral.evaluation.results import cell_text, counts_text, readers_text
     from llava_mistral.evaluation.scoring import table
     from llava_mistral.evaluation.words_results import groups_text, words_text
 
     for images, (summary, _) in found.items():
+        shown = [column for column in COLUMNS if summary.get(column)]
         print(f"\n{options.model or options.predictions}: {summary['scoring']}, {images} pictures")
-        print(f"{words_text(summary) if 'match' in summary else table(summary)}\n{counts_text(summary)}")
+        print(f"{words_text(summary) if 'match' in summary else table(summary, shown)}\n{counts_text(summary)}")
         if summary.get("readers"):
             print(readers_text(summary))
         if summary["groups"]:

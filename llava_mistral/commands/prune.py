@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
+from llava_mistral.ground.foreign_code import add_flag
 from llava_mistral.pruning.flags import add_data, add_method, add_output
 from llava_mistral.pruning.recipe import BY_VECTORS, NAMES, ONLY_FOR, PLACES, Machine, PruneRecipe, size_of
 
@@ -22,6 +23,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(prog="llava-mistral prune", description=__doc__.split("\n")[0])
     add_data(parser.add_argument_group("what to choose from").add_argument)
     add_method(parser.add_argument_group("how to choose").add_argument)
+    add_flag(parser)
     add_output(parser.add_argument_group("what to write").add_argument)
     again = "make a pruned set again and compare (with --dataset, --embeddings, --scorer …: from there)"
     parser.add_argument("--verify", metavar="DIR", help=again)
@@ -69,14 +71,16 @@ def asking(device: str | None):
     """Return what asks a checkpoint about problems, with their pictures and with blank ones, for the scores."""
 
     def ask(scorer, problems, folder):
+        from llava_mistral.evaluation.asking import check_checkpoint
         from llava_mistral.evaluation.journal import Asked
         from llava_mistral.evaluation.prediction import answer_problems
-        from llava_mistral.ground.foreign_code import NAMED, loading, split_revision
+        from llava_mistral.ground.foreign_code import origin, split_revision
         from llava_mistral.pruning.model_evidence import evidence
         from llava_mistral.pruning.workers import pick_device
 
         scorer, revision = split_revision(scorer)
-        loading(scorer, revision, field="scorer", remedy=NAMED)
+        check_checkpoint(scorer)
+        origin(scorer, revision)
         how = {"images": ("real", "blank"), "folder": folder, "device": pick_device(device), "revision": revision}
         answers = answer_problems(scorer, problems, Asked(scoring="likelihood"), **how)
         by_image = ({pid: one.letters for pid, one in answers[image].items()} for image in how["images"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb
+from llava_mistral.ground.foreign_code import add_flag
 from llava_mistral.ground.whole_file import saving
 
 KINDS = {
@@ -48,6 +49,7 @@ def build_parser() -> VerbParser:
         if kind != "space":
             one.add_argument("--license", help="the Hub's identifier, e.g. apache-2.0 or cc-by-4.0")
         if kind == "model":
+            add_flag(one)
             one.add_argument("--results", type=Path, action="append", default=[], help="summary.json; may be repeated")
             one.add_argument("--chart", type=Path, help="a PNG for the card")
             one.add_argument("--recipe", help="the YAML the model was made with")
@@ -145,4 +147,4 @@ def show_card(prepared, preview: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_verb(main, keeps_secrets=True)

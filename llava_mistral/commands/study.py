@@ -24,12 +24,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_mistral.cli import run
+from llava_mistral.cli import VERBS, run
 from llava_mistral.ground.bad_input import BadInput, check_folders_above
 from llava_mistral.ground.command_line import VerbParser, run_verb
+from llava_mistral.ground.foreign_code import FLAG
 from llava_mistral.ground.recipe_files import RECIPES, read_yaml, recipe_file
 
 KEYS = {"name", "output", "warm", "steps", "summary", "full"}
+OURS = r"llava_mistral\.(miniature|evaluation)\.\w+"
+WRITES = {"--output", "--output_dir", "--preview", "--embeddings", "--logging_dir"}
 STEP_KEYS = {"name", "run", "makes", "for"}
 
 
@@ -58,13 +61,14 @@ def read_study(path: str | Path, output: str | None, *, full: bool = False) -> t
     if not isinstance(study.get(key), list):
         raise BadInput("has no list of steps", remedy="see the recipe miniature/study", file=path, field=key)
     _refuse_unknown(study, KEYS, path, None)
-    study["output"] = output or (study.get("output") or f"outputs/{Path(path).parent.name}") + "-full" * full
+    study["output"] = output or str(study.get("output") or f"outputs/{Path(path).parent.name}") + "-full" * full
     steps: dict[str, Step] = {}
     for index, step in enumerate(study[key]):
         if not isinstance(step, dict) or not {"name", "run"} <= step.keys():
             raise BadInput("needs a name and a command", remedy="write name: and run:", file=path, record=index)
         _refuse_unknown(step, STEP_KEYS, path, index)
         for one in _expanded(step, study["output"]):
+            _check_step(one, Path(study["output"]), path, index)
             if one.name in steps:
                 remedy = "name every value of its `for`"
                 raise BadInput(f"{one.name} is there twice", remedy=remedy, file=path, record=index, field="name")
@@ -84,6 +88,34 @@ def _expanded(step: dict, output: str) -> Iterator[Step]:
 
         words = tuple(filled(word) for word in shlex.split(step["run"]))
         yield Step(filled(step["name"]), words, Path(filled(step["makes"])) if step.get("makes") else None)
+
+
+def _check_step(step: Step, output: Path, path: str | Path, index: int) -> None:
+    """Refuse a step that runs more than this project's own verbs, or writes and removes beside the output folder.
+
+    Raises:
+        BadInput: naming the step and the field.
+    """
+    place = {"file": path, "record": index}
+    if not re.fullmatch(r"[\w][\w.=+-]*", step.name):
+        problem = f"{step.name!r} is no name for a step"
+        raise BadInput(problem, remedy="use letters, digits, dots and dashes", field="name", **place)
+    module = len(step.command) > 1 and step.command[0] == "-m" and re.fullmatch(OURS, step.command[1])
+    if not module and (not step.command or step.command[0] not in VERBS.keys() - {"study", "hub", "chat"}):
+        problem = f"runs {' '.join(step.command)[:80]!r}, which is no step of this project"
+        raise BadInput(problem, remedy="begin with a verb, or with -m llava_mistral.…", field="run", **place)
+    if FLAG in " ".join(step.command):
+        problem = f"gives {FLAG}, by which a user vouches for a stranger's code"
+        raise BadInput(problem, remedy="run that step by hand", field="run", **place)
+    real = output.resolve()
+    if step.makes and not (step.makes.resolve() != real and step.makes.resolve().is_relative_to(real)):
+        problem = f"makes {str(step.makes)!r}, which is not below the output folder {output}"
+        raise BadInput(problem, remedy="write {output}/NAME", field="makes", **place)
+    words = [part for word in step.command for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for flag, word in itertools.pairwise(words):
+        if flag in WRITES and not Path(word).resolve().is_relative_to(real):
+            problem = f"writes to {word!r}, which is not below the output folder {output}"
+            raise BadInput(problem, remedy="write {output}/NAME", field="run", **place)
 
 
 def _refuse_unknown(values: dict, known: set[str], path: str | Path, record: int | None) -> None:
@@ -223,10 +255,17 @@ def run_steps(study: dict, todo: list[tuple[int, Step, str]], total: int, output
     try:
         runner = Runner(study.get("warm", False) and not isolated)
         for number, step, stamp_of in todo:
-            stamp = output / "steps" / f"{step.name}.json"
-            if stamp.exists() and step.makes:  # made by another command or recipe: not to be gone on with
-                shutil.rmtree(step.makes, ignore_errors=True)
+            stamp, begun_file = (output / "steps" / f"{step.name}.{kind}" for kind in ("json", "begun"))
+            if (
+                stamp.exists() and step.makes and step.makes.exists()
+            ):  # made by another command: not to be gone on with
+                if not begun_file.exists():
+                    problem = "was there before this study, which would replace it"
+                    raise BadInput(problem, remedy="remove it yourself, or name another output", file=step.makes)
+                shutil.rmtree(step.makes)
             stamp.unlink(missing_ok=True)
+            if step.makes and not step.makes.exists():
+                begun_file.touch()  # what stands there from now on is this step's
             print(f"\n[{number}/{total}] {step.name}\n    {typed(step.command)}", flush=True)
             begun = time.time()
             if code := runner.run(step.command):

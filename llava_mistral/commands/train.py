@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from llava_mistral.ground.command_line import run_verb
-from llava_mistral.ground.foreign_code import loading
+from llava_mistral.ground.foreign_code import origin, take_flag
 from llava_mistral.training.processes import is_first, join_launch, whole_weights
 from llava_mistral.training.recipe import Recipe, StageArguments, parse_recipe, stage_template
 from llava_mistral.training.recipe_checks import check_recipe
@@ -28,7 +28,8 @@ from llava_mistral.training.saving.run_record import complete_run
 
 def main() -> int | None:
     started = time.time()
-    arguments = joined([argument for argument in sys.argv[1:] if argument != "--verbose"], "--image_folder")
+    arguments = take_flag([argument for argument in sys.argv[1:] if argument != "--verbose"])
+    arguments = joined(arguments, "--image_folder")
     join_launch()
     recipe = parse_recipe(arguments)
     output = recipe.output
@@ -65,7 +66,7 @@ def train(recipe: Recipe, started: float) -> int | None:
     from llava_mistral.training.stages import check_batch
 
     stage, config = recipe.stage, recipe.config
-    loading(stage.model_name_or_path, stage.model_revision, field="model_revision")
+    origin(stage.model_name_or_path, stage.model_revision)
     rows, bad = checked_rows(stage)
     held_out, bad_held_out = checked_rows(stage, "eval_dataset", "eval_split")
     template = stage_template(stage)

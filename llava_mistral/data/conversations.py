@@ -26,6 +26,7 @@ from llava_mistral.data.sources import (
     StoredPicture,
     chosen_split,
     image_folders,
+    is_table,
     list_lengths,
     load_splits,
     picture_folders,
@@ -80,7 +81,7 @@ def read_rows(
         if split not in (None, "train"):
             raise BadInput(f"has no split {split!r}", remedy="leave it out", file=path, field="split")
         return _read_json(path, image_folder, mapping, wording, bad)
-    if path.suffix.lower() != ".json" and not (path / "problems.json").is_file():
+    if is_table(path):
         return _read_table(path, split, mapping, wording, bad, image_folder, dataset_config, held_out_of)
     if mapping or dataset_config:
         field, remedy = (
@@ -97,9 +98,7 @@ def read_rows(
 
 def _is_records(path: Path) -> bool:
     """Whether `path` is a file of JSON records; one that is a table's, or absent, is none."""
-    if not path.is_file() or path.suffix.lower() in (".parquet", ".csv", ".tsv", ".tar"):
-        return False
-    return first_sign(path) == "[" or is_lines(path)
+    return path.is_file() and not is_table(path) and (first_sign(path) == "[" or is_lines(path))
 
 
 def _read_json(

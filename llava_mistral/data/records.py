@@ -165,6 +165,7 @@ class RecordReader:
         field = form if form != "trl" else "prompt"
 
         def wrong(problem: str, remedy: str, field: str = field, kind: type[BadInput] = BadInput) -> BadInput:
+            kind = BadInput if self.split else kind  # a table is of its form, whatever one row says
             return self._wrong(index, problem, remedy, field=field, kind=kind)
 
         if form == "trl":

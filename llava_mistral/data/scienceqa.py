@@ -16,6 +16,7 @@ from typing import Any
 from llava_mistral.data.bad_samples import BadSamples, usable
 from llava_mistral.data.columns import parse_columns
 from llava_mistral.data.cqm import read_cqm
+from llava_mistral.data.json_records import is_lines
 from llava_mistral.data.problem import (
     INSTRUCTION,
     LETTERS,
@@ -27,7 +28,7 @@ from llava_mistral.data.problem import (
     quoted,
     text_of,
 )
-from llava_mistral.data.sources import ImageFolder, chosen_split, load_splits, picture_folders
+from llava_mistral.data.sources import ImageFolder, chosen_split, is_table, load_splits, picture_folders
 from llava_mistral.data.splits import SPLITS, check_ids_known, home_split, read_pid_splits
 from llava_mistral.data.tables import prepared, table_problems
 from llava_mistral.ground.bad_input import BadInput
@@ -69,7 +70,7 @@ def read_problems(
         pid_splits = pid_splits or (beside if beside.is_file() else None)
         path = path / "problems.json"
     bad = bad or BadSamples()
-    if path.suffix.lower() == ".json" and path.is_file():
+    if not is_table(path) and not (path.is_file() and is_lines(path)):
         if columns or dataset_config:
             remedy = "leave it out, or give a `datasets` folder or Hub id"
             raise BadInput("has no columns to name", remedy=remedy, file=path, field="columns")

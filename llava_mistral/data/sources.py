@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mistral.data.confined import check_confined
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder, bytes_of
 
@@ -79,6 +80,13 @@ def image_folders(given: ImageFolder) -> list[Path]:
             problem = "is a file, not a folder" if folder.exists() else "no such folder"
             raise BadInput(problem, remedy="name the folder of the pictures", file=folder, field="image_folder")
     return folders
+
+
+def is_table(path: Path) -> bool:
+    """Whether `path` is for `datasets` to read: a table's file, a folder without problems.json, or a Hub id."""
+    if path.is_file():
+        return path.suffix.lower() in (".parquet", ".csv", ".tsv", ".tar")
+    return path.suffix.lower() != ".json" and not (path / "problems.json").is_file()
 
 
 def load_splits(path: str | Path, split: str | None = None, *, config: str | None = None) -> "dict[str, Any]":
@@ -156,7 +164,9 @@ def _loaded(path: Path, config: str | None) -> Any:
         if "Config name is missing" in text or "BuilderConfig" in text and "not found" in text:
             remedy = "name one of its configurations with --dataset_config"
             raise BadInput(text[:400], remedy=remedy, file=path, field="dataset_config") from error
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        said = (
+            f"{type(error).__name__}: {next((line for line in str(error).splitlines() if line.strip()), 'no message')}"
+        )
         raise BadInput(
             f"does not load as a data set ({said})", remedy="check the path or the id", file=path
         ) from error
@@ -168,7 +178,8 @@ def _builder(path: Path) -> tuple[str | None, dict[str, Any]]:
     By itself it takes a folder of pictures beside one JSON file for pictures alone, and labels them by their folders.
     """
     if path.is_file():
-        return _TABLES[path.suffix.lower()], {"data_files": {"train": [str(path.absolute())]}}
+        more = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+        return _TABLES[path.suffix.lower()], {"data_files": {"train": [str(path.absolute())]}, **more}
     card = path / "README.md"
     if card.is_file() and "configs" in card.read_text(encoding="utf-8", errors="replace").split("\n---")[0]:
         return None, {}  # it says itself what belongs to what
@@ -241,6 +252,7 @@ def _check_loadable(path: Path) -> None:
             raise BadInput("holds no data set", remedy=remedy, file=path)
     elif path.parent.is_dir() and str(path.parent) != "." or not _HUB_ID.fullmatch(str(path)):
         raise BadInput("no such file, folder or Hub id (owner/name)", remedy="check the path", file=path)
+    check_confined(path)
 
 
 def undecoded(rows: "Dataset") -> "Dataset":

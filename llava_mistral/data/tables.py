@@ -101,8 +101,7 @@ def table_problems(
         BadInput: a row is malformed, or has several pictures.
     """
     reader = RecordReader(path, picture_folders(path, image_folder), bad, split=split)
-    name = next((name for name in ("image", "images") if name in rows.column_names), None)
-    pictures = rows.select_columns(name) if name else None
+    columns = {name: rows.select_columns(name) for name in ("image", "images") if name in rows.column_names}
 
     def problem(record: Mapping[str, Any], index: int) -> Problem | None:
         given = reader.name(record, index, "choices")
@@ -113,9 +112,10 @@ def table_problems(
         if len(cells) > 1:
             said, remedy = f"has {len(cells)} pictures", "ask about one, or give conversations"
             raise BadInput(said, remedy=remedy, file=path, record=given, field="images")
+        column = next((columns[name] for name in columns if record[name]), None)
         pid = reader.names.unique(given, [own.question, own.choices, own.answer], cells, index)
         return replace(
-            own, pid=pid, image=StoredPicture(pictures, index, reader.cells) if cells else None, has_image=bool(cells)
+            own, pid=pid, image=StoredPicture(column, index, reader.cells) if cells else None, has_image=bool(cells)
         )
 
     index = -1

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ def answers_page(
     right: Mapping[str, bool],
     pictures: Callable[[Any], "list[Image]"],
     *,
+    unread: Collection[str] = (),
     title: str,
     facts: str,
 ) -> str:
@@ -49,13 +50,16 @@ def answers_page(
         texts: {pid: what was answered}.
         right: {pid: whether it was right}.
         pictures: opens the pictures of a question.
+        unread: pids of answers that could not be read, which are among the wrong ones.
         facts: a line of figures below the title.
     """
     body = []
     for kind, wanted in (("wrong", False), ("right", True)):
         own = [one for one in asked if bool(right[one.pid]) is wanted]
         shown = sorted(own, key=lambda one: hashlib.sha256(one.pid.encode()).digest())[:SHOWN]
-        items = "".join(_item(one, texts.get(one.pid, ""), kind, pictures) for one in shown)
+        items = "".join(
+            _item(one, texts.get(one.pid, ""), "unread" if one.pid in unread else kind, pictures) for one in shown
+        )
         body.append(f"<h2>{kind.capitalize()} answers: {len(shown):,} of {len(own):,}</h2><ul>{items}</ul>")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -72,7 +76,8 @@ def _item(one: Problem | Question, text: str, kind: str, pictures: Callable[[Any
     choices = "".join(f"\n{LETTERS[index]}. {choice}" for index, choice in enumerate(one.choices))
     answer = f"{LETTERS[one.answer]}. {one.choices[one.answer]}" if one.choices else one.answer
     said = _text(text) if text.strip() else "<em>nothing</em>"
-    given = f'<p class="{kind}">answered ({kind}): {said}</p><p>right: {_text(answer)}</p>'
+    colour = "right" if kind == "right" else "wrong"
+    given = f'<p class="{colour}">answered ({kind}): {said}</p><p>right: {_text(answer)}</p>'
     return f"<li>{drawn}<p>{_text(one.question + choices)}</p>{given}<small>{_text(one.pid)}</small></li>"
 
 

@@ -21,7 +21,7 @@ from llava_mistral.ground.checkpoint_headers import (
     read_config_file,
     weight_files,
 )
-from llava_mistral.ground.foreign_code import loading
+from llava_mistral.ground.foreign_code import load_model, load_processor, origin
 from llava_mistral.ground.pictures import open_picture
 
 if TYPE_CHECKING:
@@ -37,24 +37,23 @@ class Checkpoint:
 
     Raises:
         BadInput: the folder lacks a part, weights are missing from the file, the template drops the question, or the
-            code is not the checkpoint's own (`foreign_code.loading`).
+            code is not the checkpoint's own (`foreign_code.origin`).
     """
 
     def __init__(
         self, name: str, *, device: str | None = None, revision: str | None = None, chat_template: str | None = None
     ):
         check_checkpoint(name)
-        stranger = loading(name, revision)
+        source = origin(name, revision)
         import torch
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoConfig, AutoModelForImageTextToText
 
         self.name = name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        adapter = (Path(name) / "adapter_config.json").is_file()  # its base has the configuration
-        with opening(name, "config.json"), _found(name, revision):
-            config = None if adapter else AutoConfig.from_pretrained(name, **stranger)
+        with opening(source.name, "config.json"), _found(source.name, source.revision):
+            config = AutoConfig.from_pretrained(source.name, **source.options())
         with opening(name), _found(name, revision):
-            self.processor = AutoProcessor.from_pretrained(name, **stranger)
+            self.processor = load_processor(source)
         check_image_token(config, self.processor, name)
         if chat_template is not None:
             self.processor.chat_template = chat_template
@@ -63,9 +62,8 @@ class Checkpoint:
             raise BadInput("there is no chat template", remedy=remedy, file=name, field="chat_template")
         self.lead, self.letter_ids = self._letter_tokens()
         with opening(name), _found(name, revision):
-            self.model, found = AutoModelForImageTextToText.from_pretrained(
-                name, dtype=computing_type(name, revision), output_loading_info=True, **stranger
-            )
+            kind = computing_type(source.name, source.revision)
+            self.model, found = load_model(AutoModelForImageTextToText, source, dtype=kind)
         # transformers fills what is missing with random numbers, leaves out what it does not know, and goes on.
         wrong = [str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(found[f"{kind}_keys"])]
         if wrong:

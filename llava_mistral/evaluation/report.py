@@ -8,6 +8,7 @@ from typing import Any
 
 from llava_mistral.data.scienceqa import COLUMNS
 from llava_mistral.evaluation.comparison import sentences
+from llava_mistral.ground.escaping import POLICY_TAG
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }
@@ -30,7 +31,7 @@ def comparison_page(comparison: Mapping[str, Any], chart: Path | None, *, title:
     chance = "" if comparison["chance"] is None else f", where chance is {comparison['chance']:.1f}"
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(comparison))
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><head><meta charset="utf-8">{POLICY_TAG}<meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
 <p>Accuracy in percent on {comparison["questions"]:,} questions ({column}){chance}.

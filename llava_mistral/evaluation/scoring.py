@@ -240,13 +240,13 @@ def question_hash(problems: Iterable[Problem]) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
-def table(columns: Mapping[str, dict[str, Any] | None]) -> str:
-    """Return the nine columns as a text table: accuracy, interval, right answers, questions, chance, unread."""
+def table(columns: Mapping[str, dict[str, Any] | None], shown: Sequence[str] = COLUMNS) -> str:
+    """Return the columns as a text table: accuracy, interval, right answers, questions, chance, unread."""
     rows = [
-        ("", *COLUMNS),
+        ("", *shown),
         *((name,) for name in ("accuracy %", "95 % from", "95 % to", "correct", "questions", "chance %", "unread")),
     ]
-    for column in COLUMNS:
+    for column in shown:
         texts = ["-"] * 7
         if cell := columns.get(column):
             low, high = cell["ci95"]

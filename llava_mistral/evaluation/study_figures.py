@@ -27,7 +27,8 @@ from llava_mistral.evaluation.statistics import (
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.strict_json import read_json
 
-MAIN, SHOWN, TESTED = "IMG", ("ALL", "IMG", "NO", "skills"), ("IMG", "ALL")
+MAIN, OF_QUESTIONS, TESTED = "IMG", ("ALL", "IMG", "NO"), ("IMG", "ALL")
+SHOWN = (*OF_QUESTIONS, "skills")  # the mean over skills
 CONTROL, DROPPED, DROPPED_FROM = "random", "question-dropped", "principles"
 Key = tuple[str, str]
 Means = Mapping[Key, Mapping[str, Crossed | None]]
@@ -86,8 +87,8 @@ def study_results(root: str | Path, title: str) -> dict[str, Any]:
     facts = {
         "title": title,
         "answers_kept": True,
-        "questions": {c: one.summary[c]["n"] for c in SHOWN if one.summary.get(c)},
-        "chance": {c: one.summary[c]["chance"] for c in SHOWN if one.summary.get(c)},
+        "questions": {c: one.summary[c]["n"] for c in OF_QUESTIONS if one.summary.get(c)},
+        "chance": {c: one.summary[c]["chance"] for c in OF_QUESTIONS if one.summary.get(c)},
         "question_hash": one.summary["question_hash"],
         "training": {"/".join(key): _training(group[0]) for key, group in runs.items()},
     }
@@ -167,6 +168,8 @@ def _mean(runs: Sequence[Run], column: str) -> Crossed | None:
 
 
 def _unread(runs: Sequence[Run], column: str) -> float | None:
+    if column not in OF_QUESTIONS:
+        return None
     counts = [(run.summary.get(column) or {}).get("unread") for run in runs]
     return None if None in counts else sum(counts) / len(counts)
 
@@ -224,4 +227,4 @@ def floors(data: str | Path | None, blank: str | Path | None) -> list[dict[str, 
         }
         cells = {c: summary[c] and summary[c] | {"unread": unread[c]} for c in unread}
         found.append({"name": f"{name}, as generated", "columns": cells})
-    return [{"name": one["name"], "columns": {c: one["columns"].get(c) for c in SHOWN[:3]}} for one in found]
+    return [{"name": one["name"], "columns": {c: one["columns"].get(c) for c in OF_QUESTIONS}} for one in found]

@@ -51,6 +51,8 @@ def _about(found: Mapping[str, Any]) -> list[str]:
         f"Accuracy in percent, mean of {found['seeds']} seeds. {'; '.join(sizes)}.",
         "95 % intervals count seeds and questions both as samples; the seeds' variance is pooled over the rows.",
     ]
+    if found.get("of"):
+        said.append(f"The figures are those of {found['of']}.")
     if not found["answers_kept"]:
         said.append(
             "Of this run the accuracies by seed were kept and not the single answers, so the questions' part is the "

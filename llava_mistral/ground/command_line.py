@@ -7,14 +7,18 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from llava_mistral.ground.bad_input import BadInput, check_folders_above
-from llava_mistral.ground.whole_file import is_partial, whole_folder_at
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.escaping import terminal
+from llava_mistral.ground.foreign_code import leave_secrets
+from llava_mistral.ground.output_folders import check_output_folder
+from llava_mistral.ground.whole_file import whole_folder_at
 
+__all__ = ["VerbParser", "check_output_folder", "run_verb", "whole_folder"]
 REMEDIES = {
     number: remedy
     for remedy, numbers in {
@@ -43,11 +47,14 @@ class VerbParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; run `{self.prog} --help` for the arguments\n")
 
 
-def run_verb(main: Callable[[], int | None]) -> NoReturn:
+def run_verb(main: Callable[[], int | None], *, keeps_secrets: bool = False) -> NoReturn:
     """Run a verb's `main` and exit: 0 done, 1 failed, 2 bad usage, 130 interrupted.
 
     `BadInput` becomes one line and exit code 2; anything else is a fault of ours (or of the machine: a full disk, no
     rights) and becomes one line and exit code 1. `--verbose` adds the traceback to either.
+
+    Args:
+        keeps_secrets: the verb runs foreign code in processes of their own alone, and needs the token itself.
     """
     # Pillow on odd metadata, and on sizes that `ground/pictures.py` bounds more strictly. For the whole process, which
     # is the verb's: `catch_warnings` is not safe among threads.
@@ -55,7 +62,10 @@ def run_verb(main: Callable[[], int | None]) -> NoReturn:
     warnings.filterwarnings("ignore", "Image size .* exceeds limit", RuntimeWarning)
     path = Path(sys.argv[0])
     name = f"llava-mistral {path.stem}" if path.parent.name == "commands" else path.name
+    out, sys.stdout = sys.stdout, _Escaped(sys.stdout)
     try:
+        if not keeps_secrets:
+            leave_secrets(sys.argv[1:])
         code = main() or 0
     except BadInput as error:
         code = _report(name, str(error), 2)
@@ -64,7 +74,26 @@ def run_verb(main: Callable[[], int | None]) -> NoReturn:
     except Exception as error:
         code = _report(name, _said(error), 1)
     sys.stdout.flush()
+    sys.stdout = out
     sys.exit(code)
+
+
+class _Escaped:
+    """Standard output, to which the words of files and models are written as text alone."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(terminal(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _said(error: Exception) -> str:
@@ -91,27 +120,6 @@ def _report(name: str, line: str, code: int) -> int:
         sys.unraisablehook = lambda _: None  # what a library's half-made objects say when they go
     print(f"{name}: {line}", file=sys.stderr)
     return code
-
-
-def check_output_folder(path: str | Path, made_by: str) -> Path:
-    """Return `path` if a verb may write there: absent, empty, or holding the file `made_by` of an earlier run.
-
-    Raises:
-        BadInput: the folder holds something else, or the path is a file.
-    """
-    path = Path(path)
-    if path.is_dir():
-        if not (path / made_by).is_file() and not all(map(is_partial, path.iterdir())):
-            raise BadInput(
-                f"the output folder holds something else (no {made_by} in it)",
-                remedy="name an empty or a new folder",
-                file=path,
-                field="output",
-            )
-    elif path.exists() or path.is_symlink():
-        raise BadInput("the output is a file, not a folder", remedy="name a new folder", file=path, field="output")
-    check_folders_above(path, "output")
-    return path
 
 
 @contextmanager

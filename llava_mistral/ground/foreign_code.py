@@ -1,38 +1,105 @@
-"""Whose code a checkpoint runs: its folder's own, or that of one commit on the Hub, and no other repository's."""
+"""Whose code a checkpoint runs: this project's, and nobody else's unless the user names its commit.
 
+Classes of ours are loaded from here, never from the copy in a folder, so that nothing of a folder runs. Other code
+runs only at the commit that the user typed (`--trust_code_of OWNER/NAME@COMMIT`); what a file says about itself is no
+reason to trust it. `custom_generate` and attention kernels of the Hub never run.
+"""
+
+import argparse
 import json
+import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
 
+FLAG = "--trust_code_of"
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# The modules that travel with a checkpoint of ours; whatever the folder's copies hold, they are not run.
+OURS = {"configuration_llava_mistral", "modeling_llava_mistral", "processing_llava_mistral"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONFIGS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
-_COMMIT = "commit of 40 hexadecimal digits"
-NAMED = f"name it OWNER/NAME@COMMIT, with its {_COMMIT}"
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|AUTH|PRIVATE)_?KEY", re.IGNORECASE)
 _AGAIN = "save the checkpoint again so that all of it lies in its folder"
+_TRUSTED: dict[str, str] = {}  # Hub id -> the commit whose code this process may run
 
 
-def loading(
-    name: str, revision: str | None = None, *, field: str = "revision", remedy: str | None = None
-) -> dict[str, Any]:
-    """Return the keywords with which `from_pretrained` may load `name`, after a look at what that would run.
+@dataclass(frozen=True)
+class Origin:
+    """Where every file of a checkpoint is loaded from, and whether its own code is run.
 
-    Without code of its own nothing is trusted; so what is committed after the look is not run either.
+    Attributes:
+        name: a folder or a Hub id; of an adapter, those of its base.
+        revision: of a Hub id.
+        runs_code: whether the user has named this commit as one whose code may run.
+        adapter: what is put onto it.
+    """
 
-    Args:
-        name: a folder or a Hub id, of an adapter too, whose base is looked at.
-        field: the flag that names the revision, for the error.
-        remedy: how to name the commit, where that flag is none of its own.
+    name: str
+    revision: str | None = None
+    runs_code: bool = False
+    adapter: "Origin | None" = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the keywords of `from_pretrained`, the Auto classes knowing ours from now on."""
+        register_ours()
+        return {"revision": self.revision, "trust_remote_code": self.runs_code}
+
+
+class _Trust(argparse.Action):
+    def __call__(self, parser, namespace, value, option_string=None):
+        trust(value)
+
+
+def add_flag(parser: argparse.ArgumentParser) -> None:
+    """Let a verb take `--trust_code_of`."""
+    parser.add_argument(
+        FLAG,
+        action=_Trust,
+        dest=argparse.SUPPRESS,
+        metavar="OWNER/NAME@COMMIT",
+        help="run the code that this commit of a Hub repository brings; without it nobody's but this project's",
+    )
+
+
+def take_flag(arguments: Sequence[str]) -> list[str]:
+    """Obey `--trust_code_of` among arguments that another parser reads; returns the others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_flag(parser)
+    return parser.parse_known_args(list(arguments))[1] if any(FLAG in one for one in arguments) else list(arguments)
+
+
+def trust(named: str) -> None:
+    """Let this process run the code of one commit.
 
     Raises:
-        BadInput: code on the Hub without a commit of 40 hexadecimal digits, code of another repository, or files,
-            weights among them, that lie outside of the checkpoint.
+        BadInput: it is not OWNER/NAME@COMMIT with all 40 digits.
     """
-    brings_code = _brings_code(name, revision, field, remedy or f"give --{field} with its {_COMMIT}")
-    return {"revision": revision, "trust_remote_code": brings_code}
+    name, _, commit = named.rpartition("@")
+    if not (_HUB_ID.fullmatch(name) and COMMIT.fullmatch(commit)):
+        problem = f"{named!r} names no commit of a Hub repository"
+        raise BadInput(problem, remedy="give OWNER/NAME@COMMIT, with all 40 hexadecimal digits", field=FLAG[2:])
+    _TRUSTED[name] = commit
+
+
+def leave_secrets(arguments: Sequence[str]) -> None:
+    """Start this program again without the tokens and keys of its environment, where it is to run foreign code.
+
+    Taking them out of `os.environ` alone would leave them in /proc/self/environ.
+    """
+    kept = without_secrets(os.environ)
+    if any(one.split("=")[0] == FLAG for one in arguments) and len(kept) < len(os.environ):
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], kept)
+
+
+def without_secrets(environment: dict[str, str]) -> dict[str, str]:
+    """Return an environment without the variables that are named like a token, a key or a password."""
+    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -43,29 +110,142 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return name, revision
 
 
-def _brings_code(name: str, revision: str | None, field: str, remedy: str) -> bool:
-    brings_code, shards = False, _read(name, "model.safetensors.index.json", revision).get("weight_map")
+def loading(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Return the keywords with which `from_pretrained` may load `name`, as `origin` finds them.
+
+    Raises:
+        BadInput: as `origin`.
+    """
+    return origin(name, revision).options()
+
+
+def origin(name: str, revision: str | None = None) -> Origin:
+    """Find where a checkpoint, or an adapter and its base, is loaded from, after a look at what that would run.
+
+    Args:
+        name: a folder or a Hub id. Of an adapter, the base is taken at the `revision` its configuration notes.
+
+    Raises:
+        BadInput: it brings code that the user has not named, names code, kernels or weights that lie elsewhere, or is
+            an adapter whose base is another adapter or, on the Hub, a folder.
+    """
+    adapter = _read(name, "adapter_config.json", revision)
+    base = adapter.get("base_model_name_or_path")
+    if not _is_text(base) or base == name or (Path(name) / "config.json").is_file():
+        return Origin(name, revision, runs_code(name, revision))
+    place = f"{name}/adapter_config.json"
+    if not Path(name).is_dir() and not _HUB_ID.fullmatch(base):
+        problem = f"names the base {base!r}, which is no repository of the Hub"
+        raise BadInput(problem, remedy="publish the base and name it there", file=place)
+    pinned = adapter.get("revision") if _is_text(adapter.get("revision")) and not Path(base).is_dir() else None
+    above = _read(base, "adapter_config.json", pinned).get("base_model_name_or_path")
+    if _is_text(above) and not _read(base, "config.json", pinned):
+        raise BadInput(f"names the base {base}, which is an adapter", remedy="merge that one first", file=place)
+    beside = Origin(name, revision, runs_code(name, revision))
+    return Origin(base, pinned, runs_code(base, pinned), beside)
+
+
+def load_model(auto: type, source: Origin, **options) -> tuple[Any, dict]:
+    """Load a checkpoint with an Auto class: an adapter's base at its commit, and the adapter on it.
+
+    Returns:
+        the model, and the loading info: missing, unexpected and mismatched keys, the adapter's among them.
+    """
+    model, info = auto.from_pretrained(source.name, output_loading_info=True, **source.options(), **options)
+    if source.adapter is not None:
+        at = {"revision": source.adapter.revision} if source.adapter.revision else {}
+        found = model.load_adapter(source.adapter.name, adapter_kwargs=at)
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            info[kind] = {*info[kind], *getattr(found, kind)}
+    return model, info
+
+
+def load_processor(source: Origin) -> Any:
+    """Load the processor beside an adapter where there is one, else that of the base."""
+    from transformers import AutoProcessor
+
+    beside = source.adapter
+    if beside and not any(
+        _read(beside.name, f"{kind}_config.json", beside.revision) for kind in ("processor", "preprocessor")
+    ):
+        beside = None
+    place = beside or source
+    return AutoProcessor.from_pretrained(place.name, **place.options())
+
+
+def register_ours() -> None:
+    """Let the Auto classes know the classes of this project, so that no folder's copy of them is asked for."""
+    import modeling_llava_mistral  # noqa: F401
+    from processing import LlavaMistralProcessor  # noqa: F401
+
+
+def runs_code(name: str, revision: str | None = None) -> bool:
+    """Return whether code of `name` itself is to run, after a look at everything its files point at.
+
+    Raises:
+        BadInput: as `origin`.
+    """
+    _check_index(name, revision)
+    foreign = None
+    for config in _CONFIGS:
+        found = _read(name, config, revision)
+        for reference in _references(found.get("auto_map")):
+            if "--" in reference and reference.split("--")[0] != name:
+                problem = f"takes its code from another repository ({reference})"
+                raise BadInput(problem, remedy=_AGAIN, file=f"{name}/{config}", field="auto_map")
+            if reference.rsplit("--", 1)[-1].split(".")[0] not in OURS:
+                foreign = foreign or (config, reference)
+        _check_kernels(found, f"{name}/{config}")
+        if config == "tokenizer_config.json":
+            _check_tokenizer(found, f"{name}/{config}")
+    return foreign is not None and _allowed(name, revision, *foreign)
+
+
+def _allowed(name: str, revision: str | None, config: str, reference: str) -> bool:
+    """True where the user named this very commit.
+
+    Raises:
+        BadInput: they did not, or it brings a `custom_generate` too, which would run along.
+    """
+    place = {"file": f"{name}/{config}", "field": "auto_map"}
+    problem = f"brings code of its own ({reference}), which is not run"
+    if Path(name).is_dir():
+        remedy = f"load it with the library's own tools, or from the Hub with {FLAG} OWNER/NAME@COMMIT"
+        raise BadInput(problem, remedy=remedy, **place)
+    if (commit := _TRUSTED.get(name)) is None:
+        remedy = f"read that code, and give {FLAG} {name}@COMMIT with its 40 hexadecimal digits if it may run here"
+        raise BadInput(problem, remedy=remedy, **place)
+    if commit != revision:
+        problem = f"its code is trusted at {commit}, and it would be loaded at {revision or 'main'}"
+        raise BadInput(problem, remedy="name the same commit for both", **place)
+    if _file(name, "custom_generate/generate.py", revision):
+        problem = "brings a custom_generate/generate.py, which is never run"
+        raise BadInput(problem, remedy="load it with the library's own tools", file=name)
+    return True
+
+
+def _check_index(name: str, revision: str | None) -> None:
+    shards = _read(name, "model.safetensors.index.json", revision).get("weight_map")
     for shard in shards.values() if isinstance(shards, dict) else ():
         if not _is_text(shard) or re.search(r"[/\\]", shard):
             problem = f"names the weights {str(shard)[:80]!r}, which are outside of its folder"
             raise BadInput(problem, remedy=_AGAIN, file=f"{name}/model.safetensors.index.json", field="weight_map")
-    for config in _CONFIGS:
-        told = _read(name, config, revision)
-        for reference in _references(told.get("auto_map")):
-            if "--" in reference and reference.split("--")[0] != name:
-                problem = f"takes its code from another repository ({reference})"
-                raise BadInput(problem, remedy=_AGAIN, file=f"{name}/{config}", field="auto_map")
-            brings_code = True
-        if config == "tokenizer_config.json":
-            _check_tokenizer(told, f"{name}/{config}")
-    if brings_code and not Path(name).is_dir() and not COMMIT.fullmatch(revision or ""):
-        problem = f"{name} brings code of its own, which may be another at {revision or 'main'} tomorrow"
-        raise BadInput(problem, remedy=remedy, field=field)
-    adapter = _read(name, "adapter_config.json", revision)
-    if _is_text(base := adapter.get("base_model_name_or_path")) and base != name:
-        noted = f"note the base's {_COMMIT} as `revision` in {name}/adapter_config.json"
-        brings_code |= _brings_code(base, adapter.get("revision"), field, noted)
-    return brings_code
+
+
+def _check_kernels(config: Any, file: str) -> None:
+    """Refuse an implementation that is a repository of the Hub: the library would fetch and run it."""
+    parts = [config]
+    while parts:
+        part = parts.pop()
+        for key, value in part.items() if isinstance(part, dict) else ():
+            if str(key).lstrip("_").startswith(("attn_implementation", "experts_implementation")):
+                for one in value.values() if isinstance(value, dict) else [value]:
+                    if _is_text(one) and "/" in one:
+                        raise BadInput(
+                            f"names a kernel of the Hub ({one})", remedy="take it out", file=file, field=key
+                        )
+            parts.append(value)
+        parts += part if isinstance(part, list) else []
 
 
 def _check_tokenizer(tokenizer: dict, file: str | Path) -> None:
@@ -90,18 +270,23 @@ def _references(auto_map: Any) -> Iterator[str]:
         yield from filter(_is_text, value if isinstance(value, list) else [value])
 
 
-def _read(name: str, config: str, revision: str | None) -> dict[str, Any]:
-    """The configuration; empty where there is none or it cannot be had, which `from_pretrained` then says."""
-    path = Path(name) / config
-    if not Path(name).is_dir():
-        from transformers.utils import cached_file
+def _file(name: str, file: str, revision: str | None) -> Path | None:
+    """The file, fetched; None where there is none or it cannot be had, which `from_pretrained` then says."""
+    if Path(name).is_dir():
+        return Path(name) / file if (Path(name) / file).is_file() else None
+    from transformers.utils import cached_file
 
-        try:
-            path = cached_file(name, config, revision=revision)
-        except (OSError, ValueError):
-            return {}
     try:
-        told = json.loads(Path(path).read_bytes())
+        found = cached_file(name, file, revision=revision)
+    except (OSError, ValueError):
+        return None
+    return Path(found) if found else None
+
+
+def _read(name: str, config: str, revision: str | None) -> dict[str, Any]:
+    try:
+        path = _file(name, config, revision)
+        found = json.loads(path.read_bytes()) if path else {}
     except (OSError, ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return found if isinstance(found, dict) else {}

@@ -18,7 +18,7 @@ from llava_mistral.miniature.digitsqa_skills import SKILLS
 from llava_mistral.miniature.instructions import Turn, lettered, open_turns
 
 NOTHING = "paper"
-LETTERED = 0.6  # of the questions; to find the letter of an answer is what takes longest to learn
+LETTERED = 0.75  # of the questions; to find the letter of an answer is what takes longest to learn
 COLOURED = ("red", "green", "blue", "grey")
 SHAPED = ("circle", "square", "triangle")
 
@@ -104,7 +104,7 @@ def letter_documents(count: int, rng: random.Random) -> Iterable[Document]:
     kinds += [("north", "south"), *(tuple(bank.values()) for bank in (ask.INSTRUMENTS, ask.MONEY, ask.VOCABULARY))]
     for _ in range(count):
         kind = rng.choice(kinds[:3] + kinds)
-        choices = rng.sample(kind, min(4, len(kind)))
+        choices = rng.sample(kind, min(ask.CHOICES, len(kind)))
         lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
         wanted = rng.sample(choices, len(choices))
         questions = [[wanted[0], *lines], *([choice] for choice in wanted[1:])]

@@ -8,7 +8,7 @@ import numpy as np
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import check_files, context_length, opening
-from llava_mistral.ground.foreign_code import NAMED, loading, split_revision
+from llava_mistral.ground.foreign_code import loading, split_revision
 
 REMEDY = "name a CLIP-like model or a LLaVA checkpoint"
 
@@ -31,7 +31,7 @@ def load_embedder(name: str, device: str) -> Embedder:
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
     name, revision = split_revision(name)
-    whose = loading(name, revision, field="embedder", remedy=NAMED)
+    whose = loading(name, revision)
     try:
         if Path(name).is_dir():
             check_files(name)

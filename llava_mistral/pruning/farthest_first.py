@@ -97,8 +97,7 @@ def farthest_first(
     Raises:
         BadInput: `size` is below one, or above the number of rows or of places in `quotas`.
     """
-    total = sum(gather(len(rows)))
-    _check_size(size, total, groups, quotas)
+    _check_size(size, total := sum(gather(len(rows))), groups, quotas)
     block = block or min(max(int(total * BLOCK_SHARE), BLOCK[0]), BLOCK[1])
     left = None if quotas is None else np.array(quotas)
     largest = max(gather(float(rows.norms.max(initial=0))))
@@ -127,8 +126,8 @@ def farthest_first(
         fresh = merged.vectors[[place for place, _ in chosen]]
         centres = np.vstack([centres, fresh])
     radius = _radius(rows, _open(nearest, picks, None, None, first_row), centres, error, gather)
-    distances, nearest = np.sqrt(squared), np.sqrt(nearest.clip(0))
-    return Selection(np.array(picks), distances, radius, passes, compared / (total * size), nearest)
+    nearest, computed = np.sqrt(nearest.clip(0)), compared / (total * size)
+    return Selection(np.array(picks), np.sqrt(squared), radius, passes, computed, nearest)
 
 
 def squared_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -32,6 +32,10 @@ def faults_of(recipe: PruneRecipe) -> tuple[list[str], int]:
     bad, samples = AllFaults(), None
     try:
         samples = read(recipe, bad)
+        for problem in samples.problems:
+            if problem.choices and problem.answer is None:
+                place = {"file": samples.source, "record": problem.pid, "field": "answer"}
+                bad.gather(BadInput("has no answer", remedy="use a split with answers", **place))
         samples = samples.checked(recipe.check_pictures, bad)
     except BadInput as error:
         _stop(bad, error)

@@ -74,7 +74,8 @@ def score(recipe: PruneRecipe, samples: Samples, folder: Path, ask: Ask | None) 
         return principles.score(samples.problems)
     from llava_mistral.pruning.model_evidence import askable
 
-    evidence = ask(recipe.scorer, askable(samples.problems, recipe.dataset), folder)
+    problems = samples.with_pictures() if samples.pictures else samples.problems
+    evidence = ask(recipe.scorer, askable(problems, recipe.dataset), folder)
     return principles.score(samples.problems, evidence)
 
 

@@ -73,6 +73,12 @@ class Samples:
                 found[i] = hashlib.sha256(b"".join(hashlib.sha256(bytes_of(cell)).digest() for cell in cells)).digest()
         return found
 
+    def with_pictures(self) -> list[Problem]:
+        """Return the problems, each with its first picture, which is read when it is looked at."""
+        shown = [SamplePicture(self, i) if count else None for i, count in enumerate(self.images)]
+        pairs = zip(self.problems, shown, strict=True)
+        return [problem if problem.image else replace(problem, image=picture) for problem, picture in pairs]
+
     def counted(self, indices: Sequence[int]) -> dict[str, int]:
         """Return how many conversations the samples at `indices` are of, and how many answers they hold."""
         return {
@@ -106,6 +112,18 @@ class Samples:
             [self.conversations[i] for i in kept],
             [self.images[i] for i in kept],
         )
+
+
+@dataclass(frozen=True)
+class SamplePicture:
+    """The first picture of a sample of a table."""
+
+    samples: Samples
+    index: int
+
+    def read_bytes(self) -> bytes:
+        """Return the bytes of the picture's file."""
+        return bytes_of(self.samples.cells([self.index])[0][0])
 
 
 def read_samples(

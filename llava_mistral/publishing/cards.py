@@ -5,9 +5,12 @@ what no file says reads as unknown.
 """
 
 import re
+from html import escape
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.escaping import POLICY_TAG, code, fence, markdown, one_line
+from llava_mistral.ground.output_folders import GENERATOR
 from llava_mistral.publishing.scanning import is_local_path, scan_bytes
 
 UNKNOWN = "unknown"
@@ -21,14 +24,22 @@ def pour(template: str, **values) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
+    environment.globals.update(markdown=markdown, code=code, fence=fence)
     return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(**values))
 
 
 def card_data(kind, **fields):
     try:
-        return kind(**{key: value for key, value in fields.items() if value is not None})
+        return kind(**{key: _lines(value) for key, value in fields.items() if value is not None})
     except ValueError as error:
         raise BadInput(f"the card's fields do not validate ({error})", remedy="correct the field") from None
+
+
+def _lines(value):
+    """Every text of a front matter's field in one line: a `---` on a line of its own would end it."""
+    if isinstance(value, list):
+        return [_lines(item) for item in value]
+    return one_line(value) if isinstance(value, str) else value
 
 
 def validated(kind, text: str) -> str:
@@ -72,16 +83,15 @@ def as_yaml(value) -> str | None:
 
 def card_html(card: str, title: str) -> str:
     """A card as a page to look at: the front matter as a block, the rest rendered; pictures by relative path."""
-    from html import escape
-
     from markdown_it import MarkdownIt
 
-    _, front, body = card.split("---\n", 2)
+    front, body = re.match(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
     style = "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
     style += "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .5rem;font-size:.92em}"
     style += "pre{background:#f4f4f4;padding:.7rem;overflow-x:auto}"
     return (
-        f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{style}</style>"
+        f"<!doctype html><html lang=en><meta charset=utf-8>{POLICY_TAG}{GENERATOR}<title>{escape(title)}</title>"
+        f"<style>{style}</style>"
         f"<details><summary>front matter</summary><pre>{escape(front)}</pre></details>"
-        + MarkdownIt("commonmark").enable("table").render(body)
+        + MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
     )

@@ -5,6 +5,8 @@ commit and a download are not tried again after a 5xx, and the retries it does m
 """
 
 import random
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 from llava_mistral.ground.bad_input import BadInput
 
 TRANSIENT = {408, 429, 500, 502, 503, 504}
+NOTICED = 5  # seconds after which a wait is explained
 FAILING_SECONDS = 35  # how long one route may go on failing before we say so
 
 
@@ -67,8 +70,8 @@ def call(action: Callable[[], Any], repo_id: str) -> Any:
             return once(action, repo_id, attempt)
         except TryAgain as again:
             if time.monotonic() - started > 3 * FAILING_SECONDS:
-                raise _explained(again.__cause__, repo_id) from again.__cause__
-            time.sleep(again.seconds)
+                raise explained(again.__cause__, repo_id) from again.__cause__
+            wait(again)
             attempt += 1
 
 
@@ -82,21 +85,39 @@ def once(action: Callable[[], Any], repo_id: str, attempt: int = 0) -> Any:
         return action()
     except Exception as error:
         if not _is_passing(error):
-            raise _explained(error, repo_id) from error
-        conflict = _status(error) in (409, 412)  # others are committing: spread out, do not queue up
+            raise explained(error, repo_id) from error
+        conflict = is_conflict(error)  # others are committing: spread out, do not queue up
         raise TryAgain(
             random.uniform(0.05, 0.5) if conflict else max(_asked_wait(error), min(2**attempt, 8))
         ) from error
 
 
+def wait(again: TryAgain) -> None:
+    """Wait before the next try; a wait that a reader would wonder about says what it is for."""
+    if again.seconds > NOTICED:
+        print(f"the Hub: {_message(again.__cause__)}; trying again in {again.seconds:.0f} s", file=sys.stderr)
+    time.sleep(again.seconds)
+
+
 class _Patience:
-    """Counts how long each route has been failing, across the client's retries and ours, and ends them in time."""
+    """Counts how long each route has been failing, across the client's retries and ours, and ends them in time.
+
+    What takes longer than a reader expects is said once: an answer that does not come, a route that keeps failing.
+    """
 
     def __init__(self):
         self.lock, self.pending, self.failing = threading.Lock(), set(), {}
+        self.timers, self.said = {}, set()
 
     def before(self, request) -> None:
         route = (request.method, request.url.path)
+        if request.method != "PUT":  # an upload has a bar of its own
+            timer = threading.Timer(NOTICED, self._say, (route, "waiting for an answer to"))
+            timer.daemon = True
+            timer.start()
+            if earlier := self.timers.pop(route, None):
+                earlier.cancel()
+            self.timers[route] = timer
         with self.lock:
             if route in self.pending:  # the last one got no answer at all
                 self.failing.setdefault(route, time.monotonic())
@@ -107,6 +128,10 @@ class _Patience:
 
     def after(self, response) -> None:
         route = (response.request.method, response.request.url.path)
+        if timer := self.timers.pop(route, None):
+            timer.cancel()
+        if time.monotonic() - self.failing.get(route, time.monotonic()) > NOTICED:
+            self._say(route, f"the Hub answers {response.status_code}; for up to {FAILING_SECONDS} s tries again")
         with self.lock:
             self.pending.discard(route)
             if response.status_code in TRANSIENT:
@@ -116,6 +141,11 @@ class _Patience:
         wait = response.headers.get("Retry-After", "0")
         if response.status_code in TRANSIENT and wait.isdigit() and int(wait) > FAILING_SECONDS:
             raise Unreachable(f"the Hub asks to come back in {wait} s")
+
+    def _say(self, route: tuple[str, str], what: str) -> None:
+        if route not in self.said:
+            self.said.add(route)
+            print(f"{what} {route[0]} {route[1]}", file=sys.stderr, flush=True)
 
 
 def _client(timeout: float, patience: _Patience):
@@ -155,7 +185,17 @@ def _status(error: BaseException) -> int | None:
     from huggingface_hub.errors import HfHubHTTPError
 
     found = next((e for e in _chain(error) if isinstance(e, HfHubHTTPError) and e.response is not None), None)
-    return None if found is None else found.response.status_code
+    if found is not None:
+        return found.response.status_code
+    for said in map(str, _chain(error)):  # the Xet client's own requests: a ConnectionError, its status in words
+        if numbers := re.search(r"HTTP status (?:client|server) error \((\d{3})\b", said):
+            return int(numbers[1])
+    return None
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether somebody else committed first."""
+    return _status(error) in (409, 412)
 
 
 def _asked_wait(error: BaseException) -> float:
@@ -175,7 +215,7 @@ def _is_passing(error: BaseException) -> bool:
     return any(isinstance(e, cut) for e in _chain(error))
 
 
-def _explained(error: BaseException, repo_id: str) -> Exception:
+def explained(error: BaseException, repo_id: str) -> Exception:
     """The error a user can act on, one for each thing that can be wrong; never with a header or a token in it."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -194,7 +234,7 @@ def _explained(error: BaseException, repo_id: str) -> Exception:
             f"the token may not write to {repo_id}",
             remedy="use a token with write access, or a repository of your own",
         )
-    if RepositoryNotFoundError in kinds:
+    if RepositoryNotFoundError in kinds or status == 404 and RevisionNotFoundError not in kinds:
         return BadInput(
             f"{repo_id} does not exist, or the token cannot see it", remedy="check the name and the token's rights"
         )

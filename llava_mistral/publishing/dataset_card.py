@@ -1,8 +1,11 @@
 """The card of a pruned dataset: its README.md, from the manifests of its configs."""
 
+import json
+import re
 import shlex
 from typing import Any
 
+from llava_mistral.ground.escaping import code, markdown, one_line
 from llava_mistral.publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
 from llava_mistral.publishing.known_sources import known_source
 from llava_mistral.publishing.scanning import plain_name
@@ -62,7 +65,7 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
         columns=[(feature["name"], _kind(feature)) for feature in infos[0]["features"]],
         license=licence,
         license_note=LICENCE_NOTES.get(licence),
-        sources=", ".join(sources),
+        sources=", ".join(map(markdown, sources)),
         makers=say(makers),
         citations=[found.citation for found in known],
     )
@@ -82,17 +85,20 @@ def dataset_snippet(repo_id: str, config: str, split: str, revision: str) -> str
     """Four lines that load one config of a dataset at a pinned revision."""
     return (
         "from datasets import load_dataset\n\n"
-        f'rows = load_dataset("{repo_id}", "{config}", split="{split}", revision="{revision}")\n'
+        f"rows = load_dataset({', '.join(map(json.dumps, (repo_id, config)))}, "
+        f"split={json.dumps(split)}, revision={json.dumps(revision)})\n"
         "print(rows[0])"
     )
 
 
 def _what_dataset(names: list[str], sources: list[str]) -> str:
     chosen = (
-        f"chosen by the method `{names[0]}`" if len(names) == 1 else f"chosen by {len(names)} methods, one config each"
+        f"chosen by the method {code(names[0])}"
+        if len(names) == 1
+        else f"chosen by {len(names)} methods, one config each"
     )
     rows = "Training rows for a vision-language model (pictures, prompt, completion)"
-    return f"{rows}, {chosen}, from {', '.join(sources)}."
+    return f"{rows}, {chosen}, from {', '.join(map(markdown, sources))}."
 
 
 def _config_facts(repo_id: str, info: dict, config: dict) -> dict:
@@ -104,7 +110,8 @@ def _config_facts(repo_id: str, info: dict, config: dict) -> dict:
     return {
         "name": name,
         "has_manifest": bool(manifest),
-        "picture": config.get("picture"),
+        "picture": config.get("picture") if re.fullmatch(r"[\w.-]+", name) else None,
+        "linked": bool(re.fullmatch(r"[\w.-]+", name)),
         "snippet": dataset_snippet(repo_id, name, splits[0]["name"], config["revision"]),
         "rows": ", ".join(f"{split['name']} {split['num_examples']:,}" for split in splits),
         "input_rows": say(given.get("rows")),
@@ -126,9 +133,11 @@ def _rerun(manifest: dict) -> str | None:
     asked |= {key: manifest.get(key) for key in ("method", "size", "seed")}
     if not asked["method"] or not (asked["size"] or asked["method"] == "full"):
         return None
-    asked |= {key: value for key, value in recipe.items() if key not in asked}
+    asked |= {key: value for key, value in recipe.items() if key not in asked and re.fullmatch("[a-z_]+", key)}
     given = {key: value for key, value in asked.items() if value is not None and value is not False}
-    words = [f"--{key}" if value is True else f"--{key} {shlex.quote(str(value))}" for key, value in given.items()]
+    words = [
+        f"--{key}" if value is True else f"--{key} {shlex.quote(one_line(value))}" for key, value in given.items()
+    ]
     lines, line = [], "llava-mistral prune"
     for word in [*words, "--output pruned"]:
         if len(line) + len(word) > 100:

@@ -131,6 +131,7 @@ def prepare_dataset(
     """
     from tqdm import tqdm
 
+    staging.own_files(folder)
     manifest = read_manifest(folder)
     licence = licences.dataset_licence(manifest, license, folder)
     sources, noted = parquet.split_files(folder), manifest.get("files") or {}

@@ -1,8 +1,11 @@
 """The card of a model: its README.md, from the files of its checkpoint and its evaluation summaries."""
 
+import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from llava_mistral.ground.escaping import code, markdown, one_line
 from llava_mistral.publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
 from llava_mistral.publishing.known_sources import known_source
 from llava_mistral.publishing.reported_results import checked_summary, eval_results, result_table
@@ -117,10 +120,10 @@ def classes_snippet(repo_id: str, revision: str, has_code: bool) -> str:
 
 def adapter_snippet(repo_id: str, revision: str, base: str, base_revision: str | None) -> str:
     """An adapter onto its base, both at the commits that were compared when it was published."""
-    pinned = f', revision="{base_revision}"' if base_revision else ""
+    pinned = f", revision={json.dumps(base_revision)}" if base_revision else ""
     return (
         "from peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
-        f'base = AutoModelForImageTextToText.from_pretrained("{base}"{pinned}, trust_remote_code=True)\n'
+        f"base = AutoModelForImageTextToText.from_pretrained({json.dumps(base)}{pinned}, trust_remote_code=True)\n"
         f'model = PeftModel.from_pretrained(base, "{repo_id}", revision="{revision}")'
     )
 
@@ -129,14 +132,14 @@ def _what_model(config: dict, folder: Path, adapter: bool) -> str:
     count = f"{parameter_count(folder):,}"
     if adapter:
         base, commit = config.get("base_model_name_or_path") or UNKNOWN, config.get("revision")
-        at = f" at commit `{commit}`" if commit else ""
-        return f"An adapter of {count} parameters ({config.get('peft_type', UNKNOWN)}) for `{base}`{at}."
+        at = f" at commit {code(commit)}" if commit else ""
+        return f"An adapter of {count} parameters ({markdown(config.get('peft_type', UNKNOWN))}) for {code(base)}{at}."
     text, vision = (config.get(key) or {} for key in ("text_config", "vision_config"))
+    kind, tower, words = (code(part.get("model_type", UNKNOWN)) for part in (config, vision, text))
     return (
-        f"A vision-language model (`{config.get('model_type', UNKNOWN)}`) of {count} parameters: a "
-        f"`{vision.get('model_type', UNKNOWN)}` vision tower reads pictures of {vision.get('image_size', UNKNOWN)} "
-        f"pixels a side, a projector turns them into tokens, and a `{text.get('model_type', UNKNOWN)}` language model "
-        f"of {text.get('num_hidden_layers', UNKNOWN)} layers answers."
+        f"A vision-language model ({kind}) of {count} parameters: a {tower} vision tower reads pictures of "
+        f"{markdown(vision.get('image_size', UNKNOWN))} pixels a side, a projector turns them into tokens, and a "
+        f"{words} language model of {markdown(text.get('num_hidden_layers', UNKNOWN))} layers answers."
     )
 
 
@@ -167,7 +170,7 @@ def _facts(run: dict) -> list[tuple[str, str]]:
         ("parameters frozen", say(parameters.get("frozen"))),
         ("training data", say(plain_name(str(data["path"])) if data.get("path") else None)),
         ("training rows", say(data.get("rows"))),
-        ("training data sha256", f"`{data['sha256'][:16]}…`" if data.get("sha256") else UNKNOWN),
+        ("training data sha256", f"{str(data['sha256'])[:16]}…" if data.get("sha256") else UNKNOWN),
         ("tokens of questions", say(tokens.get("prompt"))),
         ("tokens of answers", say(tokens.get("answer"))),
         ("attention", say(run.get("window"))),
@@ -208,16 +211,17 @@ def _hardware(run: dict) -> list[tuple[str, str]]:
 def _table(columns: Iterable[list[tuple[str, str]]]) -> list[tuple[str, list[str]]]:
     """Facts of several runs side by side: (what, [one value for each run])."""
     columns = list(columns)
-    return [(row[0][0], [value for _, value in row]) for row in zip(*columns, strict=True)]
+    return [(row[0][0], [markdown(value) for _, value in row]) for row in zip(*columns, strict=True)]
 
 
 def _rerun(run: dict, dataset: str | None, base_model: str | None) -> str | None:
     """The command that trains it again from the recipe beside it, with what the recipe need not say."""
-    if not run.get("stage"):
+    if run.get("stage") not in ("pretrain", "finetune"):
         return None
     base = base_model or next(iter(_as_list(run.get("base_model"))), None)
     flags = {"model_name_or_path": base, "dataset": dataset or _get(run, "data", "path"), "output_dir": "again"}
-    given = " ".join(f"--{flag} {plain_name(str(value))}" for flag, value in flags.items() if value)
+    words = {flag: shlex.quote(one_line(plain_name(str(value)))) for flag, value in flags.items() if value}
+    given = " ".join(f"--{flag} {word}" for flag, word in words.items())
     return f"llava-mistral train --stage {run['stage']} --config recipe.yaml \\\n    {given}"
 
 
@@ -225,7 +229,7 @@ def _parts(bases: list[str], data_names: list[str | None], licences: list[str | 
     parts = [("model", _linked(base, "https://huggingface.co/"), UNKNOWN) for base in bases]
     for name, licence in zip(data_names, licences, strict=True):
         linked = _linked(name, "https://huggingface.co/datasets/") if name else UNKNOWN
-        parts.append(("data", linked, f"`{licence}`" if licence else UNKNOWN))
+        parts.append(("data", linked, code(licence) if licence else UNKNOWN))
     return parts if bases else [("model", UNKNOWN, UNKNOWN), *parts]
 
 
@@ -236,7 +240,7 @@ def _terms(run: dict) -> str | None:
 
 
 def _linked(name: str, root: str) -> str:
-    return f"[{name}]({root}{name})" if is_hub_id(name) else f"`{plain_name(str(name))}`"
+    return f"[{name}]({root}{name})" if is_hub_id(name) else code(plain_name(str(name)))
 
 
 def _as_list(value) -> list:

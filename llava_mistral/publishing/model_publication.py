@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.foreign_code import runs_code
 from llava_mistral.ground.pictures import open_picture
 from llava_mistral.ground.recipe_files import recipe_file
 from llava_mistral.publishing import licences, staging, verification
@@ -22,6 +23,7 @@ class ModelPublication:
         rehearsal: where `check` leaves the logits that `verify` compares with.
         ask: a picture's path and a question that `verify` puts to the published model.
         local_base: for an adapter, the folder of the base it was trained on, where that is on this machine.
+        online: whether the Hub may be asked what code an adapter's base brings.
     """
 
     repo_type = "model"
@@ -36,7 +38,9 @@ class ModelPublication:
         rehearsal: Path,
         ask: tuple[str, str] | None = None,
         local_base: Path | None = None,
+        online: bool = True,
     ):
+        self.online = online
         self.ask, self.local_base = ask, local_base
         self.repo_id, self.folder, self.revision, self.left_out = repo_id, folder, revision, left_out
         self.adapter = (folder / "adapter_config.json").is_file()
@@ -53,6 +57,8 @@ class ModelPublication:
         Raises:
             BadInput: a weight is missing, surplus, misshapen or not finite, or the code does not run.
         """
+        if self.adapter and self.online:
+            runs_code(*self._base())
         try:
             verification.rehearse(self.folder, self.rehearsal, self.local_base)
         except verification.VerificationError as error:
@@ -78,7 +84,8 @@ class ModelPublication:
         """Receive it as a stranger; say what was compared."""
         given = (published.repo_id, published.commit, published.files)
         if self.adapter:
-            seen = verification.verify_adapter(*given, self.folder, self.rehearsal, self._base())
+            trust = runs_code(*self._base())
+            seen = verification.verify_adapter(*given, self.folder, self.rehearsal, self._base(), trust)
             prompts = " and ".join(seen["prompts"])
             return (
                 f"verified: {seen['files']} files equal by sha256, "
@@ -177,6 +184,8 @@ def prepare_model(
     staged = workspace / "files"
     staged.mkdir()
     left_out = staging.stage_model(folder, staged, base_model)
+    for place in filter(None, (folder, _local_base(folder))):
+        runs_code(str(place))
     if api and (staged / "adapter_config.json").is_file():
         _pin_base(api, staged / "adapter_config.json")
     run = staging.read_json(staged / "run.json") if (staged / "run.json").is_file() else {}
@@ -199,7 +208,7 @@ def prepare_model(
         dataset=dataset,
     )
     return ModelPublication(
-        repo_id, staged, card, revision, left_out, workspace / "logits.npz", ask, _local_base(folder)
+        repo_id, staged, card, revision, left_out, workspace / "logits.npz", ask, _local_base(folder), api is not None
     )
 
 

@@ -2,6 +2,7 @@
 
 from llava_mistral.data.scienceqa import COLUMNS
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.escaping import markdown, one_line
 from llava_mistral.publishing.cards import UNKNOWN, is_hub_id
 from llava_mistral.publishing.scanning import plain_name
 
@@ -24,26 +25,38 @@ def checked_summary(summary: dict) -> dict:
 
 def result_table(summary: dict) -> dict:
     """What the template shows of one evaluation."""
-    columns = [column for column in COLUMNS if column in summary]
+    columns = [column for column in COLUMNS if summary.get(column, False) is None or _is_cell(summary.get(column))]
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     cells = [summary[column] for column in columns]
-    lines.append("| accuracy | " + " | ".join("–" if c is None else f"{c['accuracy']:.2f}" for c in cells) + " |")
+    label = "accuracy" if summary.get("match") in (None, "exact") else _metric_label(str(summary["match"]))
+    lines.append(f"| {label} | " + " | ".join("–" if c is None else f"{c['accuracy']:.2f}" for c in cells) + " |")
     lines.append("| interval | " + " | ".join("–" if c is None else _interval(c) for c in cells) + " |")
     lines.append("| questions | " + " | ".join("–" if c is None else f"{c['n']:,}" for c in cells) + " |")
     variant = ", blank pictures" if summary.get("images") == "blank" else ""
     dataset, split = plain_name(str(summary.get("dataset") or UNKNOWN)), summary.get("split") or UNKNOWN
     return {
-        "title": f"**{dataset}, {split} split{variant}**",
+        "title": f"**{markdown(dataset)}, {markdown(split)} split{variant}**",
         "table": "\n".join(lines),
         "interval": "95 % confidence intervals" if any(c and c.get("ci95") for c in cells) else "no intervals known",
         "unread": summary["unread"] if isinstance(summary.get("unread"), int) else None,
         "scoring": summary.get("scoring") if isinstance(summary.get("scoring"), str) else None,
-        "question_hash": summary.get("question_hash"),
+        "question_hash": summary["question_hash"] if isinstance(summary.get("question_hash"), str) else None,
     }
 
 
+def _is_cell(cell: object) -> bool:
+    numbers = [cell.get("accuracy"), cell.get("n")] if isinstance(cell, dict) else [None]
+    return all(isinstance(number, int | float) for number in numbers)
+
+
+def _metric_label(match: str) -> str:
+    return "mean token F1" if match == "f1" else markdown(f"accuracy ({match.split(':')[0].replace('_', ' ')} match)")
+
+
 def _interval(cell: dict) -> str:
-    return UNKNOWN if not cell.get("ci95") else f"{cell['ci95'][0]:.1f}–{cell['ci95'][1]:.1f}"
+    ends = cell.get("ci95")
+    known = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+    return f"{ends[0]:.1f}–{ends[1]:.1f}" if known else UNKNOWN
 
 
 def eval_results(summary: dict) -> list:
@@ -52,18 +65,22 @@ def eval_results(summary: dict) -> list:
 
     if summary.get("images") == "blank":  # the control without pictures is no result to be ranked by
         return []
-    dataset = str(summary.get("dataset") or UNKNOWN)
+    dataset = one_line(summary.get("dataset") or UNKNOWN)
+    lettered = not summary.get("match")  # answers in words name the rule by which they were judged
+    kind = "multiple-choice questions" if lettered else "questions with answers in words"
+    metric = "f1" if summary.get("match") == "f1" else "accuracy"
+    judged = "" if lettered else f", match: {one_line(summary['match']).split(':')[0]}"
     return [
         EvalResult(
             task_type="image-text-to-text",
-            task_name="multiple-choice questions about pictures",
+            task_name=f"{kind} about pictures",
             dataset_type=dataset if is_hub_id(dataset) else plain_name(dataset).lower(),
             dataset_name=plain_name(dataset),
-            dataset_split=summary.get("split"),
-            metric_type="accuracy",
-            metric_name=f"accuracy, {column}",
+            dataset_split=summary.get("split") and one_line(summary["split"]),
+            metric_type=metric,
+            metric_name=f"{metric}, {column}{judged}",
             metric_value=round(float(summary[column]["accuracy"]), 2),
         )
         for column in COLUMNS
-        if summary.get(column)
+        if _is_cell(summary.get(column))
     ]

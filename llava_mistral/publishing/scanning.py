@@ -4,41 +4,31 @@ Text is read line by line, JSON value by value, zip archives member by member, p
 executed), safetensors by their header. The bytes of tensors are not searched: they are numbers.
 """
 
+import base64
+import bz2
+import gzip
 import json
+import lzma
 import os
 import pickletools
 import re
 import tempfile
+import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import unquote
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import read_header
+from llava_mistral.publishing.secret_patterns import LOCAL_PATH, SECRET_KEYS, SECRETS
 
-# The shapes of tokens as their issuers document them; the lengths keep ordinary words (`sk-learn`, `hf_model`) out.
-SECRETS = {
-    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}",
-    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "an AWS secret key": r"(?i:aws_secret_access_key)\W{1,5}[A-Za-z0-9/+]{40}\b",
-    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40,})",
-    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20}",
-    "an OpenAI or Anthropic key": r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{40,}",
-    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}\b",
-    "a Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{20,}",
-    "a Weights & Biases key": r"(?i:wandb_api_key)\W{1,5}[0-9a-f]{40}\b",
-    "a password in an address": r"\b[a-z][a-z0-9+]*://[^/\s:@'\"]+:[^/\s:@'\"{}<>$]{3,}@[\w.-]+",
-}
-# A path under a root that only exists on somebody's machine. The character before it rules out addresses.
-LOCAL_PATH = (
-    r"(?<![\w./:~-])(?:file://)?/(?:home|Users|root|tmp|mnt|scratch|workspace|private/var|var/folders)/[\w.~-][^\s\"'<>|]*"
-    r"|file:///[^\s\"'<>|]+"
-    r"|\b[A-Za-z]:\\+(?:Users|Documents and Settings)\\+[^\s\"'<>|]+"
-)
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in {**SECRETS, "a local path": LOCAL_PATH}.items()}
+_HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")  # drawn as nothing
+_UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 MAX_MEMBER_BYTES = 256 * 2**20  # a zip member that unpacks to more is refused unread: an archive bomb
 MAX_DEPTH = 3  # archives inside archives
@@ -96,20 +86,49 @@ def scan_file(path: Path, name: str, known: tuple[re.Pattern, ...] = ()) -> Iter
 
 
 def scan_bytes(data: bytes, name: str, place: str = "", depth: int = 0, known: tuple = ()) -> Iterator[Finding]:
-    """Scan a file's content: a zip by its members, a pickle by its strings, JSON by its values, the rest by lines."""
+    """Scan content: an archive by its members, a pickle by its strings, JSON by its values, the rest by lines."""
     if data[:2] == b"PK" and zipfile.is_zipfile(BytesIO(data)):
         yield from _scan_zip(data, name, place, depth, known)
+    elif unpack := next((opened for start, opened in _UNPACKERS.items() if data.startswith(start)), None):
+        yield from _scan_packed(unpack, data, name, place, depth, known)
     elif data[:1] == b"\x80" and data[-1:] == b".":
         strings = _pickle_strings(data)
         yield from _scan_value(strings, name, f"{place}pickle", known)
     else:
-        # JSON is searched twice: by value because escapes hide text, by line because a repeated key hides a value.
-        found = False
-        for finding in _scan_value(_as_json(data), name, place, known):
+        # JSON is searched twice: by value because escapes hide text, by line because what is cut hides the rest.
+        text, found = _decoded(data), False
+        for finding in _scan_value(_as_json(text), name, place, known):
             found = True
             yield finding
         if not found:
-            yield from _scan_lines(data, name, place, known)
+            yield from _scan_lines(text, name, place, known)
+
+
+def _decoded(data: bytes) -> str:
+    """The text of a file, in the encoding that its first bytes show."""
+    for start, encoding in ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xef\xbb\xbf", "utf-8-sig")):
+        if data.startswith(start):
+            return data.decode(encoding, errors="replace")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")
+    first = data[:64]
+    if len(first) >= 8 and first.count(0) * 5 > len(first) * 2:  # Latin text in two or four bytes a letter, unmarked
+        width = "32" if first.count(0) * 3 > len(first) * 2 else "16"
+        return data.decode(f"utf-{width}-{'be' if first[0] == 0 else 'le'}", errors="replace")
+    return data.decode("utf-8", errors="replace")
+
+
+def _scan_packed(unpack, data: bytes, name: str, place: str, depth: int, known: tuple) -> Iterator[Finding]:
+    try:
+        with unpack(BytesIO(data)) as packed:
+            inner = packed.read(MAX_MEMBER_BYTES + 1) if depth < MAX_DEPTH else None
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
+        yield from _scan_lines(data.decode("utf-8", errors="replace"), name, place, known)
+        return
+    if inner is None or len(inner) > MAX_MEMBER_BYTES:
+        yield Finding(name, f"{place}packed".strip(), "an archive that cannot be searched", "too deep or too big")
+    else:
+        yield from scan_bytes(inner, name, f"{place}unpacked ", depth + 1, known)
 
 
 def is_local_path(text: str) -> bool:
@@ -142,15 +161,30 @@ def _this_machine(source: Path) -> tuple[re.Pattern, ...]:
     return tuple(re.compile(text) for text in texts + ([re.escape(token)] if token and len(token) >= 8 else []))
 
 
-def _scan_lines(data: bytes, name: str, place: str, known: tuple) -> Iterator[Finding]:
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-    for number, line in enumerate(data.decode(encoding, errors="replace").splitlines(), 1):
-        yield from _scan_text(line, name, f"{place}line {number}", known)
+def _scan_lines(text: str, name: str, place: str, known: tuple) -> Iterator[Finding]:
+    if found := _PATTERNS["a netrc entry"].search(text):  # its three words may stand on three lines
+        yield Finding(name, f"{place}line {text.count(chr(10), 0, found.start()) + 1}", "a netrc entry", "machin…")
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        value = _as_json(line)
+        inside = _scan_value(value, name, f"{place}line {number}", known) if value is not None else iter(())
+        if (finding := next(inside, None)) is not None:  # a line of JSONL
+            yield finding
+        else:
+            yield from _scan_text(line, name, f"{place}line {number}", known)
+
+
+def _plain(text: str) -> str:
+    """Text without what hides a secret from a search and not from a reader."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _HIDDEN.sub("", text))
+    text = text.replace("\\/", "/")
+    return f"{text} {unquote(text)}" if "%" in text else text
 
 
 def _scan_text(text: str, name: str, place: str, known: tuple) -> Iterator[Finding]:
     # A SentencePiece model carries the path its trainer read from: Mistral's own holds one, and every copy of it does.
-    others_paths = name.endswith(".model")
+    others_paths, text = name.endswith(".model"), _plain(text)
     for kind, pattern in _PATTERNS.items():
         if (match := pattern.search(text)) and not (others_paths and kind == "a local path"):
             shown = match[0][:60] if kind == "a local path" else f"{match[0][:6]}…"
@@ -167,15 +201,36 @@ def _scan_value(value, name: str, place: str, known: tuple) -> Iterator[Finding]
     """Walk a JSON-like value; the place of a finding is its key path."""
     if isinstance(value, str):
         yield from _scan_text(value, name, place, known)
+        if packed := _from_base64(value):
+            yield from scan_bytes(packed, name, f"{place} in base64 ", MAX_DEPTH - 1, known)
     elif isinstance(value, bytes) and not value.startswith(b"\x89PNG"):
         yield from scan_bytes(value, name, f"{place} ", known=known)
-    elif isinstance(value, dict):
-        for key, item in value.items():
+    elif isinstance(value, dict | _Pairs):
+        for key, item in value.items() if isinstance(value, dict) else value:
+            where = f"{place}.{key}".lstrip(".") if len(str(key)) < 80 else place
+            if SECRET_KEYS.search(str(key)) and isinstance(item, str) and re.fullmatch(r"\S{6,}", item):
+                yield Finding(name, where, "a secret by its name", f"{item[:2]}…")
+                continue
             yield from _scan_text(str(key), name, f"{place} a key".strip(), known)
-            yield from _scan_value(item, name, f"{place}.{key}".lstrip(".") if len(str(key)) < 80 else place, known)
+            yield from _scan_value(item, name, where, known)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _scan_value(item, name, f"{place}[{index}]", known)
+
+
+def _from_base64(text: str) -> bytes | None:
+    """The text that a value holds in base64; None where it is another, or holds no text."""
+    if not (24 <= len(text) <= 1 << 20 and len(text) % 4 == 0 and re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", text)):
+        return None
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return data if data[:64].isascii() and data[:64].decode().isprintable() else None
+
+
+class _Pairs(list):
+    """An object of JSON with every one of its keys, also one that stands there twice."""
 
 
 def _scan_zip(data: bytes, name: str, place: str, depth: int, known: tuple) -> Iterator[Finding]:
@@ -204,12 +259,12 @@ def _pickle_strings(data: bytes) -> list[str]:
     return strings
 
 
-def _as_json(data: bytes):
-    if data.lstrip()[:1] not in (b"{", b"["):
+def _as_json(text: str):
+    if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):  # broken, not UTF-8 or nested without end: searched as text only
+        return json.loads(text.lstrip(), object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError):  # broken or nested without end: searched as text only
         return None
 
 

@@ -1,8 +1,10 @@
 """A page to talk to a published model, as a Space: the chat page as it is, pinned to one commit of the model."""
 
+import ast
 import json
+import re
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
@@ -12,12 +14,8 @@ from llava_mistral.publishing.connection import call
 from llava_mistral.publishing.upload import Publication, content_tag, publish, sha256_of, tag
 
 GRADIO = "6.31.0"  # the version llava-mistral chat is tested with, as the extra `app` in pyproject.toml names it
-# What runs in a Space; they import nothing else of ours.
-PARTS = tuple(
-    f"llava_mistral/{name}.py"
-    for name in ("__init__", "commands/__init__", "commands/chat", "ground/__init__", "ground/bad_input")
-    + ("ground/command_line", "ground/whole_file")
-)
+HOME = Path(__file__).parents[2]
+OURS = ("llava_mistral", "modeling_llava_mistral", "processing")
 APP = '''"""Opens the page of the model that app.json names."""
 
 from pathlib import Path
@@ -32,6 +30,30 @@ if __name__ == "__main__":
 REQUIREMENTS = ("torch", "transformers", "safetensors", "jinja2")
 
 
+def parts(*entries: str) -> list[str]:
+    """Return the files of ours that run in a Space: what `entries` import, wherever the imports stand, and so on."""
+    found, todo = {}, list(entries)
+    while todo:
+        if (file := _file_of(todo.pop())) and file not in found:
+            found[file] = tree = ast.parse((HOME / file).read_text(encoding="utf-8"))
+            package = file.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
+            todo += [".".join(package.split(".")[:depth]) for depth in range(1, package.count(".") + 1)]
+            package = package if file.endswith("/__init__.py") else package.rpartition(".")[0]
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import):
+                    todo += [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    module = f"{package}.{node.module}" if node.level else node.module
+                    todo += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+    return sorted(found)
+
+
+def _file_of(module: str) -> str | None:
+    place = module.replace(".", "/")
+    names = (f"{place}.py", f"{place}/__init__.py") if module.split(".")[0] in OURS else ()
+    return next((name for name in names if (HOME / name).is_file()), None)
+
+
 class SpacePublication:
     """A Space that shows one commit of one model."""
 
@@ -39,8 +61,7 @@ class SpacePublication:
 
     def __init__(self, repo_id: str, model_id: str, commit: str):
         self.repo_id, self.model_id, self.commit, self.left_out = repo_id, model_id, commit, []
-        home = Path(__file__).parents[2]
-        self._files = {name: home / name for name in PARTS}
+        self._files = {name: HOME / name for name in parts("llava_mistral.commands.chat")}
         self._files["app.py"] = APP.encode()
         self._files["app.json"] = json.dumps({"model": model_id, "revision": commit}, indent=1).encode()
         self._files["requirements.txt"] = requirements().encode()
@@ -106,8 +127,24 @@ def prepare_space(model_id: str, repo_id: str, workspace: Path, *, revision: str
 
 
 def requirements() -> str:
-    """The libraries of the page at the versions installed here, one a line, as a Space's requirements.txt."""
-    return "".join(f"{name}=={version(name).split('+')[0]}\n" for name in REQUIREMENTS)
+    """The libraries of the page and all that they need, at the versions installed here, as a requirements.txt.
+
+    What only a GPU's build of torch needs is not known here, and torch pins it itself.
+    """
+    from packaging.requirements import Requirement
+
+    found, todo = {}, list(REQUIREMENTS)
+    while todo:
+        try:
+            one = distribution(todo.pop())
+        except PackageNotFoundError:  # for another system or Python
+            continue
+        name = re.sub("[-_.]+", "-", one.metadata["Name"]).lower()
+        if name not in found:
+            found[name] = one.version.split("+")[0]
+            needed = [Requirement(text) for text in one.requires or ()]
+            todo += [need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return "".join(f"{name}=={number}\n" for name, number in sorted(found.items()))
 
 
 def space_card(repo_id: str, model_id: str, commit: str) -> str:

@@ -51,12 +51,13 @@ def stage_model(folder: Path, staging: Path, base_model: str | None = None) -> l
     Raises:
         BadInput: the folder is no checkpoint, or one that cannot be published (missing shard, foreign code).
     """
+    files = own_files(folder) if folder.is_dir() else {}
     check_checkpoint(folder)
     _check_tokenizer(folder)
     code = _code_files(folder)
     left_out, weights = [], {file.name for file in weight_files(folder)}
     unread = {checkpoint_headers.INDEX} if checkpoint_headers.SINGLE in weights else set()
-    for name, path in files_under(folder).items():
+    for name, path in files.items():
         unread |= {name} if path.suffix == ".safetensors" and name not in weights else set()
         if not (ALLOWED.fullmatch(name) or name in code) or name in unread:
             left_out.append(name)
@@ -182,6 +183,23 @@ def check_size(path: Path) -> None:
 def files_under(folder: Path) -> dict[str, Path]:
     """The files of a folder by their path in it, in order."""
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def own_files(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their path in it, in order; a link leads to another of them, or within the Hub's cache.
+
+    Raises:
+        BadInput: a link leads elsewhere, so that any file of this machine would be published in its place.
+    """
+    real = folder.resolve()
+    inside = [real]
+    if real.parent.name == "snapshots" and real.parents[1].name.startswith(("models--", "datasets--")):
+        inside.append(real.parents[1] / "blobs")  # the cache keeps files there, and links to them in a snapshot
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
+            problem = "is a link to somewhere outside of the folder"
+            raise BadInput(problem, remedy="put the file itself there, or remove the link", file=path)
+    return files_under(folder)
 
 
 def scrub_paths(value):

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.publishing.connection import HubError, TryAgain, call, once
+from llava_mistral.publishing.connection import (
+    FAILING_SECONDS,
+    HubError,
+    TryAgain,
+    call,
+    explained,
+    is_conflict,
+    once,
+    wait,
+)
 
 MAX_ATTEMPTS = 30  # others' commits and passing failures that may come before ours
 
@@ -75,6 +84,7 @@ def publish(
     if card := compose(None).get("README.md"):
         call(partial(_validate_card, api, card, repo_type), repo_id)
     repo_id = _create(api, repo_id, repo_type, private)
+    started, last = time.monotonic(), None
     for attempt in range(MAX_ATTEMPTS):
         head, there = call(lambda: _head(api, repo_id, repo_type), repo_id)
         files = compose(head)
@@ -86,10 +96,15 @@ def publish(
         try:
             commit = once(partial(_commit, api, repo_id, repo_type, changes, stale, head, message), repo_id, attempt)
         except TryAgain as again:
-            time.sleep(again.seconds)
+            last = again.__cause__
+            if not is_conflict(last) and time.monotonic() - started > 3 * FAILING_SECONDS:
+                break
+            wait(again)
         else:
             return Publication(repo_id, repo_type, commit, sums, changed=True)
-    raise HubError(f"others kept committing to {repo_id}; run the same command again")
+    if is_conflict(last):
+        raise HubError(f"others kept committing to {repo_id}; run the same command again")
+    raise explained(last, repo_id) from last
 
 
 def tag(api, publication: Publication, name: str) -> None:

@@ -24,6 +24,7 @@ STEPS = {
     "dataset": "receiving the published rows",
     "space": "receiving the published page",
 }
+LOADS = {"rehearse", "model", "adapter"}  # these run the code of a checkpoint
 TIMEOUT = 30  # seconds without a byte; the client waits for ever for the list of files (measured)
 PATIENCE = 20  # seconds a download may go on failing, beside the client's own tries, which take 23 s after a 429
 
@@ -48,7 +49,7 @@ def rehearse(folder: Path, logits: Path, base: Path | None = None) -> dict:
         VerificationError: naming what is wrong.
     """
     task = {"do": "rehearse", "folder": str(folder), "logits": str(logits)}
-    return _in_clean_process({**task, "base": str(base.absolute()) if base else None})
+    return _in_clean_process({**task, "base": str(base.absolute()) if base else None, "trust": False})
 
 
 def verify_model(
@@ -69,11 +70,17 @@ def verify_model(
     """
     ask = ask and (str(Path(ask[0]).absolute()), ask[1])  # the clean process works elsewhere
     task = {"do": "model", "repo_id": repo_id, "commit": commit, "files": files, "ask": ask}
-    return _in_clean_process({**task, "logits": str(logits)})
+    return _in_clean_process({**task, "do": "receive", "base": None}, {**task, "logits": str(logits)})
 
 
 def verify_adapter(
-    repo_id: str, commit: str, files: dict[str, str], folder: Path, logits: Path, base: tuple[str, str | None]
+    repo_id: str,
+    commit: str,
+    files: dict[str, str],
+    folder: Path,
+    logits: Path,
+    base: tuple[str, str | None],
+    trust: bool = False,
 ) -> dict:
     """Download a published adapter, compare every file, put it onto its published base and compare the logits.
 
@@ -81,12 +88,13 @@ def verify_adapter(
         folder: the staged adapter, compared with on the published base where no local base left logits.
         logits: where `rehearse` left those of the local base with the adapter, if it could.
         base: the base's Hub id and revision.
+        trust: whether the user has named this commit of the base as one whose code may run.
 
     Returns:
         {"files": number compared, "prompts": prompts whose logits are equal bit for bit}.
     """
-    task = {"do": "adapter", "repo_id": repo_id, "commit": commit, "files": files, "base": base}
-    return _in_clean_process({**task, "folder": str(folder), "logits": str(logits)})
+    task = {"do": "adapter", "repo_id": repo_id, "commit": commit, "files": files, "base": base, "trust": trust}
+    return _in_clean_process({**task, "do": "receive"}, {**task, "folder": str(folder), "logits": str(logits)})
 
 
 def verify_dataset(
@@ -114,28 +122,41 @@ def verify_space(repo_id: str, commit: str, files: dict[str, str]) -> dict:
     return _in_clean_process({"do": "space", "repo_id": repo_id, "commit": commit, "files": files})
 
 
-def _in_clean_process(task: dict) -> dict:
+def _in_clean_process(*tasks: dict) -> dict:
+    """Do the tasks one after the other, each in a process of its own, with one cache; returns what the last returns.
+
+    What runs code that was published, or an adapter's base, has no token and no network; what fetches has them.
+    """
+    print(f"{STEPS[tasks[-1]['do']]} in a clean process", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="clean-") as home:
+        report = {}
+        for task in tasks:
+            report = _run_cleanly({**task, "received": report}, home)
+        return report
+
+
+def _run_cleanly(task: dict, home: str) -> dict:
     from huggingface_hub import get_token
 
-    print(f"{STEPS[task['do']]} in a clean process", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(prefix="clean-") as home:
-        dropped = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-        ours = {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_HUB_DISABLE_XET") if name in os.environ}
-        ours |= {"HF_HOME": home, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
-        ours |= {"DISABLE_SAFETENSORS_CONVERSION": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        if task["do"] == "rehearse":
-            ours["HF_HUB_OFFLINE"] = "1"
-        elif token := get_token():
-            ours["HF_TOKEN"] = token
-        done = subprocess.run(
-            [sys.executable, "-E", "-P", __file__],
-            input=json.dumps(task),
-            env={**kept, **ours},
-            cwd=home,
-            capture_output=True,
-            text=True,
-        )
+    from llava_mistral.ground.foreign_code import without_secrets
+
+    dropped = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON")
+    kept = {name: value for name, value in without_secrets(os.environ).items() if not name.startswith(dropped)}
+    ours = {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_HUB_DISABLE_XET") if name in os.environ}
+    ours |= {"HF_HOME": home, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+    ours |= {"DISABLE_SAFETENSORS_CONVERSION": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if task["do"] in LOADS:
+        ours["HF_HUB_OFFLINE"] = "1"
+    elif token := get_token():
+        ours["HF_TOKEN"] = token
+    done = subprocess.run(
+        [sys.executable, "-E", "-P", __file__],
+        input=json.dumps({**task, "home": str(Path(__file__).parents[2])}),
+        env={**kept, **ours},
+        cwd=home,
+        capture_output=True,
+        text=True,
+    )
     last = done.stdout.strip().splitlines()[-1:] or [""]
     if done.returncode == 0 and last[0].startswith("{"):
         return json.loads(last[0])
@@ -198,7 +219,28 @@ def _set_timeouts() -> None:
     set_client_factory(client)
 
 
-def _load(place: str, with_head: bool = True, **pinned):
+def _receive(task: dict) -> dict:
+    """Fetch what the next process loads: the published files, and an adapter's base at its commit."""
+    from huggingface_hub import snapshot_download
+
+    places = {"folder": str(_download(task["repo_id"], task["commit"], task["files"], "model"))}
+    if task["base"]:
+        base, revision = task["base"]
+        wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", *(["*.py"] if task["trust"] else [])]
+        places["base"] = snapshot_download(base, revision=revision, allow_patterns=wanted)
+    return places
+
+
+def _use_ours(task: dict) -> None:
+    """Let an adapter's base be loaded with this project's classes: no code of the base is run."""
+    if not task["trust"]:
+        sys.path.insert(0, task["home"])
+        from llava_mistral.ground.foreign_code import register_ours
+
+        register_ours()
+
+
+def _load(place: str, with_head: bool = True, trust: bool = True, **pinned):
     """A model in evaluation mode, whole: a missing, surplus, misshapen or non-finite weight ends the process.
 
     Without its head (`AutoModel`) the weights of the head are left over, which is right.
@@ -206,7 +248,9 @@ def _load(place: str, with_head: bool = True, **pinned):
     from transformers import AutoModel, AutoModelForImageTextToText
 
     auto = AutoModelForImageTextToText if with_head else AutoModel
-    model, info = auto.from_pretrained(place, dtype="auto", output_loading_info=True, trust_remote_code=True, **pinned)
+    model, info = auto.from_pretrained(
+        place, dtype="auto", output_loading_info=True, trust_remote_code=trust, **pinned
+    )
     for kind in ("missing_keys", "mismatched_keys", "error_msgs", *(["unexpected_keys"] if with_head else [])):
         if found := sorted(map(str, info.get(kind) or [])):
             sys.exit(
@@ -248,13 +292,13 @@ def _picture():
     return Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.ROTATE_180), Image.new("L", (96, 64), 128)))
 
 
-def _logits(model, place: str, has_processor: bool, **pinned) -> dict:
+def _logits(model, place: str, has_processor: bool, trust: bool = True, **pinned) -> dict:
     """The logits of a text-only and, with a processor, of an image prompt, as float32 arrays."""
     import torch
     from transformers import AutoProcessor, AutoTokenizer
 
     load = AutoProcessor if has_processor else AutoTokenizer
-    words = load.from_pretrained(place, trust_remote_code=True, **pinned)
+    words = load.from_pretrained(place, trust_remote_code=trust, **pinned)
     prompts = {"text": words(text=TEXT, return_tensors="pt")}
     if has_processor and getattr(words, "image_token", None):
         prompts["image"] = words(images=_picture(), text=f"{words.image_token}\n{TEXT}", return_tensors="pt")
@@ -271,8 +315,9 @@ def _rehearse(task: dict) -> dict:
         if task["base"] is None:
             _check_finite(load_file(folder / "adapter_model.safetensors"))
             return {"class": "adapter", "prompts": []}
-        model = _load_adapter(_load(task["base"]), task["folder"])
-        logits = _adapter_logits(model, task["folder"], os.listdir(folder), {}, task["base"], {})
+        _use_ours(task)
+        model = _load_adapter(_load(task["base"], trust=False), task["folder"])
+        logits = _adapter_logits(model, task["folder"], os.listdir(folder), {}, task["base"], {"trust": False})
         np.savez(task["logits"], **logits)
         return {"class": "adapter", "prompts": list(logits)}
     model = _load(task["folder"])
@@ -282,7 +327,6 @@ def _rehearse(task: dict) -> dict:
 
 
 def _model(task: dict) -> dict:
-    _download(task["repo_id"], task["commit"], task["files"], "model")
     report = {"files": len(task["files"]), "prompts": [], "answer": None}
     import numpy as np
 
@@ -308,17 +352,18 @@ def _compare(sent: dict, here: dict, problem: str) -> None:
 def _adapter(task: dict) -> dict:
     import numpy as np
 
-    _download(task["repo_id"], task["commit"], task["files"], "model")
-    (base, revision), pinned = task["base"], {"revision": task["commit"]}
-    words = (list(task["files"]), pinned, base, {"revision": revision})
-    model = _load_adapter(_load(base, revision=revision), task["repo_id"], **pinned)
-    here = _adapter_logits(model, task["repo_id"], *words)
+    _use_ours(task)
+    base, based = task["base"][0], {"trust": task["trust"]}
+    adapter, place = task["received"]["folder"], task["received"]["base"]
+    words = (list(task["files"]), {}, place, based)
+    model = _load_adapter(_load(place, **based), adapter)
+    here = _adapter_logits(model, adapter, *words)
     if Path(task["logits"]).is_file():
         with np.load(task["logits"]) as sent:
             _compare(dict(sent), here, f"{base} with the published adapter answers otherwise than the folders do")
     else:
-        model = _load_adapter(_load(base, revision=revision), task["folder"])
-        sent = _adapter_logits(model, task["repo_id"], *words)
+        model = _load_adapter(_load(place, **based), task["folder"])
+        sent = _adapter_logits(model, adapter, *words)
         _compare(sent, here, "the published adapter's logits differ from the folder's")
     return {"files": len(task["files"]), "prompts": list(here)}
 
@@ -326,7 +371,7 @@ def _adapter(task: dict) -> dict:
 def _adapter_logits(model, place: str, files: list[str], pinned: dict, base: str, base_pinned: dict) -> dict:
     """An adapter's logits, with the processor or tokenizer beside it, or else with its base's."""
     if "processor_config.json" in files or "tokenizer_config.json" in files:
-        return _logits(model, place, "processor_config.json" in files, **pinned)
+        return _logits(model, place, "processor_config.json" in files, base_pinned["trust"], **pinned)
     return _logits(model, base, hasattr(model.config, "vision_config"), **base_pinned)
 
 
@@ -389,7 +434,8 @@ def _space(task: dict) -> dict:
         shutil.copytree(folder, plain, dirs_exist_ok=True)
         # Without site-packages: a project installed here would stand in for a file that was not sent along.
         command = [sys.executable, "-S", Path(plain) / "app.py", "--help"]
-        started = subprocess.run(command, capture_output=True, text=True)
+        without_token = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+        started = subprocess.run(command, capture_output=True, text=True, env=without_token)
     if started.returncode:
         sys.exit(f"the published app.py does not start: {(started.stderr.strip().splitlines() or ['no message'])[-1]}")
     return {"files": len(task["files"])}
@@ -407,7 +453,14 @@ def _lack_of_room(error: BaseException | None) -> str | None:
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    tasks = {"rehearse": _rehearse, "model": _model, "adapter": _adapter, "dataset": _dataset, "space": _space}
+    tasks = {
+        "receive": _receive,
+        "rehearse": _rehearse,
+        "model": _model,
+        "adapter": _adapter,
+        "dataset": _dataset,
+        "space": _space,
+    }
     try:
         print(json.dumps(tasks[given["do"]](given)))
     except Exception as error:

@@ -82,4 +82,4 @@ def make_collator(stage: Any, config: Any, rows: Any, model: "torch.nn.Module", 
 
 
 def _source(stage: Any) -> dict[str, Any]:
-    return loading(stage.model_name_or_path, stage.model_revision, field="model_revision")
+    return loading(stage.model_name_or_path, stage.model_revision)

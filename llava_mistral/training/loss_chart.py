@@ -21,7 +21,7 @@ def draw_losses(log_history: list[dict], path: Path, title: str) -> bool:
     try:
         from matplotlib.figure import Figure  # not pyplot: no window system, no figures that stay in memory
     except ImportError:
-        print("no loss.png: matplotlib is not installed; pip install 'llava-mistral[charts]'", file=sys.stderr)
+        print("no loss.png: matplotlib is not installed; pip install '.[charts]'", file=sys.stderr)
         return False
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

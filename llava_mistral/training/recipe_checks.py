@@ -170,7 +170,7 @@ def _check_lora(recipe: Recipe) -> None:
         problem, remedy = "weights of 4 bits cannot be trained", "add --use_peft or leave it out"
         raise BadInput(problem, remedy=remedy, **recipe.place("load_in_4bit"))
     if not stage.plan and importlib.util.find_spec("bitsandbytes") is None:
-        remedy = "pip install 'llava-mistral[qlora]' on a machine with a GPU, or leave it out for LoRA"
+        remedy = "pip install '.[qlora]' on a machine with a GPU, or leave it out for LoRA"
         raise BadInput("bitsandbytes is not installed", remedy=remedy, **recipe.place("load_in_4bit"))
 
 

@@ -7,7 +7,7 @@ from llava_mistral.ground.bad_input import BadInput
 
 # Module that each name of `report_to` needs; where it is not the name itself.
 MODULES = {"tensorboard": ("tensorboard", "tensorboardX"), "azure_ml": ("azureml",), "flyte": ("flytekit",)}
-EXTRAS = {"tensorboard": "llava-mistral[reports]"}
+EXTRAS = {"tensorboard": ".[reports]"}
 
 
 def check_reports(recipe: Any) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy
 import torch
 
+from llava_mistral.ground.escaping import POLICY_TAG
 from llava_mistral.ground.pictures import open_picture
 from llava_mistral.ground.whole_file import write_whole
 from llava_mistral.training.collator import AnswerCollator
@@ -23,7 +24,7 @@ MAX_NEW_TOKENS = 64
 LONGEST_SIDE = 336  # pixels of a picture on the page
 
 PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+<html lang="en"><head><meta charset="utf-8">{policy}<title>{title}</title><style>
 body {{ font: 15px/1.45 sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222; }}
 section {{ display: flex; gap: 1.5em; border-top: 1px solid #ddd; padding: 1em 0; }}
 figure {{ margin: 0; flex: 0 0 {side}px; color: #777; }} img {{ max-width: 100%; display: block; }}
@@ -123,6 +124,7 @@ class SampleAnswers:
             sections.append(SECTION.format(pictures=pictures or "no picture", **texts))
         loss = record["eval_loss"]
         return PAGE.format(
+            policy=POLICY_TAG,
             title=html.escape(f"{self.title}, step {record['step']}"),
             facts="" if loss is None else f"Loss on held-out answers: {loss:.4f}",
             side=LONGEST_SIDE,

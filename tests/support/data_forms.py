@@ -63,9 +63,9 @@ def trained(path: Path, **options) -> list[tuple]:
     """The rows that training would see, its check of pictures included."""
     from llava_mistral.commands.train import checked_rows
     from llava_mistral.data.sources import decoded
+    from llava_mistral.training.recipe import StageArguments
 
-    given = {"stage": "finetune", "model_name_or_path": "m", "dataset": str(path), "output_dir": "out", **options}
-    return rows_as_read(decoded(checked_rows(given)[0]))
+    return rows_as_read(decoded(checked_rows(StageArguments(stage="finetune", dataset=str(path), **options))[0]))
 
 
 def pruned(path: Path, folder: Path, *flags: object) -> Path:

@@ -7,6 +7,7 @@ from unittest import mock
 from tests.support.running import HOME, run_here
 
 TEMPLATES = HOME / "processing" / "chat_templates"
+INSTRUCT = {"chat_template": TEMPLATES / "mistral_instruct.jinja"}
 QUICK = {
     "--learning_rate": "1e-2",
     "--num_train_epochs": 2,

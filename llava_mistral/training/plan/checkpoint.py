@@ -12,7 +12,7 @@ def configuration(stage: Any) -> Any:
     from transformers import AutoConfig
 
     name = stage.model_name_or_path
-    load = loading(name, stage.model_revision, field="model_revision")
+    load = loading(name, stage.model_revision)
     with opening(name, "config.json"):
         return AutoConfig.from_pretrained(name, **load)
 
@@ -21,7 +21,7 @@ def worded_processor(stage: Any) -> Any:
     """Its processor, with the stage's chat template."""
     from transformers import AutoProcessor
 
-    load = loading(stage.model_name_or_path, stage.model_revision, field="model_revision")
+    load = loading(stage.model_name_or_path, stage.model_revision)
     processor = AutoProcessor.from_pretrained(stage.model_name_or_path, **load)
     if template := stage_template(stage):
         processor.chat_template = template.read_text(encoding="utf-8")

@@ -140,11 +140,9 @@ def choose_checkpoint(output: str | Path, identity: RunIdentity, force: bool = F
 def _changes(checkpoint: Path, identity: RunIdentity) -> list[tuple[str, str]]:
     """What differs between a checkpoint's run and this one: (key, clause)."""
     before = read_manifest(checkpoint)
-    was, now = before["config"], identity.config  # a key that one of the two lacks is of another version
+    was, now = before["config"], identity.config  # a key that only this run has is of a later version
     changes = [
-        (key, f"{key} was {was[key]} and is {now[key]} now")
-        for key in sorted(was.keys() & now.keys())
-        if was[key] != now[key]
+        (key, f"{key} was {was[key]} and is {now.get(key)} now") for key in sorted(was) if was[key] != now.get(key)
     ]
     if before["data"] != identity.data:
         changes.append(("dataset", f"the data was {before['data'][:12]} and is {identity.data[:12]} now"))

@@ -1,0 +1,1 @@
+"""A model in conversation: what it is asked, and its answers as they grow."""

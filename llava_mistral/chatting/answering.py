@@ -1,0 +1,106 @@
+"""A model that answers in a chat, word by word, within its context."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import computing_type, context_length
+from llava_mistral.ground.foreign_code import Origin, load_model, load_processor, origin
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: a folder, or a Hub id at a commit of 40 hexadecimal digits."""
+
+    name: str
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A model that answers, with its processor."""
+
+    source: Source
+    model: Any
+    processor: Any
+    max_new_tokens: int = 256
+    base: Origin | None = None  # of an adapter
+
+    def answer(self, messages: list[dict]) -> Iterator[str]:
+        """Yield the answer as it grows; the model stops when the reader does.
+
+        What no longer fits into the model's context is left out, the oldest turns first, and an answer ends where the
+        context does; both are said.
+
+        Args:
+            messages: a chat of the processor's template; pictures are `{"type": "image", "image": PIL image}`.
+
+        Raises:
+            BadInput: the last question alone does not fit, or the template refuses the chat.
+        """
+        from transformers import StoppingCriteriaList, TextIteratorStreamer
+
+        inputs, left_out = self._fitting(messages)
+        room = self._context() - inputs["input_ids"].shape[1]
+        before = f"(The first {left_out} turns no longer fit and were left out.)\n\n" if left_out else ""
+        left = threading.Event()
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        options = {"max_new_tokens": min(self.max_new_tokens, room), "streamer": streamer}
+        options["stopping_criteria"] = StoppingCriteriaList([lambda *_, **__: left.is_set()])
+        with ThreadPoolExecutor(1) as pool:
+            task = pool.submit(self.model.generate, **inputs.to(self.model.device), **options)
+            task.add_done_callback(lambda _: streamer.end())  # a failure would leave the reader waiting for ever
+            said = before
+            try:
+                for piece in streamer:
+                    said += piece
+                    yield said
+            finally:
+                left.set()
+            written = task.result().shape[1] - inputs["input_ids"].shape[1]
+        if written >= room < self.max_new_tokens:
+            yield f"{said}\n\n(The model's context of {self._context():,} tokens ends here.)"
+
+    def _fitting(self, messages: list[dict]) -> tuple[Any, int]:
+        """The tensors of the newest turns that leave room for an answer, and how many older ones were left out."""
+        context, kept = self._context(), list(messages)
+        wanted = min(self.max_new_tokens, context // 4)
+        while True:
+            inputs = self.processor.apply_chat_template(
+                kept, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            )
+            length = inputs["input_ids"].shape[1]
+            if length + wanted <= context:
+                return inputs, len(messages) - len(kept)
+            if len(kept) == 1:
+                if length < context:
+                    return inputs, len(messages) - 1
+                problem = f"the question and its pictures are {length:,} tokens, and the model takes {context:,}"
+                raise BadInput(problem, remedy="ask with fewer words or pictures")
+            kept = kept[2:] if len(kept) > 2 else kept[-1:]
+
+    def _context(self) -> int:
+        return context_length(self.model.config) or 1 << 20
+
+
+def open_chat(source: Source, max_new_tokens: int = 256) -> Chat:
+    """Load model and processor; on a GPU where there is one.
+
+    Raises:
+        BadInput: the checkpoint has no chat template, no eyes, or somebody else's code.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    found = origin(source.name, source.commit)
+    processor = load_processor(found)
+    if not (getattr(processor, "image_processor", None) and getattr(processor, "chat_template", None)):
+        raise BadInput(
+            "has no processor for pictures and chats", remedy="give a vision-language checkpoint", file=source.name
+        )
+    model, _ = load_model(AutoModelForImageTextToText, found, dtype=computing_type(found.name, found.revision))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Chat(source, model.to(device).eval(), processor, max_new_tokens, found if found.adapter else None)

@@ -1,0 +1,187 @@
+"""A `datasets` folder or Hub id reads its own files, and unpacks to no more than its size lets one expect.
+
+The library follows what a README's `configs`, a saved set's state and links point at, wherever that is: rows of other
+folders of this machine would be read, shown in reports and published.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llava_mistral.ground.bad_input import BadInput
+
+LEAST = 256 << 20  # bytes that any file may unpack to
+MOST_TIMES = 100  # its size; columns of few different texts pack well
+_CARDS = ("README.md", ".huggingface.yaml")
+_STATES = ("state.json", "dataset_dict.json", "dataset_infos.json")
+_BATCH = 64 << 20
+
+
+def check_confined(path: Path) -> None:
+    """Refuse a data set that names files elsewhere or unpacks to much more than it is; nothing of it is read as rows.
+
+    Args:
+        path: a folder, or the Hub id of a data set, of which the card is looked at.
+
+    Raises:
+        BadInput: naming the file and what it points at.
+    """
+    if not path.is_dir():
+        if (card := _card_of(str(path))) is not None:
+            _check_card(card, f"{path}/README.md")
+        return
+    for file in _files(path):
+        if file.name in _CARDS:
+            _check_card(file, file)
+        elif file.name in _STATES:
+            _check_state(file)
+        elif file.suffix == ".parquet":
+            check_parquet(file)
+        elif file.suffix == ".arrow":
+            _check_arrow(file)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file of a folder, none of which may be a link out of it."""
+    real = folder.resolve()
+    for root, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(root) / name
+            if path.is_symlink() and not path.resolve().is_relative_to(real):
+                problem = "is a link to somewhere outside of the folder"
+                raise BadInput(problem, remedy="copy what it leads to into the folder", file=path)
+        yield from (Path(root) / name for name in files)
+
+
+def _card_of(name: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, "README.md", repo_type="dataset"))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):  # loading it says what is wrong
+        return None
+
+
+def _check_card(file: Path, name: str | Path) -> None:
+    """Refuse `data_files` and `data_dir` of a card's configs that lead elsewhere."""
+    import yaml
+
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if file.suffix == ".md":
+        found = re.match(r"\s*---\r?\n(.*?)\r?\n---", text, re.DOTALL)
+        text = found[1] if found else ""
+    try:
+        card = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return  # the library refuses it, too
+    configs = card.get("configs") if isinstance(card, dict) else None
+    for config in configs if isinstance(configs, list) else [configs]:
+        for key in ("data_files", "data_dir"):
+            for pattern in _texts(config.get(key)) if isinstance(config, dict) else ():
+                _check_place(pattern, name, key)
+
+
+def _check_state(file: Path) -> None:
+    """Refuse names of files and splits in the state of a saved set that lead elsewhere."""
+    try:
+        state = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(state, dict):
+        return
+    for key in ("_data_files", "_indices_files", "_indices_data_files", "splits"):
+        for place in _texts(state.get(key)):
+            _check_place(place, file, key)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def _check_place(place: str, file: str | Path, field: str) -> None:
+    parts = re.split(r"[/\\]", place)
+    if "://" in place or "::" in place or ".." in parts or parts[0] in ("", "~") and place or ":" in parts[0]:
+        problem = f"names {place[:200]!r}, which is outside of the data set"
+        raise BadInput(problem, remedy="name files below its own folder", file=file, field=field)
+
+
+def check_parquet(file: Path) -> None:
+    """Refuse a parquet file that unpacks to more than 256 MiB and more than a hundred times its size.
+
+    Pages say how large they are unpacked; a column of few different values says it of the values alone, and is read,
+    piece by piece, where each row could be the longest of them.
+
+    Raises:
+        BadInput: it does, or is no parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    most = max(LEAST, MOST_TIMES * file.stat().st_size)
+    try:
+        with pq.ParquetFile(file) as opened:
+            plain, doubted = 0, {}
+            for group in range(opened.metadata.num_row_groups):
+                for index in range(opened.metadata.num_columns):
+                    chunk = opened.metadata.row_group(group).column(index)
+                    plain += chunk.total_uncompressed_size
+                    if "BYTE_ARRAY" in chunk.physical_type and any("DICTIONARY" in kind for kind in chunk.encodings):
+                        name = chunk.path_in_schema.split(".")[0]
+                        values, longest = doubted.get(name, (0, 1))
+                        doubted[name] = (
+                            values + chunk.num_values * _dictionary(chunk),
+                            max(longest, _dictionary(chunk)),
+                        )
+            if plain > most:
+                raise _too_much(file, plain)
+            if plain + sum(bytes_ for bytes_, _ in doubted.values()) <= most:
+                return
+            for name, (_, longest) in doubted.items():
+                for batch in opened.iter_batches(batch_size=max(1, min(1024, _BATCH // longest)), columns=[name]):
+                    plain += batch.nbytes
+                    if plain > most:
+                        raise _too_much(file, plain)
+    except (pa.ArrowException, OSError) as error:
+        problem = f"is no whole parquet file ({' '.join(str(error).split())[:120]})"
+        raise BadInput(problem, remedy="fetch or write it again", file=file) from error
+
+
+def _dictionary(chunk: Any) -> int:
+    """At most how long one value of a column's dictionary is: what of its pages can be that dictionary."""
+    start = chunk.dictionary_page_offset
+    packed = chunk.data_page_offset - start if start else 0
+    return max(1, chunk.total_uncompressed_size - chunk.total_compressed_size + max(0, packed))
+
+
+def _check_arrow(file: Path) -> None:
+    import pyarrow as pa
+
+    most, seen = max(LEAST, MOST_TIMES * file.stat().st_size), 0
+    try:
+        with pa.memory_map(str(file)) as source:
+            try:
+                batches = pa.ipc.open_stream(source)
+            except pa.ArrowInvalid:
+                source.seek(0)
+                opened = pa.ipc.open_file(source)
+                batches = (opened.get_batch(index) for index in range(opened.num_record_batches))
+            for batch in batches:
+                seen += batch.nbytes
+                if seen > most:
+                    raise _too_much(file, seen)
+    except (pa.ArrowException, OSError) as error:
+        problem = f"is no whole arrow file ({' '.join(str(error).split())[:120]})"
+        raise BadInput(problem, remedy="fetch or write it again", file=file) from error
+
+
+def _too_much(file: Path, size: int) -> BadInput:
+    problem = f"has {file.stat().st_size:,} bytes and unpacks to {size:,} or more"
+    return BadInput(problem, remedy="do not open it, or write it again without what repeats", file=file)

@@ -1,0 +1,120 @@
+"""Rows stay inside the data set that was named, and files unpack to about what they are."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llava_mistral.data.confined import check_confined, check_parquet
+from llava_mistral.data.sources import load_splits
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.publishing.staging import own_files
+
+shows = pytest.mark.case
+
+
+def save_rows(file: Path, text: str = "ours") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"text": [text] * 3}), file)
+    return file
+
+
+@pytest.fixture
+def secret(tmp_path) -> Path:
+    return save_rows(tmp_path / "private" / "secret.parquet", "salaries")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return save_rows(tmp_path / "set" / "train.parquet").parent
+
+
+def card(folder: Path, **config) -> None:
+    configs = json.dumps([{"config_name": "default", **config}])
+    (folder / "README.md").write_text(f"---\nconfigs: {configs}\n---\n# A set\n")
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["{secret}", "../private/secret.parquet", "../private/*.parquet", "data/../../private/*", "~/secret.parquet",
+     "http://127.0.0.1:9/secret.parquet", "file://{secret}", "zip://a.parquet::b.zip", "C:\\secret.parquet"],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["text", "list", "splits", "folder"])
+@shows("S30", "refused")
+def test_a_card_that_names_files_elsewhere_is_refused(folder, secret, place, form):
+    place = place.format(secret=secret)
+    files = {"text": place, "list": ["train.parquet", place], "splits": [{"split": "train", "path": place}]}
+    card(folder, **({"data_dir": place} if form == "folder" else {"data_files": files[form]}))
+    with pytest.raises(BadInput, match="outside of the data set"):
+        load_splits(folder)
+
+
+@shows("S30", "accepted")
+def test_a_card_that_names_its_own_files_and_a_link_within_are_read(folder):
+    save_rows(folder / "more" / "train.parquet")
+    (folder / "again.parquet").symlink_to("more/train.parquet")
+    card(folder, data_files=[{"split": "train", "path": ["train.parquet", "more/*.parquet"]}])
+    assert load_splits(folder)["train"]["text"][:] == ["ours"] * 6
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "more.parquet", "data"])
+@shows("S30", "refused")
+def test_a_link_out_of_the_folder_is_refused(folder, secret, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret.parent if name == "data" else secret)
+    with pytest.raises(BadInput, match="link to somewhere outside"):
+        save_rows(folder / "other.parquet")
+        load_splits(folder)
+
+
+@shows("S30", "refused")
+def test_the_state_of_a_saved_set_that_names_files_elsewhere_is_refused(tmp_path, secret):
+    from datasets import Dataset
+
+    Dataset.from_dict({"text": ["salaries"]}).save_to_disk(tmp_path / "private" / "saved")
+    Dataset.from_dict({"text": ["ours"]}).save_to_disk(tmp_path / "saved")
+    assert load_splits(tmp_path / "saved")["train"]["text"][:] == ["ours"]
+    state = json.loads((tmp_path / "saved" / "state.json").read_text())
+    state["_data_files"] = [{"filename": "../private/saved/data-00000-of-00001.arrow"}]
+    (tmp_path / "saved" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(BadInput, match="_data_files.*outside of the data set"):
+        load_splits(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("rows", [["a" * 4000] * 250_000, [b"\0" * (1 << 20)] * 600])
+@shows("S31", "refused")
+def test_a_small_parquet_of_much_is_refused(tmp_path, rows):
+    pq.write_table(pa.table({"text": rows}), tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 1 << 20
+    with pytest.raises(BadInput, match="unpacks to"):
+        check_confined(tmp_path)
+
+
+@shows("S31", "accepted")
+def test_few_different_texts_in_many_rows_are_accepted(tmp_path):
+    """A column of answers: 300,000 of one letter are as much in memory as they say."""
+    pq.write_table(pa.table({"answer": ["B"] * 300_000, "hint": ["a hint " * 20] * 300_000}), tmp_path / "a.parquet")
+    check_parquet(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["LICENSE.txt", "config.json", "deep/NOTICE"])
+@shows("S29", "refused")
+def test_a_link_in_what_is_published_leads_nowhere_else(tmp_path, name):
+    (tmp_path / "salaries.txt").write_text("private")
+    (tmp_path / "checkpoint" / "deep").mkdir(parents=True)
+    (tmp_path / "checkpoint" / name).symlink_to(tmp_path / "salaries.txt")
+    with pytest.raises(BadInput, match="link to somewhere outside"):
+        own_files(tmp_path / "checkpoint")
+
+
+@shows("S29", "accepted")
+def test_a_snapshot_of_the_hubs_cache_may_be_published(tmp_path):
+    snapshot = tmp_path / "models--me--model" / "snapshots" / ("a" * 40)
+    (tmp_path / "models--me--model" / "blobs").mkdir(parents=True)
+    (tmp_path / "models--me--model" / "blobs" / "1").write_text("{}")
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").symlink_to("../../blobs/1")
+    (snapshot / "again.json").symlink_to("config.json")
+    assert list(own_files(snapshot)) == ["again.json", "config.json"]

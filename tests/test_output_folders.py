@@ -1,0 +1,70 @@
+"""What a verb may replace: an earlier output of its own, and nothing that merely bears the name of one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llava_mistral.commands import build, convert, prune
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.output_folders import OUTPUTS, check_output_folder
+from tests.support.running import run_here
+from tests.support.small_problems import save_problems
+
+STRANGERS = {
+    "manifest.json": {"manifest_version": 3, "name": "an extension of a browser"},
+    "config.json": {"model_type": "bert", "hidden_size": 8},
+    "summary.json": {"total": 3},
+    "comparison.json": {"left": 1, "right": 2},
+    "study.json": {"patients": 12},
+    "problems.json": {"1": {"question": "?", "choices": ["a", "b"], "answer": 0, "split": "train"}},
+    "open.json": {"hours": "9 to 5"},
+    "components.json": ["button", "form"],
+    "README.html": {},
+}
+
+
+def test_every_marker_is_tried():
+    assert STRANGERS.keys() == OUTPUTS.keys()
+
+
+@pytest.mark.parametrize("made_by", OUTPUTS)
+@pytest.mark.case("S28", "refused")
+def test_a_folder_with_a_file_of_the_right_name_is_not_taken_for_ours(tmp_path, made_by):
+    (tmp_path / made_by).write_text(json.dumps(STRANGERS[made_by]))
+    with pytest.raises(BadInput, match="was not written by this verb"):
+        check_output_folder(tmp_path, made_by)
+
+
+def made(verb: str, output: Path, tmp_path: Path, stage0: Path) -> None:
+    if verb == "prune":
+        problems = tmp_path / "problems"
+        problems.exists() or save_problems(problems, 6)
+        run_here(prune.main, "--dataset", problems, "--method", "random", "--size", 3, "--output", output)
+    else:
+        run_here(convert.main, stage0, output, "--to", verb)
+
+
+@pytest.mark.parametrize("verb", ["prune", "plugin", "llava-hf", "original"])
+@pytest.mark.case("S28", "accepted")
+def test_an_output_of_an_earlier_run_is_replaced(tmp_path, stage0, verb):
+    for _ in range(2):
+        made(verb, tmp_path / "out", tmp_path, stage0)
+
+
+@pytest.mark.parametrize("verb", ["prune", "plugin"])
+@pytest.mark.case("S28", "refused")
+def test_an_output_that_holds_something_of_the_users_is_not_replaced(tmp_path, stage0, verb):
+    made(verb, tmp_path / "out", tmp_path, stage0)
+    (tmp_path / "out" / "notes").mkdir()
+    (tmp_path / "out" / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(BadInput, match="notes/mine.txt, which this verb does not write"):
+        check_output_folder(tmp_path / "out", "manifest.json" if verb == "prune" else "config.json")
+
+
+def test_a_trained_checkpoint_is_not_replaced_by_another_verb(tmp_path, stage0):
+    shutil.copytree(stage0, tmp_path / "trained")
+    (tmp_path / "trained" / "run.json").write_text("{}")
+    arguments = (build.main, "--vision", "v", "--llm", "m", "--output", tmp_path / "trained")
+    assert "run.json, which this verb does not write" in run_here(*arguments, code=2).stderr
