@@ -18,6 +18,7 @@ SAID = ("{}.", "It is {}.", "Here we see {}.", "Somebody wrote {}.", "This is {}
 # One in eight wordings of what the text decides belongs to test, one to val, the others to train. The salt is one by
 # which every skill has wordings in every split, and every fact some in train.
 TEST_SHARE, SALT = 8, 18
+CHOICES = 3  # at most, but for what is counted
 
 INSTRUMENTS = {
     "thermometer": "temperature",
@@ -94,7 +95,7 @@ def caption(digits: list[int], turned: bool = False) -> str:
     return f"three digits: {names[0]}, {names[1]} and {names[2]}"
 
 
-def _with_others(rng: random.Random, answers, truth: str, count: int = 4) -> list[str]:
+def _with_others(rng: random.Random, answers, truth: str, count: int = CHOICES) -> list[str]:
     return [truth, *rng.sample([answer for answer in answers if answer != truth], count - 1)]
 
 
@@ -103,7 +104,7 @@ def one_digit(questions: tuple[str, ...], answer: Callable[[int], str], answers,
 
     def make(rng: random.Random) -> Draft:
         digit = rng.randrange(10)
-        choices = _with_others(rng, answers, answer(digit), min(4, len(answers)))
+        choices = _with_others(rng, answers, answer(digit), min(CHOICES, len(answers)))
         said = solution.format(caption([digit]))
         return Draft(rng.choice(questions), choices, answer(digit), said, digits=[digit])
 
@@ -137,7 +138,7 @@ def side_digit(rng: random.Random) -> Draft:
     digits, side = rng.sample(range(10), 2), rng.randrange(2)
     question = f"Which digit is written on the {('left', 'right')[side]}?"
     answer, other = str(digits[side]), str(digits[1 - side])
-    choices = [answer, other, *rng.sample([figure for figure in FIGURES if figure not in (answer, other)], 2)]
+    choices = [answer, other, rng.choice([figure for figure in FIGURES if figure not in (answer, other)])]
     return Draft(question, choices, answer, f"It is {caption(digits)}.", digits=digits)
 
 
@@ -235,7 +236,7 @@ def subtract_figures(rng: random.Random) -> Draft:
 def definition(asks: tuple[str, ...], say: str, bank: dict[str, str]) -> Maker:
     def make(rng: random.Random) -> Draft:
         term = rng.choice(list(bank))
-        choices = _with_others(rng, bank.values(), bank[term], 3)
+        choices = _with_others(rng, bank.values(), bank[term])
         return Draft(rng.choice(asks).format(term), choices, bank[term], say.format(term, bank[term]))
 
     return make
