@@ -28,7 +28,7 @@ def read_cqm(path: Path, records: list[Any]) -> list[dict[str, Any]]:
         fields = _fields(record, index, path)
         pid = fields["pid"]
         if pid in problems:
-            raise BadInput("is there twice", remedy="keep one of the two", file=path, record=pid, field="id")
+            raise BadInput("occurs twice", remedy="keep one of the two", file=path, record=pid, field="id")
         name = record.get("image")
         at_hand = name is not None and folder.root.is_dir()
         image = folder.find(str(name), file=path, record=pid) if at_hand else None
