@@ -25,7 +25,7 @@ from transformers.masking_utils import create_masks_for_generate
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging
 
-from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig, set_layer_types
+from .configuration_llava_mistral import AUTO_MAP, LlavaMistralConfig, check_window, set_layer_types
 from .loading_llava_mistral import CheckedLoading, RefusedRequest
 
 logger = logging.get_logger(__name__)
@@ -161,8 +161,10 @@ class LlavaMistralForConditionalGeneration(
         trained on give an answer like any other. A prompt that fills the context is returned as it is.
 
         Raises:
-            ValueError: the prompt, its image tokens counted, is longer than the context.
+            ValueError: the prompt, its image tokens counted, is longer than the context, or the window was changed
+                after the model was made.
         """
+        check_window(self.config)
         ids = kwargs.get("input_ids") if inputs is None else inputs
         embeddings, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         prompt = embeddings if ids is None else ids
@@ -187,14 +189,17 @@ class LlavaMistralForConditionalGeneration(
         return super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
 
     @staticmethod
-    def create_masks_for_generate(config: LlavaMistralConfig, **kwargs) -> torch.Tensor | None:
-        """The mask of a compiled or static-cache step: the one that all layers share.
+    def create_masks_for_generate(config: LlavaMistralConfig, **kwargs) -> torch.Tensor | dict | None:
+        """The mask of a compiled or static-cache step: the one that all layers share, or Ministral's of each kind.
 
         Where a configuration has `layer_types` the library makes a mask for each kind of layer, which its Mistral and
-        LLaMA do not take; ours have one kind.
+        LLaMA do not take; they have one kind. Ministral looks both kinds up, also where all its layers are of one.
         """
         masks = create_masks_for_generate(config, **kwargs)
-        return next(iter(masks.values())) if isinstance(masks, dict) else masks
+        if not isinstance(masks, dict) or len(masks) > 1:
+            return masks
+        ((kind, mask),) = masks.items()
+        return {kind: mask} if config.get_text_config().model_type == "ministral" else mask
 
 
 class ContextEnd(StoppingCriteria):

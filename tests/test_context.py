@@ -100,3 +100,12 @@ def test_a_window_that_is_switched_off_later_is_off(stage0):
     with torch.no_grad():
         assert off(**prompt(40)).logits.equal(from_start(**prompt(40)).logits)
     assert off.generate(**prompt(40), max_new_tokens=3, min_new_tokens=3).shape == (1, 43)
+
+
+def test_a_window_that_is_changed_in_a_model_is_refused_by_name(stage0):
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+
+    model = LlavaMistralForConditionalGeneration.from_pretrained(stage0)
+    model.config.text_config.sliding_window = None
+    with pytest.raises(ValueError, match="sliding_window was changed after the model was made"):
+        model.generate(**prompt(20), max_new_tokens=1)

@@ -77,9 +77,10 @@ def _draw_bars(axes, bars: Sequence[Bar]) -> None:
         label = None if bar.series in drawn else bar.series
         drawn.add(bar.series)
         axes.bar(x, bar.height, 0.25, label=label, color=COLOURS[series.index(bar.series) % len(COLOURS)])
-        axes.text(x, bar.height + 1.5, f"{bar.height:.1f}", ha="center", va="bottom", fontsize=10)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the value is read before a line behind it
+        axes.text(x, bar.height + 2, f"{bar.height:.1f}", ha="center", va="bottom", fontsize=10, bbox=box)
         if bar.note:
-            axes.text(x, max(bar.height / 2, 8), bar.note, ha="center", va="center", fontsize=8)
+            axes.text(x, 2, bar.note, ha="center", va="bottom", fontsize=8)
     for kind, style, colour in (("chance", ":", "black"), ("blind", "--", "#b42318")):
         for place, group in enumerate(groups):
             level = next((getattr(bar, kind) for bar in bars if bar.group == group), None)

@@ -44,13 +44,13 @@ def result_table(summary: dict) -> dict:
     }
 
 
-def _metric_label(match: str) -> str:
-    return "mean token F1" if match == "f1" else f"accuracy ({markdown(match.split(':')[0].replace('_', ' '))} match)"
-
-
 def _is_cell(cell: object) -> bool:
     numbers = [cell.get("accuracy"), cell.get("n")] if isinstance(cell, dict) else [None]
     return all(isinstance(number, int | float) for number in numbers)
+
+
+def _metric_label(match: str) -> str:
+    return "mean token F1" if match == "f1" else markdown(f"accuracy ({match.split(':')[0].replace('_', ' ')} match)")
 
 
 def _interval(cell: dict) -> str:
@@ -69,7 +69,7 @@ def eval_results(summary: dict) -> list:
     lettered = not summary.get("match")  # answers in words name the rule by which they were judged
     kind = "multiple-choice questions" if lettered else "questions with answers in words"
     metric = "f1" if summary.get("match") == "f1" else "accuracy"
-    judged = "" if lettered else f", match: {one_line(str(summary['match']).split(':')[0])}"
+    judged = "" if lettered else f", match: {one_line(summary['match']).split(':')[0]}"
     return [
         EvalResult(
             task_type="image-text-to-text",
