@@ -163,8 +163,8 @@ REFUSED = {
     "too wide for its square": (Image.new("L", (17_000, 100)), "17000 x 100 pixels"),
     "too many pixels": (encoded(Image.new("1", (8_100, 8_000)), "PNG"), "8100 x 8000 pixels"),
     "a TIFF below 0": (encoded(Image.fromarray(GREY - np.float32(9)), "TIFF"), "scale it to 0 to 255"),
-    "cut short": (FILES["RGB.png"]()[:-20], "is no picture|cannot be read"),
-    "no picture": (b"x", "bytes is no picture"),
+    "cut short": (FILES["RGB.png"]()[:-20], "is not a picture|cannot be read"),
+    "no picture": (b"x", "bytes is not a picture"),
     "absent": ("/nowhere/picture.png", "neither a picture's file nor base64"),
 }
 

@@ -67,7 +67,7 @@ def test_a_trained_checkpoint_is_not_replaced_by_another_verb(tmp_path, stage0):
     shutil.copytree(stage0, tmp_path / "trained")
     (tmp_path / "trained" / "run.json").write_text("{}")
     arguments = (build.main, "--vision", "v", "--llm", "m", "--output", tmp_path / "trained")
-    assert "run.json, which this verb does not write" in run_here(*arguments, code=2).stderr
+    assert "run.json, which this command does not write" in run_here(*arguments, code=2).stderr
 
 
 def test_an_output_folder_that_holds_what_is_read_is_not_replaced(tmp_path, stage0):
