@@ -73,7 +73,7 @@ def test_a_checkpoint_that_does_not_load_whole_is_refused_before_anything_is_wri
     ("arguments", "environment", "said"),
     [
         (["model", "absent", "owner/name"], {}, "the folder does not exist"),
-        (["model", ".", "owner/name"], {}, "is no checkpoint"),
+        (["model", ".", "owner/name"], {}, "is not a checkpoint"),
         (["model", ".", "a--b/c"], {}, "no repository name"),
         (["model", ".", "owner/name"], {"HF_TOKEN": ""}, "hf auth login"),
         (["model", ".", "owner/name"], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
@@ -150,10 +150,10 @@ def test_each_kind_has_its_own_help(kind):
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        ("model", ["--base_model", "./nowhere"], "field base_model: './nowhere' is no Hub id"),
-        ("model", ["--dataset", "/data/rows"], "field dataset: '/data/rows' is no Hub id"),
-        ("model", ["--ask", "notes.png", "What is it?"], "notes.png is no JPEG"),
-        ("dataset", ["--split", "a/b"], "field split: 'a/b' is no name for a split"),
+        ("model", ["--base_model", "./nowhere"], "field base_model: './nowhere' is not a Hub id"),
+        ("model", ["--dataset", "/data/rows"], "field dataset: '/data/rows' is not a Hub id"),
+        ("model", ["--ask", "notes.png", "What is it?"], "notes.png is not a JPEG"),
+        ("dataset", ["--split", "a/b"], "field split: 'a/b' is not a valid name for a split"),
         ("dataset", ["--license", "unknown"], "nothing says under which licence"),
     ],
 )

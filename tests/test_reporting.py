@@ -183,7 +183,7 @@ def test_weights_spread_over_processes_are_not_asked_by_one(tmp_path, monkeypatc
     monkeypatch.setattr(sample_answers, "is_sharded", lambda: True)
     samples = object.__new__(sample_answers.SampleAnswers)
     samples.ask(None, 7, {})
-    assert capsys.readouterr().err == "step 7: no sample answers, because FSDP and ZeRO spread the weights\n"
+    assert capsys.readouterr().err == "step 7: no sample answers, because FSDP and ZeRO shard the weights\n"
 
 
 def test_tensorboard_gets_curves_answers_and_pictures(stage0, rows_file, held_out, tmp_path):

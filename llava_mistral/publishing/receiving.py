@@ -207,7 +207,7 @@ def _adapter(task: dict) -> dict:
     here = _adapter_logits(model, adapter, *words)
     if Path(task["logits"]).is_file():
         with np.load(task["logits"]) as sent:
-            _compare(dict(sent), here, f"{base} with the published adapter answers otherwise than the folders do")
+            _compare(dict(sent), here, f"{base} with the published adapter answers differently from the folder")
     else:
         model = _load_adapter(_load(place, **based), task["folder"])
         sent = _adapter_logits(model, adapter, *words)
