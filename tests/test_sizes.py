@@ -15,7 +15,7 @@ LONG_FILES = {
     *("llava_mistral/miniature/digitsqa_questions.py", "llava_mistral/publishing/staging.py"),
     *("llava_mistral/publishing/verification.py", "llava_mistral/training/recipe.py", "tests/test_packing.py"),
     *("tests/test_modeling_llava_mistral.py", "tests/test_prune_dataset.py", "tests/test_staging.py"),
-    *("tests/test_train_sft.py", "tests/test_digitsqa.py", "tests/test_packed_training.py"),
+    *("tests/test_train_sft.py", "tests/test_digitsqa.py", "tests/test_packed_training.py", "tests/test_app.py"),
 }
 LONG_FUNCTIONS = {"farthest_first", "model_card", "prepare_model", "page"}
 

@@ -9,11 +9,10 @@ import pytest
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.publishing import licences, staging
-from llava_mistral.publishing.dataset_publication import prepare_dataset
 from llava_mistral.publishing.parquet import clean_png
 from llava_mistral.publishing.scanning import scan_folder
 from tests.support.malformed import stored_as
-from tests.support.tiny_publications import FORBIDDEN, png, save_checkpoint, save_dataset, with_gps
+from tests.support.tiny_publications import FORBIDDEN, png, prepare, save_checkpoint, save_dataset, with_gps
 
 
 @pytest.fixture(scope="module")
@@ -259,12 +258,6 @@ def test_every_usual_mode_keeps_its_pixels(mode):
     with Image.open(io.BytesIO(clean_png(buffer.getvalue()))) as after:
         expected = source.convert("RGB") if mode == "CMYK" else source
         assert after.convert("RGBA").tobytes() == expected.convert("RGBA").tobytes()
-
-
-def prepare(folder, tmp_path, **options):
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    return prepare_dataset(folder, "owner/name", workspace, **options)
 
 
 def test_rows_leave_with_their_config_and_a_manifest_of_plain_names(tmp_path):

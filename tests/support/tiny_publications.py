@@ -4,6 +4,8 @@ import io
 import json
 from pathlib import Path
 
+from llava_mistral.publishing.dataset_publication import prepare_dataset
+
 RUN = {
     "stage": "finetune",
     "recipe": {"learning_rate": 2e-5, "model_name_or_path": "outputs/miniature/stage-1"},
@@ -106,3 +108,9 @@ def with_gps() -> bytes:
     exif[0x010E] = "at /home/somebody"
     exif.get_ifd(0x8825)[1] = "N"
     return png(3, format="JPEG", exif=exif, comment=b"secret comment")
+
+
+def prepare(folder, tmp_path, **options):
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    return prepare_dataset(folder, "owner/name", workspace, **options)
