@@ -10,6 +10,7 @@ from llava_mistral.ground.command_line import run_verb
 
 VERBS = {
     "prune": "choose the samples that are worth training on",
+    "init": "write a recipe for your data and this machine",
     "build": "join a vision tower and a text model into a checkpoint",
     "train": "train a stage with TRL's SFTTrainer",
     "evaluate": "measure accuracy on ScienceQA, of a checkpoint or of predictions",

@@ -1,10 +1,11 @@
-"""The configuration of LLaVA-Mistral: a CLIP vision tower, a projector, and a Mistral (or LLaMA) text model."""
+"""The configuration of LLaVA-Mistral: a vision tower, a projector, and a text model of Mistral's or LLaMA's family."""
 
 from dataclasses import is_dataclass
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, LlavaConfig, __version__
 from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 OLDEST = "5.6"  # of the versions that `make compat` opens a saved folder with
 if not is_dataclass(LlavaConfig):  # as 5.0 has it: its tower and text model name their weights otherwise, too
@@ -18,7 +19,11 @@ except ImportError:  # as 5.18 has it: a configuration makes the parts that were
     SubConfigSpec = None
 
 TEXT_DEFAULTS = {"vocab_size": 32064, "rms_norm_eps": 1e-5}
-TEXT_MODEL_TYPES = ("mistral", "llama")
+# Those that the running version has: ministral and ministral3 came later than the oldest.
+TEXT_MODEL_TYPES = tuple(
+    name for name in ("mistral", "ministral", "ministral3", "llama") if name in CONFIG_MAPPING_NAMES
+)
+TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # and the class tokens before their patches
 CHOICES = {"projector_type": ("mlp2x_gelu", "linear"), "image_aspect_ratio": ("pad", "square", "anyres")}
 
 AUTO_MAP = {
@@ -38,6 +43,7 @@ SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention
 SIZES += ("head_dim", "vocab_size", "max_position_embeddings", "image_size", "patch_size")
 DTYPES = ("float32", "bfloat16", "float16", "float64")  # of weights; the library asks torch for any attribute
 
+FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers
 LLAVA_NEXT_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # tiles down and across
 
 
@@ -46,11 +52,13 @@ class LlavaMistralConfig(LlavaConfig):
     r"""Configuration of a [`LlavaMistralForConditionalGeneration`].
 
     Args:
-        vision_config (`dict` or `CLIPVisionConfig`): the vision tower; CLIP ViT-L/14 at 336 px when left out.
-        text_config (`dict`, `MistralConfig` or `LlamaConfig`): the language model; Mistral-7B with a vocabulary padded
-            to 32,064 (room for the image and the padding token) when left out. Its `layer_types` follow from Mistral's
-            `sliding_window` (null: every token sees all before it), because some engines read only those; change the
-            window before a model is made, not in that of a model.
+        vision_config (`dict`, `CLIPVisionConfig` or `SiglipVisionConfig`): the vision tower; CLIP ViT-L/14 at 336 px
+            when left out. SigLIP has no class token: `vision_feature_select_strategy` must then be `"full"`.
+        text_config (`dict`, `MistralConfig`, `MinistralConfig`, `Ministral3Config` or `LlamaConfig`): the language
+            model; Mistral-7B with a vocabulary padded to 32,064 (room for the image and the padding token) when left
+            out. Its `layer_types` follow from `sliding_window` (null: every token sees all before it), because some
+            engines read only those; change the window before a model is made, not in that of a model. Ministral alone
+            has windows by layer, and its `layer_types` are its own.
         image_token_id (`int`): id of the placeholder that is repeated once per image feature; below the vocabulary
         size.
         projector_type (`str`): `"mlp2x_gelu"` (LLaVA-1.5) or `"linear"` (LLaVA-1.0).
@@ -61,11 +69,12 @@ class LlavaMistralConfig(LlavaConfig):
         vision_feature_layer (`int`): hidden state of the tower whose patch features are projected.
 
     Raises:
-        ValueError: a text model other than Mistral or LLaMA, a size that is no whole number above 0, heads that do not
+        ValueError: a text model of another type, a size that is no whole number above 0, heads that do not
             divide the width, an unknown type of weights, an image size that is not a multiple of the patch size, a
             feature layer the tower does not have, a grid point that is not whole tiles, an image token outside the
-            vocabulary, a window below one token, layers of which only some are windowed, a tower other than CLIP, an
-            unknown projector, or an unknown picture handling.
+            vocabulary, a window below one token, layers of which only some are windowed (but Ministral's), a tower of
+            another type, a class token asked of a tower without one, an unknown projector, or an unknown picture
+            handling.
     """
 
     model_type = "llava_mistral"
@@ -114,12 +123,14 @@ class LlavaMistralConfig(LlavaConfig):
             self.text_config = {"model_type": "mistral", **given} if isinstance(given, dict) else given
         if isinstance(self.text_config, dict):  # before the library builds a model type it may not even know
             _refuse_text_model(self.text_config.get("model_type", "mistral"))
-            # Written below from the window; given to MistralConfig they would make it warn of another model class.
-            self.text_config = dict(self.text_config)
-            _refuse_mixed_layers(self.text_config.pop("layer_types", None))
+            if self.text_config.get("model_type") != "ministral":
+                # Written below from the window; given to MistralConfig they would make it warn of another class.
+                self.text_config = dict(self.text_config)
+                _refuse_mixed_layers(self.text_config.pop("layer_types", None))
         super().__post_init__(**kwargs)
         _refuse_text_model(self.text_config.model_type)
-        _refuse_mixed_layers(getattr(self.text_config, "layer_types", None))
+        if self.text_config.model_type != "ministral":
+            _refuse_mixed_layers(getattr(self.text_config, "layer_types", None))
         set_layer_types(self)
         side = self.vision_config.image_size
         self.image_seq_length = (side // self.vision_config.patch_size) ** 2
@@ -130,8 +141,9 @@ class LlavaMistralConfig(LlavaConfig):
 
     @property
     def window(self) -> int | None:
-        """How many tokens a token attends to, itself included; None: all before it. LLaMA has no window."""
-        return self.text_config.sliding_window if self.text_config.model_type == "mistral" else None
+        """How many tokens a token attends to, itself included, in the layers that have a window; None: all before it.
+        LLaMA has no window."""
+        return window_of(self.text_config)
 
     @property
     def context_length(self) -> int:
@@ -155,7 +167,9 @@ class LlavaMistralConfig(LlavaConfig):
         if self.window is None:
             return "no sliding window: every token attends to all before it"
         effect = "bound" if self.window_binds(longest) else "never bound: the attention was full"
-        return f"sliding window of {self.window:,} tokens, longest sequence {longest:,}: it {effect}"
+        kinds = self.text_config.layer_types
+        some = f" in {kinds.count(SLIDING)} of {len(kinds)} layers" if FULL in kinds else ""
+        return f"sliding window of {self.window:,} tokens{some}, longest sequence {longest:,}: it {effect}"
 
     def validate_llava_mistral(self):
         vision, text = self.vision_config, self.text_config
@@ -166,12 +180,14 @@ class LlavaMistralConfig(LlavaConfig):
                 f"text_config.num_attention_heads {text.num_attention_heads} is not a multiple of num_key_value_heads "
                 f"{text.num_key_value_heads}; each key is shared by as many heads"
             )
+        if text.model_type == "ministral" and text.sliding_window is None:  # the library's masks ask for one
+            raise ValueError("text_config.sliding_window null is no window of ministral; give one, or use mistral")
         if self.window is not None and self.window < 1:
             raise ValueError(
                 f"text_config.sliding_window {self.window} is no window; "
                 "give a positive number of tokens, or null for none"
             )
-        if vision.image_size % vision.patch_size:
+        if vision.image_size % vision.patch_size and TOWERS.get(vision.model_type) != 0:  # SigLIP cuts off: 384 by 14
             raise ValueError(
                 f"vision_config.image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}; "
                 "a picture must fall into whole patches"
@@ -196,14 +212,28 @@ class LlavaMistralConfig(LlavaConfig):
                 f"image_token_id {self.image_token_index} is outside the vocabulary of {text.vocab_size}; "
                 "resize the embeddings or choose an id inside it"
             )
-        if vision.model_type != "clip_vision_model":
+        if vision.model_type not in TOWERS:
             raise ValueError(
                 f"vision_config.model_type {vision.model_type!r} is not supported; LLaVA-Mistral sees with "
-                "clip_vision_model"
+                f"{' or '.join(TOWERS)}"
+            )
+        if not TOWERS[vision.model_type] and self.vision_feature_select_strategy == "default":
+            raise ValueError(
+                f"vision_feature_select_strategy 'default' drops a class token, which {vision.model_type} does not "
+                "have: it would be the first patch; use 'full'"
             )
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} {value!r} is unknown; use {', '.join(known)}")
+
+
+def window_of(text) -> int | None:
+    """The sliding window of a text model's configuration; None: no layer has one."""
+    if text.model_type == "llama" or (
+        text.model_type == "ministral" and SLIDING not in (text.layer_types or [SLIDING])
+    ):
+        return None
+    return text.sliding_window
 
 
 def set_layer_types(config: LlavaMistralConfig) -> None:
@@ -221,8 +251,12 @@ def check_window(config: LlavaMistralConfig) -> None:
 
 
 def _layer_types(text) -> list[str]:
-    window = text.sliding_window if text.model_type == "mistral" else None
-    return ["full_attention" if window is None else "sliding_attention"] * text.num_hidden_layers
+    depth, kinds = text.num_hidden_layers, getattr(text, "layer_types", None)
+    if text.model_type != "ministral" or kinds is None:
+        return [FULL if window_of(text) is None else SLIDING] * depth
+    if len(kinds) != depth or not set(kinds) <= {FULL, SLIDING}:
+        raise ValueError(f"text_config.layer_types are not {depth} of {FULL} and {SLIDING}; give each layer's kind")
+    return list(kinds)
 
 
 def _refuse_sizes(part: str, config) -> None:
@@ -255,7 +289,7 @@ def _refuse_mixed_layers(layer_types: list[str] | None) -> None:
     if len(kinds := sorted(set(layer_types or ()))) > 1:
         raise ValueError(
             f"text_config.layer_types mixes {' and '.join(kinds)}, which Mistral and LLaMA cannot; "
-            "leave layer_types out, sliding_window decides for all layers"
+            "leave layer_types out, sliding_window decides for all layers; only ministral has windows by layer"
         )
 
 

@@ -189,14 +189,17 @@ class LlavaMistralForConditionalGeneration(
         return super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
 
     @staticmethod
-    def create_masks_for_generate(config: LlavaMistralConfig, **kwargs) -> torch.Tensor | None:
-        """The mask of a compiled or static-cache step: the one that all layers share.
+    def create_masks_for_generate(config: LlavaMistralConfig, **kwargs) -> torch.Tensor | dict | None:
+        """The mask of a compiled or static-cache step: the one that all layers share, or Ministral's of each kind.
 
         Where a configuration has `layer_types` the library makes a mask for each kind of layer, which its Mistral and
-        LLaMA do not take; ours have one kind.
+        LLaMA do not take; they have one kind. Ministral looks both kinds up, also where all its layers are of one.
         """
         masks = create_masks_for_generate(config, **kwargs)
-        return next(iter(masks.values())) if isinstance(masks, dict) else masks
+        if not isinstance(masks, dict) or len(masks) > 1:
+            return masks
+        ((kind, mask),) = masks.items()
+        return {kind: mask} if config.get_text_config().model_type == "ministral" else mask
 
 
 class ContextEnd(StoppingCriteria):

@@ -1,8 +1,8 @@
 """One picture in any form becomes the pixels that training and evaluation see of it, or is refused.
 
-The first frame, upright by its EXIF orientation, as RGB: an alpha channel is dropped, grey of 16 bits is scaled to 8
-by its high byte. The library by itself clips 16 bits to white, puts transparent pixels on white, and scales floats
-twice.
+The first frame, upright by its EXIF orientation, as RGB: an alpha channel is dropped, grey of more than 8 bits is
+divided by the power of 4 that its brightest pixel needs to fit (10, 12, 14 or 16 bits keep their shades). The library
+by itself clips 16 bits to white, puts transparent pixels on white, and scales floats twice.
 """
 
 import base64
@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS += tuple(name for name, part in (("AVIF", "avif"), ("JPEG2000", "jpg_2000")) if features.check(part))
 MOST_PIXELS = 64_000_000  # of a file; four bytes each when decoded
 MOST_IN_MEMORY = 100_000_000  # engines size their memory by a picture of 10,000 x 10,000
 MOST_SIDE = 16_384  # padded to a square that is a GB of pixels
 MOST_RATIO = 200  # of the sides
 MOST_BYTES = 256 << 20
+PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")  # of a part of a message
 TAKEN = "give a PIL picture, an array, a path or base64"
 
 
@@ -123,14 +125,25 @@ def _check_size(picture: Image.Image) -> Image.Image:
 
 
 def _converted(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("I", "F"):
-        pixels = np.asarray(picture)
-        if not ((pixels >= 0) & (pixels <= 255) & (pixels == np.round(pixels))).all():
-            raise ValueError(f"a picture of mode {picture.mode} holds other numbers than 0 to 255; save it as 8 bits")
-        return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    if picture.mode.startswith(("I", "F")):
+        picture = Image.fromarray(_scaled(np.asarray(picture)))
     return picture.convert("RGB")
+
+
+def _scaled(pixels: np.ndarray) -> np.ndarray:
+    """Return numbers of more than 8 bits as uint8; floats of 0 to 1 are multiplied by 255.
+
+    Raises:
+        ValueError: one is negative or not finite.
+    """
+    if not np.isfinite(pixels).all() or pixels.min() < 0:
+        raise ValueError("the picture has pixels below 0, or that are no number; scale it to 0 to 255")
+    most = pixels.max()
+    bits = max(8, int(most).bit_length() + int(most).bit_length() % 2)
+    if pixels.dtype.kind != "f":
+        return (pixels >> (bits - 8)).astype(np.uint8)
+    scale = 255 if most <= 1 else 1 / (1 << (bits - 8))
+    return (pixels * np.float32(scale) + np.float32(0.5)).clip(0, 255).astype(np.uint8)
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
@@ -146,10 +159,10 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     low, high = pixels.min(), pixels.max()
     if pixels.dtype == np.uint8:
         eight = pixels
-    elif pixels.dtype == bool or (pixels.dtype.kind == "f" and low >= 0 and high <= 1):
-        eight = np.round(pixels.astype(np.float64) * 255)
-    elif pixels.dtype == np.uint16:
-        eight = pixels >> 8
+    elif pixels.dtype == bool:
+        eight = pixels * np.uint8(255)
+    elif pixels.dtype == np.uint16 or (pixels.dtype.kind == "f" and low >= 0 and high <= 1):
+        eight = _scaled(pixels)
     elif pixels.dtype.kind in "iuf" and low >= 0 and high <= 255 and (pixels == np.round(pixels)).all():
         eight = pixels
     else:
@@ -160,4 +173,39 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(eight.astype(np.uint8))
 
 
-__all__ = ["as_rgb", "check_form"]
+def decoded(images, keep_arrays: bool):
+    """Return pictures in any nesting as RGB; with `keep_arrays`, arrays are what the caller has scaled already."""
+    if isinstance(images, list | tuple):
+        return [decoded(image, keep_arrays) for image in images]
+    if images is None or (keep_arrays and hasattr(images, "ndim")):
+        return images
+    if getattr(images, "ndim", 0) == 4:
+        return [as_rgb(image) for image in images]
+    return as_rgb(images)
+
+
+def decoded_chat(chat: list[dict]) -> list[dict]:
+    """Return the messages with every picture decoded; one that cannot be is named by its message."""
+    decoded = []
+    for index, message in enumerate(chat):
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [_decoded_part(part, index) for part in content]
+        decoded.append({**message, "content": content})
+    return decoded
+
+
+def _decoded_part(part: dict, index: int) -> dict:
+    given = [part[key] for key in PICTURE_KEYS if key in part]
+    if part["type"] not in ("image", "image_url") or len(given) != 1:
+        return part
+    picture = given[0]["url"] if isinstance(given[0], dict) and "url" in given[0] else given[0]
+    if hasattr(picture, "ndim"):  # whether its numbers are scaled already, the arguments of the call say
+        return part
+    try:
+        return {"type": "image", "image": as_rgb(picture)}
+    except ValueError as error:
+        raise ValueError(f"message {index}: field image: {error}") from error
+
+
+__all__ = ["as_rgb", "check_form", "decoded", "decoded_chat"]

@@ -1,14 +1,16 @@
 """The processor of LLaVA-Mistral: a conversation and its pictures become tensors."""
 
+import re
+from inspect import signature
+
 from jinja2 import TemplateError
 from transformers import LlavaNextProcessor, LlavaProcessor
 
-from .pictures_llava_mistral import as_rgb, check_form
+from .pictures_llava_mistral import PICTURE_KEYS, check_form, decoded, decoded_chat
 
 # Between the first two characters of a control token that a user wrote: it shows nothing, and the token stays text.
 WORD_JOINER = "\u2060"
 ROLES = ("system", "user", "assistant")
-_PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")
 
 
 class RefusedRequest(TemplateError, ValueError):
@@ -148,13 +150,19 @@ class LlavaMistralProcessor(LlavaProcessor):
             chats = []
             for chat in conversation if batched else [conversation]:
                 self._check_chat(chat, own_template=chat_template is None)
-                chats.append(_decoded_chat(chat) if kwargs.get("tokenize") else chat)
+                chats.append(decoded_chat(chat) if kwargs.get("tokenize") else chat)
             template = chat_template or self.chat_template
             if isinstance(template, str) and WORD_JOINER not in template:
                 tokens = kwargs.get("protected_tokens")
                 tokens = self._control_tokens() if tokens is None else tokens
                 chats = [_parted_chat(chat, tokens) for chat in chats]
                 kwargs = {key: value for key, value in kwargs.items() if key != "protected_tokens"}
+            marks = not isinstance(template, str) or re.search(r"\{%-?\s*generation\b", template)
+            if kwargs.get("return_assistant_tokens_mask") and not marks:  # the library would mark nothing
+                raise ValueError("the chat template does not mark answers; tokenize prompt and conversation instead")
+            if kwargs.get("tokenize") and "processor_kwargs" in signature(super().apply_chat_template).parameters:
+                # As a tokenizer does it: what stands before a chat, the template alone says.
+                kwargs["processor_kwargs"] = {"add_special_tokens": False, **(kwargs.get("processor_kwargs") or {})}
             return super().apply_chat_template(chats if batched else chats[0], chat_template, **kwargs)
         except Exception as error:  # Pillow, Jinja and the library have no error in common
             reason = " ".join((str(error) or type(error).__name__).split())[:300]
@@ -206,7 +214,7 @@ class LlavaMistralProcessor(LlavaProcessor):
                     raise ValueError(
                         f"the picture {name[:80]!r} is an address; send its bytes as data:image/png;base64,…"
                     )
-            check_form([part[key] for key in _PICTURE_KEYS if key in part])
+            check_form([part[key] for key in PICTURE_KEYS if key in part])
         except ValueError as error:
             raise ValueError(f"message {index}: field image: {error}") from None
 
@@ -214,7 +222,7 @@ class LlavaMistralProcessor(LlavaProcessor):
         check_form(images)
         own = getattr(self.image_processor, "do_rescale", True)
         scaled = not kwargs.get("do_rescale", kwargs.get("images_kwargs", {}).get("do_rescale", own))
-        images = _decoded(images, keep_arrays=scaled)
+        images = decoded(images, keep_arrays=scaled)
         return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     def _validated(self, images, text) -> None:
@@ -232,41 +240,6 @@ class LlavaMistralProcessor(LlavaProcessor):
     def validate_inputs(self, images=None, text=None, **kwargs):
         self._validated(images, text)
         super().validate_inputs(images=images, text=text, **kwargs)
-
-
-def _decoded(images, keep_arrays: bool):
-    """Return pictures in any nesting as RGB; with `keep_arrays`, arrays are what the caller has scaled already."""
-    if isinstance(images, list | tuple):
-        return [_decoded(image, keep_arrays) for image in images]
-    if images is None or (keep_arrays and hasattr(images, "ndim")):
-        return images
-    if getattr(images, "ndim", 0) == 4:
-        return [as_rgb(image) for image in images]
-    return as_rgb(images)
-
-
-def _decoded_chat(chat: list[dict]) -> list[dict]:
-    """Return the messages with every picture decoded; one that cannot be is named by its message."""
-    decoded = []
-    for index, message in enumerate(chat):
-        content = message["content"]
-        if not isinstance(content, str):
-            content = [_decoded_part(part, index) for part in content]
-        decoded.append({**message, "content": content})
-    return decoded
-
-
-def _decoded_part(part: dict, index: int) -> dict:
-    given = [part[key] for key in _PICTURE_KEYS if key in part]
-    if part["type"] not in ("image", "image_url") or len(given) != 1:
-        return part
-    picture = given[0]["url"] if isinstance(given[0], dict) and "url" in given[0] else given[0]
-    if hasattr(picture, "ndim"):  # whether its numbers are scaled already, the arguments of the call say
-        return part
-    try:
-        return {"type": "image", "image": as_rgb(picture)}
-    except ValueError as error:
-        raise ValueError(f"message {index}: field image: {error}") from error
 
 
 def _parted_chat(chat: list[dict], tokens: list[str]) -> list[dict]:

@@ -68,3 +68,20 @@ def test_a_trained_checkpoint_is_not_replaced_by_another_verb(tmp_path, stage0):
     (tmp_path / "trained" / "run.json").write_text("{}")
     arguments = (build.main, "--vision", "v", "--llm", "m", "--output", tmp_path / "trained")
     assert "run.json, which this verb does not write" in run_here(*arguments, code=2).stderr
+
+
+def test_an_output_folder_that_holds_what_is_read_is_not_replaced(tmp_path, stage0):
+    """Pruning a pruned set into its own folder would leave the smaller set alone; links lead to the same folder."""
+    made("prune", tmp_path / "out", tmp_path, stage0)
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for source, output in (("out", "out"), ("out/data", "out"), ("link", "out"), ("out", "link")):
+        arguments = ("--dataset", tmp_path / source, "--method", "random", "--size", 1, "--output", tmp_path / output)
+        said = run_here(prune.main, *arguments, code=2).stderr
+        assert f"field output: holds {tmp_path / source}, which is read, and would be replaced" in said
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["counts"]["kept"] == 3
+    run_here(
+        prune.main, "--dataset", tmp_path / "out", "--method", "random", "--size", 1, "--output", tmp_path / "new"
+    )
+    shutil.copytree(stage0, tmp_path / "mine")
+    said = run_here(convert.main, tmp_path / "mine", tmp_path / "mine", "--to", "plugin", code=2).stderr
+    assert "which is read, and would be replaced" in said

@@ -169,9 +169,9 @@ def test_an_option_that_would_spoil_the_card_or_the_proof_is_refused_first(tmp_p
 
 
 def test_a_page_that_leans_on_the_project_installed_here_does_not_pass(tmp_path, monkeypatch):
-    from llava_mistral.publishing import verification
+    from llava_mistral.publishing import receiving
 
     (tmp_path / "app.py").write_text("import numpy  # installed here, as the project may be\n")
-    monkeypatch.setattr(verification, "_download", lambda *_: tmp_path)
+    monkeypatch.setattr(receiving, "_download", lambda *_: tmp_path)
     with pytest.raises(SystemExit, match="does not start: ModuleNotFoundError: No module named 'numpy'"):
-        verification._space({"repo_id": "a/b", "commit": "c", "files": {}})
+        receiving._space({"repo_id": "a/b", "commit": "c", "files": {}})

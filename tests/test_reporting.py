@@ -235,7 +235,7 @@ def test_an_absent_tensorboard_names_its_extra(monkeypatch):
 
     recipe = recipe_of(stage="finetune", report_to="tensorboard")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"pip install 'llava-mistral\[reports\]', or use --report_to none"):
+    with pytest.raises(BadInput, match=r"pip install '\.\[reports\]', or use --report_to none"):
         check_reports(recipe)
 
 

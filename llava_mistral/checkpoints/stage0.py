@@ -3,18 +3,60 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CLIPVisionModel,
+    PreTrainedConfig,
+    SiglipVisionModel,
+)
 from transformers.utils import logging
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import opening
-from modeling_llava_mistral.configuration_llava_mistral import TEXT_MODEL_TYPES, LlavaMistralConfig
+from modeling_llava_mistral.configuration_llava_mistral import TEXT_MODEL_TYPES, TOWERS, LlavaMistralConfig
 from modeling_llava_mistral.loading_llava_mistral import refuse_not_finite
 from modeling_llava_mistral.modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
 # Vocabularies are padded to a multiple of this, which is what makes the head's matrix product fall into whole tiles on
 # a GPU; 32,000 Mistral tokens and two new ones become 32,064, as in llava-hf's checkpoints.
 VOCABULARY_MULTIPLE = 64
+
+
+def read_parts(
+    vision: str | Path, llm: str | Path, revisions: tuple[str | None, str | None] = (None, None)
+) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    """Return the configurations of the tower and of the text model (folders or Hub ids); reads config.json alone.
+
+    Args:
+        revisions: of the vision tower and of the text model.
+
+    Raises:
+        BadInput: the vision model or the text model is of a type that is not known here.
+    """
+    with opening(vision, "config.json"):
+        vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
+    vision_config = getattr(vision_config, "vision_config", vision_config)
+    vision_config._name_or_path = str(vision)  # CLIP's whole configuration keeps its name from the tower's
+    if vision_config.model_type not in TOWERS:
+        sizes = (
+            "; SigLIP 2 of a fixed size is of type siglip" if vision_config.model_type.startswith("siglip2") else ""
+        )
+        raise BadInput(
+            f"{vision} is of type {vision_config.model_type}, not a CLIP or SigLIP vision tower{sizes}",
+            remedy="give a model such as openai/clip-vit-large-patch14-336 or google/siglip2-so400m-patch14-384",
+            field="vision",
+        )
+    with opening(llm, "config.json"):
+        text_config = AutoConfig.from_pretrained(llm, revision=revisions[1])
+    if text_config.model_type not in TEXT_MODEL_TYPES:
+        raise BadInput(
+            f"{llm} is of type {text_config.model_type}",
+            remedy="give a mistral or llama model, or one of ministral or ministral3, such as "
+            "mistralai/Mistral-7B-Instruct-v0.2",
+            field="llm",
+        )
+    return vision_config, text_config
 
 
 def stage0_config(
@@ -27,34 +69,15 @@ def stage0_config(
     image_aspect_ratio: str = "pad",
     revisions: tuple[str | None, str | None] = (None, None),
 ) -> LlavaMistralConfig:
-    """The configuration that joins `vision` and `llm` (folders or Hub ids); reads their config.json alone.
+    """The configuration that joins `vision` and `llm` (folders or Hub ids), see `read_parts`.
 
     Args:
         image_token_id: id of the image token in the text model's tokenizer.
-        vocab_size: tokens of the tokenizer, new ones included; padded to a multiple of 64.
+        vocab_size: tokens of the tokenizer, new ones included. A table that must grow, or is no multiple of 64, grows
+                to the next multiple of 64.
         revisions: of the vision tower and of the text model.
-
-    Raises:
-        BadInput: the vision model is not CLIP, or the text model neither Mistral nor LLaMA.
     """
-    with opening(vision, "config.json"):
-        vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
-    vision_config = getattr(vision_config, "vision_config", vision_config)
-    vision_config._name_or_path = str(vision)  # CLIP's whole configuration keeps its name from the tower's
-    if vision_config.model_type != "clip_vision_model":
-        raise BadInput(
-            f"{vision} is of type {vision_config.model_type}, not a CLIP vision tower",
-            remedy="give a CLIP model, such as openai/clip-vit-large-patch14-336",
-            field="vision",
-        )
-    with opening(llm, "config.json"):
-        text_config = AutoConfig.from_pretrained(llm, revision=revisions[1])
-    if text_config.model_type not in TEXT_MODEL_TYPES:
-        raise BadInput(
-            f"{llm} is of type {text_config.model_type}",
-            remedy=f"give a {' or '.join(TEXT_MODEL_TYPES)} model, such as mistralai/Mistral-7B-Instruct-v0.2",
-            field="llm",
-        )
+    vision_config, text_config = read_parts(vision, llm, revisions)
     text_config.vocab_size = -(-max(vocab_size, text_config.vocab_size) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     return LlavaMistralConfig(
         vision_config=vision_config,
@@ -62,6 +85,7 @@ def stage0_config(
         image_token_id=image_token_id,
         projector_type=projector_type,
         image_aspect_ratio=image_aspect_ratio,
+        vision_feature_select_strategy="default" if TOWERS[vision_config.model_type] else "full",
         tie_word_embeddings=text_config.tie_word_embeddings,
     )
 
@@ -82,7 +106,8 @@ def compose(
     """
     text = _load_whole(AutoModelForCausalLM, llm, "llm", dtype=dtype, revision=revisions[1])
     _append_mean_rows(text, config.text_config.vocab_size)
-    tower = _load_whole(CLIPVisionModel, vision, "vision", dtype=text.dtype, revision=revisions[0])
+    kind = SiglipVisionModel if config.vision_config.model_type == "siglip_vision_model" else CLIPVisionModel
+    tower = _load_whole(kind, vision, "vision", dtype=text.dtype, revision=revisions[0])
     with torch.device("meta"):
         model = LlavaMistralForConditionalGeneration(config)
     torch.manual_seed(seed)
@@ -95,7 +120,7 @@ def compose(
         model.model.image_newline = torch.nn.Parameter(torch.empty(config.text_config.hidden_size, dtype=text.dtype))
         model._init_weights(model.model)
     model.tie_weights()
-    model.generation_config = GenerationConfig.from_model_config(text.config)
+    model.generation_config = text.generation_config  # as it was published, or of the configuration
     return model.eval()
 
 

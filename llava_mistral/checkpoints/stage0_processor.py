@@ -4,12 +4,61 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoImageProcessor
 
+from llava_mistral.checkpoints.decoder_wording import IMAGE_TOKEN
 from llava_mistral.checkpoints.picture_processors import picture_processor
+from llava_mistral.checkpoints.reserved_tokens import rename_tokens, reserved_tokens
 from llava_mistral.checkpoints.text_tokenizer import make_separable, open_tokenizer
+from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import opening
+from modeling_llava_mistral.configuration_llava_mistral import TOWERS
 from processing.processing_llava_mistral import LlavaMistralProcessor
 
-IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
+PAD_TOKEN = "<pad>"
+
+
+def decoder_tokenizer(llm: str | Path, rows: int, revision: str | None = None):
+    """Return the tokenizer of `llm` (a folder or Hub id) as it was published.
+
+    Args:
+        rows: of the decoder's table of embeddings.
+
+    Raises:
+        BadInput: it has tokens without a row. A padding token without one is common and harmless: it is masked.
+    """
+    with opening(llm):
+        tokenizer = open_tokenizer(llm, revision=revision)
+    beyond = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)
+    beyond = [pair for pair in beyond if pair[1] not in (tokenizer.pad_token, PAD_TOKEN)]
+    if beyond:
+        index, token = beyond[0]
+        raise BadInput(
+            f"its tokenizer has {token!r} as id {index}, and the vocabulary of its config.json room for {rows} tokens",
+            remedy="give a decoder with its own tokenizer, or resize its embeddings",
+            file=str(llm),
+            field="vocab_size",
+        )
+    return tokenizer
+
+
+def with_picture_tokens(tokenizer, template: str, rows: int | None = None):
+    """Return the tokenizer with an image token, and a padding token where it has none.
+
+    Each is a reserved token of the vocabulary, renamed, where there is one, else the next id.
+
+    Args:
+        template: words chats; its tokens are not free.
+        rows: of the decoder's table of embeddings; those of the tokenizer when None.
+    """
+    known = tokenizer.get_vocab()
+    free = reserved_tokens(tokenizer, rows or len(known), f"{template}{tokenizer.chat_template}")
+    wanted = [IMAGE_TOKEN] if IMAGE_TOKEN not in known else []
+    wanted += [PAD_TOKEN] if tokenizer.pad_token is None and PAD_TOKEN not in known else []
+    tokenizer = rename_tokens(tokenizer, dict(zip(free, wanted, strict=False)))
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    tokenizer.chat_template = None  # the processor's is the one; both are saved to one file
+    return tokenizer
 
 
 def build_processor(
@@ -18,27 +67,33 @@ def build_processor(
     image_aspect_ratio: str,
     chat_template: str,
     revisions: tuple[str | None, str | None] = (None, None),
+    rows: int | None = None,
 ) -> LlavaMistralProcessor:
     """Join the image processor of `vision` and the tokenizer of `llm` (folders or Hub ids).
 
-    The tokenizer gets an image token, and a padding token where it has none, as llava-hf's checkpoints do. Padding is
-    on the left, so that a batch generates what each prompt would alone.
+    The tokenizer gets an image token and a padding token, see `with_picture_tokens`. Padding is on the left, so that a
+    batch generates what each prompt would alone.
 
     Args:
-        image_aspect_ratio: `"pad"` (LLaVA-1.5), `"square"` (centre crop) or `"anyres"` (LLaVA-1.6).
+        image_aspect_ratio: `"pad"` (LLaVA-1.5), `"square"` (as the tower itself has it) or `"anyres"` (LLaVA-1.6).
+        rows: of the decoder's table of embeddings.
     """
     with opening(llm):
         tokenizer = open_tokenizer(llm, revision=revisions[1])
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    if tokenizer.pad_token is None:
-        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    tokenizer = with_picture_tokens(tokenizer, chat_template, rows)
     if chat_template:
         make_separable(tokenizer, chat_template)
     with opening(vision):
         image_processor = AutoImageProcessor.from_pretrained(vision, revision=revisions[0])
         vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
-    tile = getattr(vision_config, "vision_config", vision_config).image_size
-    image_processor = picture_processor(image_processor, image_aspect_ratio, None, tile)
+    vision_config = getattr(vision_config, "vision_config", vision_config)
+    class_tokens = TOWERS[vision_config.model_type]
     return LlavaMistralProcessor(
-        image_processor=image_processor, tokenizer=tokenizer, chat_template=chat_template, image_token=IMAGE_TOKEN
+        image_processor=picture_processor(image_processor, image_aspect_ratio, None, vision_config.image_size),
+        tokenizer=tokenizer,
+        patch_size=vision_config.patch_size,
+        vision_feature_select_strategy="default" if class_tokens else "full",
+        num_additional_image_tokens=class_tokens,
+        chat_template=chat_template,
+        image_token=IMAGE_TOKEN,
     )

@@ -1,4 +1,4 @@
-"""Join a CLIP vision tower and a Mistral (or LLaMA) text model into a stage-0 checkpoint: a real, loadable folder.
+"""Join a vision tower and a text model of Mistral's or LLaMA's family into a stage-0 checkpoint: a loadable folder.
 
     llava-mistral build --vision openai/clip-vit-large-patch14-336 --llm mistralai/Mistral-7B-Instruct-v0.2 \\
         --output checkpoints/mistral-7b-stage0
@@ -9,13 +9,14 @@ from pathlib import Path
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import read_config_file, read_header, weight_files
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
-from processing import CHAT_TEMPLATES
 
 
 def parse_arguments():
     parser = VerbParser(prog="llava-mistral build", description=__doc__.splitlines()[0])
-    parser.add_argument("--vision", required=True, help="CLIP model: Hub id or folder")
-    parser.add_argument("--llm", required=True, help="Mistral or LLaMA model with its tokenizer: Hub id or folder")
+    parser.add_argument("--vision", required=True, help="CLIP or SigLIP model: Hub id or folder")
+    parser.add_argument(
+        "--llm", required=True, help="Mistral, Ministral or LLaMA model with its tokenizer: Hub id or folder"
+    )
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--projector", choices=["mlp2x_gelu", "linear"], default="mlp2x_gelu", help="projector type")
     parser.add_argument(
@@ -26,9 +27,9 @@ def parse_arguments():
     )
     parser.add_argument(
         "--chat_template",
-        choices=["mistral_instruct", "vicuna_v1"],
-        default="mistral_instruct",
-        help="wording of a chat",
+        metavar="{own,mistral_instruct,vicuna_v1,FILE}",
+        help="wording of a chat: the text model's own, one of LLaVA's, or a Jinja file; by default the own where the "
+        "text model has one that is not LLaVA's",
     )
     parser.add_argument(
         "--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="of the weights"
@@ -41,16 +42,20 @@ def parse_arguments():
 
 def main() -> None:
     args = parse_arguments()
-    check_output_folder(args.output, "config.json")
+    check_output_folder(args.output, "config.json", [args.vision, args.llm])
     for name, source in (("vision", args.vision), ("llm", args.llm)):
         refuse_missing_folder(name, source)
-    from llava_mistral.checkpoints.stage0 import compose, stage0_config
-    from llava_mistral.checkpoints.stage0_processor import build_processor
+    refuse_missing_template(args.chat_template)
+    from llava_mistral.checkpoints.decoder_wording import choose_wording
+    from llava_mistral.checkpoints.stage0 import compose, read_parts, stage0_config
+    from llava_mistral.checkpoints.stage0_processor import build_processor, decoder_tokenizer
     from llava_mistral.checkpoints.text_tokenizer import reads_apart
 
     revisions = (args.vision_revision, args.llm_revision)
-    template = (CHAT_TEMPLATES / f"{args.chat_template}.jinja").read_text(encoding="utf-8")
-    processor = build_processor(args.vision, args.llm, args.image_aspect_ratio, template, revisions)
+    rows = read_parts(args.vision, args.llm, revisions)[1].vocab_size
+    published = decoder_tokenizer(args.llm, rows, revisions[1])
+    wording, template, notes = choose_wording(published, args.chat_template, args.llm)
+    processor = build_processor(args.vision, args.llm, args.image_aspect_ratio, template, revisions, rows)
     config = stage0_config(
         args.vision,
         args.llm,
@@ -60,7 +65,8 @@ def main() -> None:
         image_aspect_ratio=args.image_aspect_ratio,
         revisions=revisions,
     )
-    processor.patch_size = config.vision_config.patch_size
+    for note in notes:
+        print(note)
     model = compose(args.vision, args.llm, config, seed=args.seed, dtype=args.dtype, revisions=revisions)
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     with whole_folder(args.output, "config.json") as folder:
@@ -71,8 +77,32 @@ def main() -> None:
             "this tokenizer reads prompt and answer apart otherwise than together, as TRL's own collator would: "
             "train with `llava-mistral train`, which reads them together"
         )
+    print(describe_words(wording, published, processor, rows, config.text_config.vocab_size))
     counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.model.named_children()}
     print(f"{args.output}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()) + " parameters")
+
+
+def describe_words(wording: str, published, processor, rows: int, padded: int) -> str:
+    """Return the line that says how chats are worded, which token stands for a picture, and what the table grew by."""
+    image = processor.image_token_id
+    name = published.convert_ids_to_tokens(image) if image < len(published) else None
+    token = (
+        "a new row" if name is None else "the decoder's own" if name == processor.image_token else f"reserved {name}"
+    )
+    tokens = len(processor.tokenizer)
+    table = f"{padded:,} rows, {rows:,} of the decoder's" if padded > rows else f"the decoder's {rows:,} rows"
+    spare = f", {padded - max(rows, tokens):,} of them padding" if padded > max(rows, tokens) else ""
+    return f"chats worded as {wording}; a picture is token {image} ({token}); vocabulary of {table}{spare}"
+
+
+def refuse_missing_template(name: str | None) -> None:
+    if name not in (None, "own", "mistral_instruct", "vicuna_v1") and not Path(name).expanduser().is_file():
+        raise BadInput(
+            "is no wording of a chat, and no file",
+            remedy="give own, mistral_instruct, vicuna_v1, or a Jinja file",
+            file=name,
+            field="chat_template",
+        )
 
 
 def refuse_missing_folder(field: str, source: str) -> None:

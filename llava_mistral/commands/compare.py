@@ -37,7 +37,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int | None:
     options = parse_arguments()
-    check_output_folder(options.output, "comparison.json")
+    folders = [folder for group in named(options.results).values() for folder in group]
+    check_output_folder(options.output, "comparison.json", folders)
     from llava_mistral.evaluation.comparison import bars, compare, read_run, sentences
     from llava_mistral.evaluation.report import comparison_page
     from llava_mistral.evaluation.results import write_json

@@ -28,12 +28,10 @@ def parse_arguments():
 def main() -> None:
     args = parse_arguments()
     source, limit = Path(args.source), shard_size(args.max_shard_size)
-    check_output_folder(args.output, "config.json")
+    check_output_folder(args.output, "config.json", [source])
     if not (source / "config.json").is_file():
         problem = "there is no config.json in it" if source.is_dir() else "no such folder"
         raise BadInput(problem, remedy="name the folder of a checkpoint", file=source, field="source")
-    if Path(args.output).resolve() == source.resolve():
-        raise BadInput("is the source itself", remedy="name another folder", file=args.output, field="output")
 
     from llava_mistral.checkpoints.conversion import convert
     from llava_mistral.checkpoints.processor_conversion import convert_processor

@@ -187,7 +187,8 @@ def check_output(options: argparse.Namespace) -> None:
     if asked:
         problem = "the output folder holds the answers of a checkpoint"
         raise BadInput(problem, remedy="name another folder", file=folder, field="output")
-    check_output_folder(folder, "predictions.jsonl" if options.model else "summary.json")
+    sources = [getattr(options, name, None) for name in ("predictions", "problems", "pid_splits", "dataset")]
+    check_output_folder(folder, "predictions.jsonl" if options.model else "summary.json", sources)
 
 
 def template(path: str | None) -> str | None:

@@ -39,7 +39,7 @@ def _check_arguments(parser: VerbParser, args: argparse.Namespace) -> None:
     if args.compare and len(args.compare) < 2:
         parser.error("--compare needs something to compare with; name two pruned sets or more")
     if args.compare and args.output:
-        check_output_folder(args.output, "comparison.json")
+        check_output_folder(args.output, "comparison.json", args.compare)
     if args.verify or args.compare:
         return
     for name in ("dataset",) if args.dry_run else ("dataset", "method", "output"):
@@ -64,7 +64,8 @@ def _check_arguments(parser: VerbParser, args: argparse.Namespace) -> None:
     if args.method in BY_VECTORS and args.embeddings is None and args.embedder is None:
         parser.error(f"--method {args.method} needs --embeddings or --embedder")
     if not args.dry_run:
-        check_output_folder(args.output, "manifest.json")
+        folders = args.image_folder.split(os.pathsep) if args.image_folder else []
+        check_output_folder(args.output, "manifest.json", [args.dataset, args.embeddings, args.embedder, *folders])
 
 
 def asking(device: str | None):

@@ -113,7 +113,12 @@ def main() -> int | None:
         print(f"{published.repo_id} {done} {published.commit}", flush=True)
         if not args.no_verify:
             print(prepared.verify(published), flush=True)
-        print(f"\n{prepared.snippet(published)}")
+        print(f"\n{prepared.snippet(published)}\n\n{link(api, args.kind, published.repo_id)}")
+
+
+def link(api, kind: str, repo_id: str) -> str:
+    """Where a browser shows the repository."""
+    return f"{api.endpoint}/{'' if kind == 'model' else kind + 's/'}{repo_id}"
 
 
 NOT_FOR_PREPARING = {

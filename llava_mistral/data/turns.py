@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from llava_mistral.data.bad_samples import WrongForm
+from llava_mistral.data.picture_cells import holds_picture
 from llava_mistral.ground.bad_input import BadInput
 
 IMAGE_TOKEN = "<image>"
 LONGEST_TEXT = 1_000_000  # characters; the longest conversation of a real set is a tenth of it
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 FORM = "use LLaVA's form: [{id, image?, conversations: [{from: human|gpt, value}, …]}, …]"
+_READ = ("from", "value", "role", "content", "loss", "weight")
+_TOOLS = ("tool_calls", "function_call", "tool_call_id")
+_MARKS = ("train", "training", "trainable", "loss_mask", "mask", "masked", "learn")  # of other trainers
 _PART_PICTURES = ("image", "path", "url", "bytes", "image_url")
 _LEADING = re.compile(rf"(?:{IMAGE_TOKEN}\s*)+")
 Turn = dict[str, Any]
@@ -44,10 +48,27 @@ def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
         if not isinstance(speaker, str) or speaker not in ROLES:
             problem = f"turn {index} is from {str(speaker)[:20]!r}, not from {' or '.join(ROLES)}"
             raise wrong(problem, "name the speakers human and gpt, or user and assistant", kind=WrongForm)
+        _check_turn(turn, ROLES[speaker], said, index, wrong)
         text, own = _text_of(said, index, wrong)
         turns.append({"role": ROLES[speaker], "speaker": speaker, "content": text} | _loss(turn, index, wrong))
         pictures += own
     return turns, pictures
+
+
+def _check_turn(turn: Mapping[str, Any], role: str, said: Any, index: int, wrong: Wrong) -> None:
+    """Refuse what stands beside a turn's words and would be lost: pictures, calls of tools, other trainers' marks."""
+    for key, value in turn.items():
+        if key in _READ or value in (None, "", [], {}):
+            continue
+        if key in ("image", "images") or holds_picture(value):
+            raise wrong(f"turn {index} has pictures in {key}", "name them in images, or as parts of its content")
+        if key in _TOOLS:
+            raise wrong(f"turn {index} has {key}, which no template here words", "write it as text, or drop it")
+        if key in _MARKS:
+            raise wrong(f"turn {index} is marked by {key}", 'mark it by "loss" or "weight" instead')
+    parts = said if role != "user" and isinstance(said, list | tuple) else ()
+    if any(isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in parts):
+        raise wrong(f"turn {index} has a picture, and is no question", "give pictures in questions")
 
 
 def _text_of(said: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:

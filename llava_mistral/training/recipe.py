@@ -98,6 +98,10 @@ class StageArguments:
     eval_split: str | None = field(
         default=None, metadata={"help": "split of --eval_dataset that is held out; validation, or test"}
     )
+    held_out: float = field(
+        default=0.0,
+        metadata={"help": "rows kept out of training for --eval_strategy: how many, or below 1 a share (at most 500)"},
+    )
     sample_answers: int = field(default=4, metadata={"help": "held-out rows answered for you at each evaluation"})
     frozen_dtype: str = field(
         default="auto",
@@ -166,8 +170,11 @@ class Recipe:
         values.setdefault("logging_nan_inf_filter", False)  # a loss that is no number is shown, not replaced by a mean
         values |= {"max_length": None, "remove_unused_columns": False}  # a cut would take image tokens with it
         values.setdefault("ddp_find_unused_parameters", False)  # none is unused, pictures or not: see VisionFeatures
-        if self.stage.plan and not torch.cuda.is_available():
-            values["use_cpu"] = True  # a plan for a GPU is made anywhere
+        if not torch.cuda.is_available():
+            if self.stage.plan:
+                values["use_cpu"] = True  # a plan for a GPU is made anywhere
+            elif not values.get("use_cpu"):
+                values.setdefault("bf16", False)  # TRL's default, which torch refuses without a GPU
         try:
             with warnings.catch_warnings():  # TRL sets the flag itself, by the name that transformers has given up
                 warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)

@@ -35,6 +35,7 @@ RANGES = {
     **dict.fromkeys(("weight_decay", "max_grad_norm", "sample_answers"), _not_negative),
     "lora_dropout": lambda value: 0 <= value < 1,
     "max_bad_samples": lambda value: 0 <= value <= 1,
+    "held_out": lambda value: 0 <= value < 1 or value == int(value) > 0,
 }
 OPTIONAL_RANGES = {"mm_projector_lr": _positive, "plan_gpus": _at_least(1), "neftune_noise_alpha": _positive}
 CHOICES = {
@@ -45,7 +46,7 @@ CHOICES = {
     "plan_gpu": (None, *PLANNED_GPUS),
 }
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout")
-OF_EVALUATION = ("eval_split", "sample_answers", "eval_steps", "eval_delay", "eval_on_start")
+OF_EVALUATION = ("sample_answers", "eval_steps", "eval_delay", "eval_on_start")
 OUT_OF_RANGE = "give a positive number"
 
 
@@ -146,7 +147,12 @@ def _check_packing(recipe: Recipe) -> None:
 
 
 def _check_evaluation(recipe: Recipe) -> None:
-    idle = [key for key in OF_EVALUATION if key in recipe.given and not recipe.stage.eval_dataset]
+    stage = recipe.stage
+    if stage.held_out and stage.eval_dataset:
+        remedy = "leave it out, or --eval_dataset"
+        raise BadInput("the held-out data is named already", remedy=remedy, **recipe.place("held_out"))
+    idle = [] if stage.eval_dataset or stage.held_out else [key for key in OF_EVALUATION if key in recipe.given]
+    idle += [] if stage.eval_dataset else [key for key in ("eval_split",) if key in recipe.given]
     if idle:
         raise BadInput("has no effect without --eval_dataset", remedy="leave it out", **recipe.place(idle[0]))
 

@@ -100,6 +100,7 @@ BESIDE_IDENTITY = {
     **dict.fromkeys(("check_pictures", "on_bad_sample", "max_bad_samples"), _COMPARED),
     "chat_template": "the words of the template are compared, wherever its file lies",
     "may_drop_question": "permits a template, and that is compared",
+    "held_out": _COMPARED,
     **dict.fromkeys(("eval_dataset", "eval_split", "sample_answers"), _EVALUATED),
     **dict.fromkeys(("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_eval"), _EVALUATED),
     **dict.fromkeys(("per_device_eval_batch_size", "prediction_loss_only"), _EVALUATED),

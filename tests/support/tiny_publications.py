@@ -4,8 +4,6 @@ import io
 import json
 from pathlib import Path
 
-from llava_mistral.publishing.dataset_publication import prepare_dataset
-
 RUN = {
     "stage": "finetune",
     "recipe": {"learning_rate": 2e-5, "model_name_or_path": "outputs/miniature/stage-1"},
@@ -110,7 +108,10 @@ def with_gps() -> bytes:
     return png(3, format="JPEG", exif=exif, comment=b"secret comment")
 
 
-def prepare(folder, tmp_path, **options):
+def prepare(folder: Path, tmp_path: Path, **options):
+    """A data set's publication, staged in `tmp_path`."""
+    from llava_mistral.publishing.dataset_publication import prepare_dataset
+
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     return prepare_dataset(folder, "owner/name", workspace, **options)
