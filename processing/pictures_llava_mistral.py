@@ -61,14 +61,14 @@ def as_rgb(picture) -> Image.Image:
         raise
     except Exception as error:  # Pillow has no common error
         if isinstance(picture, bytes | bytearray):
-            raise ValueError(f"{type(picture).__name__} is no picture that can be read; {TAKEN}") from error
+            raise ValueError(f"{type(picture).__name__} is not a picture that can be read; {TAKEN}") from error
         name = f" {str(picture)[:80]!r}" if isinstance(picture, str | Path) else ""
         why = " ".join(str(getattr(error, "strerror", None) or error).split())[:120] or type(error).__name__
         raise ValueError(f"the picture{name} cannot be read ({why}); {TAKEN}") from error
 
 
 def check_form(picture) -> None:
-    """Refuse what is no picture in any form, without opening it, and addresses: who asks would choose what this
+    """Refuse what is not a picture in any form, without opening it, and URLs: a client would choose what this
     machine connects to.
 
     Raises:
@@ -88,7 +88,7 @@ def check_form(picture) -> None:
     elif picture is not None and not isinstance(
         picture, Image.Image | np.ndarray | torch.Tensor | Path | bytes | bytearray
     ):
-        raise ValueError(f"{type(picture).__name__} is no picture; {TAKEN}")
+        raise ValueError(f"{type(picture).__name__} is not a picture; {TAKEN}")
 
 
 def _bytes_of(picture) -> bytes:
@@ -102,7 +102,7 @@ def _bytes_of(picture) -> bytes:
             raise ValueError(f"{str(picture)[:200]!r} has more than {MOST_BYTES:,} bytes; make it smaller")
         return Path(picture).read_bytes()
     if not isinstance(picture, str):
-        raise ValueError(f"{type(picture).__name__} is no picture; {TAKEN}")
+        raise ValueError(f"{type(picture).__name__} is not a picture; {TAKEN}")
     try:
         data = picture.split(",", 1)[1] if picture.startswith("data:") else picture
         return base64.b64decode("".join(data.split()), validate=True)
@@ -153,7 +153,7 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
             raise ValueError(f"an array of {pixels.shape} may have its channels first or last; give a PIL picture")
         pixels = np.moveaxis(pixels, 0, 2)
     if pixels.ndim not in (2, 3) or not pixels.size or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
-        raise ValueError(f"an array of {pixels.shape} is no picture; give height, width and 1, 3 or 4 channels")
+        raise ValueError(f"an array of {pixels.shape} is not a picture; give height, width and 1, 3 or 4 channels")
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     pixels = pixels[..., :3] if pixels.ndim == 3 else pixels
     low, high = pixels.min(), pixels.max()
@@ -167,8 +167,8 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
         eight = pixels
     else:
         raise ValueError(
-            f"an array of {pixels.dtype} from {low:.4g} to {high:.4g} is no picture; give 0 to 255 as uint8, 16 bits "
-            "as uint16, or floats from 0 to 1"
+            f"an array of {pixels.dtype} from {low:.4g} to {high:.4g} is not a picture; give 0 to 255 as uint8, 16 "
+            "bits as uint16, or floats from 0 to 1"
         )
     return np.ascontiguousarray(eight.astype(np.uint8))
 

@@ -110,7 +110,7 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
     "nothing learned": (
         {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"loss": False}]},
         {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"loss": True}]},
-        ("messages", "has no answer that is learned"),
+        ("messages", "has no answer to learn"),
     ),
     "half a weight": (
         {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"weight": 0.5}]},
@@ -125,7 +125,7 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
     "unanswered picture": (
         {"image": "a.png", "conversations": [ASK, TELL, ASK]},
         {"image": "a.png", "conversations": [ASK, TELL, TELL | {"from": "human"}]},
-        ("conversations", "turn 2 names a picture, and nobody answers"),
+        ("conversations", "turn 2 names a picture, but no answer follows"),
     ),
     "system later": (
         {"messages": [*TURNS["prompt"], {"role": "system", "content": "s"}, *TURNS["completion"]]},
@@ -171,7 +171,7 @@ def test_the_same_words_about_other_pictures_are_other_samples(tmp_path):
     table.cast_column("images", List(Image())).save_to_disk(tmp_path / "set")
     bad = BadSamples("skip", 0.5)
     assert read_rows(tmp_path / "set", bad=bad)["id"] == ["cam", "cam~2"]
-    assert [one["problem"] for one in bad.listed] == ["is there twice"]
+    assert [one["problem"] for one in bad.listed] == ["occurs twice"]
 
 
 def test_ids_that_look_numbered_do_not_collide(tmp_path):

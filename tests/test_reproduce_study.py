@@ -52,7 +52,7 @@ def test_a_failed_step_ends_the_study_and_is_where_it_goes_on(study):
     right = predictions.read_text()
     predictions.write_text("no JSON")
     failed = run_apart("-m", "llava_mistral", "study", "--config", study, code=2)
-    assert "step second failed; mend it and run the same command" in failed.stderr
+    assert "step second failed; correct it and run the same command" in failed.stderr
     predictions.write_text(right)
     assert steps_run(run_apart("-m", "llava_mistral", "study", "--config", study)) == ["second"]
 
@@ -106,7 +106,7 @@ def test_a_step_for_every_combination_of_values(tmp_path):
 def test_two_steps_of_one_name_are_refused(tmp_path):
     step = {"name": "train", "run": "prune", "for": {"seed": [0, 1]}}
     (tmp_path / "study.yaml").write_text(json.dumps({"steps": [step]}))
-    with pytest.raises(BadInput, match="train is there twice; name every value of its `for`"):
+    with pytest.raises(BadInput, match="train occurs twice; name every value of its `for`"):
         reproduce_study.read_study(tmp_path / "study.yaml", None)
 
 

@@ -222,7 +222,7 @@ def test_malformed_cqm_records_are_refused(tmp_path):
         path.write_text(json.dumps([CQM | {"conversations": conversations}]))
         assert "record 0: field conversations" in refusal(read_problems, path)
     path.write_text(json.dumps([CQM, CQM]))
-    assert "record 5: field id: is there twice" in refusal(read_problems, path)
+    assert "record 5: field id: occurs twice" in refusal(read_problems, path)
 
 
 @needs_real

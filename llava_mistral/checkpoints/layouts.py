@@ -82,7 +82,7 @@ def layout_of(config: dict[str, Any], file: str | Path) -> str:
     if isinstance(kind, str) and kind in _HF_TYPES:
         return "llava-hf"
     raise BadInput(
-        f"{kind!r} is no LLaVA", remedy="give a checkpoint of llava_mistral, llava or llava_next", file=file,
+        f"{kind!r} is not a LLaVA model", remedy="give a checkpoint of llava_mistral, llava or llava_next", file=file,
         field="model_type",
     )  # fmt: skip
 
@@ -205,7 +205,7 @@ def grid_pinpoints(flat: dict[str, Any], tile: int, file: str | Path = "config.j
             raise ValueError("no grid")
     except (TypeError, ValueError) as error:
         remedy = "give [[width, height], …] in pixels, or (1x1),...,(6x6)"
-        problem = f"{str(flat['image_grid_pinpoints'])[:80]!r} are no grids of tiles"
+        problem = f"{str(flat['image_grid_pinpoints'])[:80]!r} are not tile grids"
         raise BadInput(problem, remedy=remedy, file=file, field="image_grid_pinpoints") from error
     return read
 
@@ -285,7 +285,7 @@ def plugin_config(hf: dict[str, Any], image_aspect_ratio: str, file: str | Path 
     """
     anyres = hf["model_type"] == "llava_next"
     if anyres and hf.get("use_image_newline_parameter") is False:
-        problem, field = "tiles without image_newline have no form here", "use_image_newline_parameter"
+        problem, field = "tiles without image_newline are not supported", "use_image_newline_parameter"
         raise BadInput(problem, remedy="give a checkpoint with image_newline", file=file, field=field)
     return {
         "architectures": ["LlavaMistralForConditionalGeneration"],

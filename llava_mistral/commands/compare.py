@@ -79,7 +79,7 @@ def named(results: list[str]) -> dict[str, list[str]]:
         groups.setdefault(name or str(Path(folder)), []).append(folder)
     if len(groups) < 2:
         names = ", ".join(groups)
-        raise BadInput(f"one model is no comparison ({names})", remedy="name two, as NAME=FOLDER", field="results")
+        raise BadInput(f"one model cannot be compared ({names})", remedy="name two, as NAME=FOLDER", field="results")
     return groups
 
 

@@ -23,7 +23,7 @@ GOES_ON = "A run that is stopped goes on from its last checkpoint when the same 
 
 def build_parser() -> VerbParser:
     parser = VerbParser(prog="llava-mistral init", description=__doc__.splitlines()[0])
-    parser.add_argument("data", metavar="DATA", help="data of any form that training takes: a path or a Hub id")
+    parser.add_argument("data", metavar="DATA", help="data in any format that training accepts: a path or a Hub id")
     parser.add_argument("--model", required=True, metavar="MODEL", help="checkpoint to start from: folder or Hub id")
     parser.add_argument("--output", default="recipe.yaml", metavar="FILE", help="recipe to write")
     parser.add_argument("--output_dir", default="tuned", metavar="DIR", help="the folder that training writes")

@@ -74,7 +74,7 @@ def main() -> int | None:
     if args.kind != "space" and not args.folder.is_dir():
         raise BadInput("the folder does not exist", remedy="give the folder to publish", file=args.folder)
     if not 0 < args.timeout < float("inf"):
-        raise BadInput(f"{args.timeout} s is no time to wait", remedy="give seconds above 0", field="timeout")
+        raise BadInput(f"{args.timeout} s is not a valid time-out", remedy="give seconds above 0", field="timeout")
     if getattr(args, "ask", None) and not Path(args.ask[0]).is_file():
         raise BadInput("no such picture", remedy="give the file to ask about", file=args.ask[0], field="ask")
     if args.dry_run:

@@ -30,7 +30,7 @@ def read_cqm(path: Path, records: list[Any]) -> list[dict[str, Any]]:
         pid = fields["pid"]
         place = {"file": path, "record": pid}
         if pid in problems:
-            raise BadInput("is there twice", remedy="keep one of the two", file=path, record=pid, field="id")
+            raise BadInput("occurs twice", remedy="keep one of the two", file=path, record=pid, field="id")
         name = record.get("image")
         key = unused_pictures(record, ("id", "image", "conversations"), [name] if name else [], folders=(), **place)
         if key is not None or not (name is None or isinstance(name, str)):

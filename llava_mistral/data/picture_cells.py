@@ -101,7 +101,7 @@ def cell_of(value: Any, folders: Sequence[PictureFolder], **place: Any) -> dict[
 
     Raises:
         AbsentPicture: a path leads to nothing below the folders.
-        BadInput: it is no picture.
+        BadInput: it is not a picture.
     """
     if isinstance(value, Mapping) and value.keys() & {"bytes", "path"}:
         value = value.get("path") if value.get("bytes") is None else bytes(value["bytes"])

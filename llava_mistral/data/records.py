@@ -136,7 +136,7 @@ class RecordReader:
             return f"{self.split}-{index}" if form == "choices" and self.split else str(index)
         if not isinstance(given, str | int) or isinstance(given, bool) or given == "":
             raise WrongForm(
-                "is missing or no text", remedy="give each record an id", file=self.path, record=index, field="id"
+                "is missing or is not text", remedy="give each record an id", file=self.path, record=index, field="id"
             )
         return str(given)
 
@@ -205,7 +205,7 @@ class RecordReader:
                 text = IMAGE_TOKEN * count or None
             if not isinstance(text, str) or not text.strip():
                 remedy = "give a text, or name choices too"
-                raise self._wrong(index, "is empty or no text", remedy, field=field)
+                raise self._wrong(index, "is empty or is not text", remedy, field=field)
             said[field] = text
 
         def wrong(problem: str, remedy: str, **_: Any) -> BadInput:

@@ -87,9 +87,9 @@ def _text_of(said: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
             given = [part[key] for key in _PART_PICTURES if part.get(key) is not None]
             pictures += [one.get("url", one) if isinstance(one, Mapping) else one for one in given]
         else:
-            raise wrong(f"turn {index} is no text of at most {LONGEST_TEXT:,} characters", "give a text")
+            raise wrong(f"turn {index} is not a text of at most {LONGEST_TEXT:,} characters", "give a text")
     if len(text) > LONGEST_TEXT:
-        raise wrong(f"turn {index} is no text of at most {LONGEST_TEXT:,} characters", "give a text")
+        raise wrong(f"turn {index} is not a text of at most {LONGEST_TEXT:,} characters", "give a text")
     return text.strip(), pictures
 
 
@@ -136,7 +136,7 @@ def row_of(turns: list[Turn], pictures: int, wrong: Wrong, *, tokens_needed: boo
     _check_order(turns, wrong)
     if turns[-1]["role"] == "user":
         if pictures and IMAGE_TOKEN in turns[-1]["content"]:
-            raise wrong(f"turn {len(turns) - 1} names a picture, and nobody answers", "give the answer")
+            raise wrong(f"turn {len(turns) - 1} names a picture, but no answer follows", "give the answer")
         turns = turns[:-1]
     _check_tokens(turns, pictures, wrong, tokens_needed)
     contents = _placed(turns) if pictures else [turn["content"] for turn in turns]
@@ -150,7 +150,7 @@ def row_of(turns: list[Turn], pictures: int, wrong: Wrong, *, tokens_needed: boo
     ]
     learned = [i for i, turn in enumerate(messages) if turn["role"] == "assistant" and "loss" not in turn]
     if not learned:
-        raise wrong("has no answer that is learned", "leave loss or weight out at one answer, or drop the record")
+        raise wrong("has no answer to learn", "leave loss or weight out at one answer, or drop the record")
     prompt = [{"role": turn["role"], "content": turn["content"]} for turn in messages[: learned[0]]]
     return {"prompt": prompt, "completion": [_answer(turn) for turn in messages[learned[0] :]]}
 
@@ -177,7 +177,7 @@ def _check_tokens(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) 
     if needed:
         for index, turn in enumerate(turns):
             if turn["role"] != "user" and counts[index]:
-                problem = f"turn {index} has {counts[index]} {IMAGE_TOKEN} tokens, and is no question"
+                problem = f"turn {index} has {counts[index]} {IMAGE_TOKEN} tokens, but is not a question"
                 raise wrong(problem, "name pictures in questions")
     if asked != pictures and (needed or (asked and pictures)):
         problem = f"has {asked} {IMAGE_TOKEN} tokens and {pictures} pictures"

@@ -114,11 +114,11 @@ def _something_else(folder: Path, made_by: str) -> str | None:
         except (OSError, ValueError, RecursionError, AttributeError, TypeError):
             ours = False
         if not ours:
-            return f"its {made_by} was not written by this verb"
+            return f"its {made_by} was not written by this command"
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(root) / name).is_symlink()]
         for path in (Path(root) / name for name in [*files, *links]):
             name = path.relative_to(folder).as_posix()
             if not is_partial(path) and not re.fullmatch(output.files, name):
-                return f"{name}, which this verb does not write"
+                return f"{name}, which this command does not write"
     return None

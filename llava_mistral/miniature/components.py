@@ -259,8 +259,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="DigitsQA folder")
     parser.add_argument("--config", required=True, help="YAML recipe, such as miniature/components")
     parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--backbones", nargs="+", choices=["mistral", "llama"], help="in place of the recipe's")
-    parser.add_argument("--seed", type=int, help="in place of the recipe's: another tower and other text models")
+    parser.add_argument("--backbones", nargs="+", choices=["mistral", "llama"], help="instead of the recipe's")
+    parser.add_argument("--seed", type=int, help="instead of the recipe's: another tower and other text models")
     args = parser.parse_args()
     if not (args.data / "alignment" / "alignment.json").is_file():
         raise BadInput("there is no alignment/alignment.json in it", remedy="build DigitsQA first", file=args.data)

@@ -63,7 +63,7 @@ def check_given(given: dict[str, Any], files: Mapping[str, str | None], config: 
     """
     for key, remedy in REFUSED.items():
         if key in given and given[key] not in accepted(key, config):
-            raise BadInput("has no place here", remedy=remedy, file=files[key], field=key)
+            raise BadInput("is not allowed here", remedy=remedy, file=files[key], field=key)
     for key in ("stage", "model_name_or_path", "dataset", "output_dir"):
         if not isinstance(given.get(key), str) or not given[key]:
             problem = f"{given[key]!r} is not text" if given.get(key) else "is not given"
@@ -173,7 +173,7 @@ def _check_lora(recipe: Recipe) -> None:
     if not stage.load_in_4bit:
         return
     if not stage.use_peft:
-        problem, remedy = "weights of 4 bits cannot be trained", "add --use_peft or leave it out"
+        problem, remedy = "4-bit weights cannot be trained", "add --use_peft or leave it out"
         raise BadInput(problem, remedy=remedy, **recipe.place("load_in_4bit"))
     if not stage.plan and importlib.util.find_spec("bitsandbytes") is None:
         remedy = "pip install '.[qlora]' on a machine with a GPU, or leave it out for LoRA"
