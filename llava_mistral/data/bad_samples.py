@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,13 @@ class BadSamples:
         """Say on standard error what a reader did, and keep it."""
         self.notices.append(line)
         print(f"{source}: {line}", file=sys.stderr)
+
+    def notice_unused(self, fields: Iterable[str], source: str | Path) -> None:
+        """Say which fields of the records nothing was made of, where there are any."""
+        names = list(fields)
+        others = f" and {len(names) - 20} others" if len(names) > 20 else ""
+        if names:
+            self.notice(f"columns that are not used: {', '.join(names[:20])}{others}", source)
 
     def close(self, samples: int) -> None:
         """Say that all `samples` of a pass were met.

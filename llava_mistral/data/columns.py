@@ -1,6 +1,6 @@
 """Data sets with columns of their own: `question=q,choices=c,answer=a,image=img` says what is what."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,18 @@ def renamed_record(record: Any, columns: Mapping[str, str], path: Path) -> Any:
     there = [*record, *(name for name in theirs_of(columns) if name not in record)]
     moved, dropped = _moves(columns, there, path)
     return {moved.get(key, key): value for key, value in record.items() if key not in dropped}
+
+
+def check_there(columns: Mapping[str, str], there: Container[str], path: Path) -> None:
+    """Refuse a mapping of keys that no record of a file has.
+
+    Raises:
+        BadInput: naming the first such key.
+    """
+    for name in theirs_of(columns):
+        if name not in there:
+            problem = f"there is no column {name!r}"
+            raise BadInput(problem, remedy="name a key of the records", file=path, field="columns")
 
 
 def theirs_of(columns: Mapping[str, str]) -> list[str]:

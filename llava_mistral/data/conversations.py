@@ -83,16 +83,11 @@ def read_rows(
         return _read_json(path, image_folder, mapping, wording, bad)
     if is_table(path):
         return _read_table(path, split, mapping, wording, bad, image_folder, dataset_config, held_out_of)
-    if mapping or dataset_config:
-        field, remedy = (
-            "columns" if mapping else "dataset_config",
-            "leave it out, or give a `datasets` folder or Hub id",
-        )
-        raise BadInput("has no columns to name", remedy=remedy, file=path, field=field)
     if path.is_file() and not isinstance(read_json(path) or None, dict):
         raise BadInput("is not a list of records, or an empty one", remedy=FORM, file=path)
     split = split or ("val" if held_out_of else "train")
-    problems = read_problems(path, split=split, image_folder=image_folder, bad=bad)
+    where = {"image_folder": image_folder, "columns": mapping, "dataset_config": dataset_config}
+    problems = read_problems(path, split=split, bad=bad, **where)
     return rows_of_problems(problems, answer_style, source=path, bad=bad)
 
 
@@ -144,7 +139,7 @@ def _problem_row(problem: Problem, answer_style: str, source: str | Path) -> dic
         remedy = f"put it at {Path(source).parent / 'images'}/{{split}}/{{pid}}/ or drop the record"
         place = {"file": source, "record": problem.pid, "field": "image"}
         raise BadInput("the picture is not at hand (there is no images folder)", remedy=remedy, **place)
-    images = [] if image is None else [image.cell() if isinstance(image, StoredPicture) else str(image)]
+    images = [one.cell() if isinstance(one, StoredPicture) else str(one) for one in problem.images]
     return {"id": problem.pid, "images": images} | problem_row(problem, answer_style, len(images), source=source)
 
 

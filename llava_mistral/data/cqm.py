@@ -2,21 +2,26 @@
 
 import re
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_mistral.data.picture_cells import unused_pictures
+from llava_mistral.data.bad_samples import BadSamples
+from llava_mistral.data.columns import renamed_record
+from llava_mistral.data.unused_fields import record_beside
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
 
 _IMAGE_TOKEN = "<image>\n"
 
 
-def read_cqm(path: Path, records: list[Any]) -> list[dict[str, Any]]:
+def read_cqm(
+    path: Path, records: list[Any], columns: Mapping[str, str] | None = None, bad: BadSamples | None = None
+) -> list[dict[str, Any]]:
     """Return the fields that each record tells: pid, question, choices, answer, hint, image, has_image, split.
 
-    Subject and grade are not in the file. Its name tells the split; the pictures are looked for in
-    `images/{split}/`, where there is such a folder.
+    The records' keys are mapped by `columns`. Subject and grade are not in the file. Its name tells the split; the
+    pictures are looked for in `images/{split}/`, where there is such a folder.
 
     Raises:
         BadInput: a record is not in this form, an id comes twice, or a picture is absent from the folder.
@@ -25,20 +30,25 @@ def read_cqm(path: Path, records: list[Any]) -> list[dict[str, Any]]:
     split = named[1] if named else None
     folder = PictureFolder(path.parent / "images" / (split or ""))
     problems: dict[str, dict[str, Any]] = {}
+    unused: dict[str, None] = {}
     for index, record in enumerate(records):
+        record = renamed_record(record, columns or {}, path)
         fields = _fields(record, index, path)
         pid = fields["pid"]
-        place = {"file": path, "record": pid}
+        place: dict[str, Any] = {"file": path, "record": pid}
         if pid in problems:
             raise BadInput("occurs twice", remedy="keep one of the two", file=path, record=pid, field="id")
         name = record.get("image")
-        key = unused_pictures(record, ("id", "image", "conversations"), [name] if name else [], folders=(), **place)
-        if key is not None or not (name is None or isinstance(name, str)):
-            problem, remedy = "carries pictures and is not used", "name the one picture in image"
-            raise BadInput(problem, remedy=remedy, **place, field=key or "image")
+        if not (name is None or isinstance(name, str)):
+            remedy = "name the one picture in image"
+            raise BadInput("carries pictures and is not used", remedy=remedy, **place, field="image")
+        given, row = [name] if name else [], fields.pop("row")
+        unused |= dict.fromkeys(record_beside(record, "conversations", row, given, path, pid))
         at_hand = name is not None and folder.root.is_dir()
         image = folder.find(str(name), file=path, record=pid) if at_hand else None
         problems[pid] = {**fields, "image": image, "has_image": name is not None, "split": split}
+    if bad is not None:
+        bad.notice_unused(unused, path)
     return list(problems.values())
 
 
@@ -62,7 +72,9 @@ def _fields(record: Any, index: int, file: Path) -> dict[str, Any]:
     if len(choices) < 2 or gpt not in letters:
         raise wrong(f"answer {gpt[:20]!r} is not the letter of one of its {len(choices)} choices")
     hint, question = _split_context(lines[:start])
-    return {"pid": pid, "question": question, "choices": choices, "answer": letters.index(gpt), "hint": hint}
+    fields = {"pid": pid, "question": question, "choices": choices, "answer": letters.index(gpt), "hint": hint}
+    row = {"prompt": [{"role": "user", "content": human}], "completion": [{"role": "assistant", "content": gpt}]}
+    return fields | {"row": row}
 
 
 def _split_context(lines: list[str]) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples
-from llava_mistral.data.columns import renamed_record, theirs_of
+from llava_mistral.data.columns import check_there, renamed_record, theirs_of
 from llava_mistral.data.json_records import is_lines, read_lines, read_records
 from llava_mistral.data.records import RecordReader, form_of, records_rows
 from llava_mistral.data.turns import FORM, IMAGE_TOKEN, chat_of
@@ -35,23 +35,20 @@ def json_rows(
     """
     from tqdm import tqdm
 
-    unseen = dict.fromkeys(theirs_of(columns))
+    wanted, seen = set(theirs_of(columns)), set()
     bar = tqdm(total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=2)
 
     def records() -> Iterator[tuple[Any, int]]:
         for record, read in (read_lines if is_lines(path) else read_records)(path):
             bar.update(read - bar.n)
-            for name in [name for name in unseen if isinstance(record, dict) and name in record]:
-                del unseen[name]
+            seen.update(wanted & record.keys() if isinstance(record, dict) else ())
             yield renamed_record(record, columns, path), read
 
     count = yield from records_rows(records(), RecordReader(path, folders, bad, **wording), None)
     bar.close()
     if not count:
         raise BadInput("is not a list of records, or an empty one", remedy=FORM, file=path)
-    for name in unseen:
-        problem = f"there is no column {name!r}"
-        raise BadInput(problem, remedy="name a key of the records", file=path, field="columns")
+    check_there(columns, seen, path)
     return count
 
 

@@ -26,6 +26,7 @@ class Problem:
     answer: int | None = None  # index into choices
     hint: str | None = None  # "" = there is none
     image: Path | StoredPicture | None = None  # when it is at hand: `open_picture` reads it
+    more_images: tuple[Path | StoredPicture, ...] = ()  # after `image`, in the order of the question
     has_image: bool = False  # there is a picture, whether or not it is at hand
     task: str | None = None
     grade: str | None = None
@@ -37,6 +38,11 @@ class Problem:
     solution: str | None = None
     split: str | None = None
     image_needed: bool | None = None  # ground truth of DigitsQA for judging pruning; never worded into a prompt
+
+    @property
+    def images(self) -> tuple[Any, ...]:
+        """All pictures of the question in their order; one that is not at hand is None."""
+        return (self.image, *self.more_images) if self.has_image else ()
 
 
 def letters(problem: Problem) -> tuple[str, ...]:
@@ -154,14 +160,20 @@ def problem_row(
 
 
 def question_parts(problem: Problem) -> list[dict[str, str]]:
-    """Return the question as parts of a user's turn, its picture in the place that a row of it has.
+    """Return the question as parts of a user's turn, its pictures in the places that a row of it has.
 
     Raises:
         BadInput: it names another number of pictures in its words.
     """
-    row = problem_row(replace(problem, answer=0), "letter", int(problem.has_image), source="the questions")
-    (turn,) = chat_of({**row, "images": [None] * problem.has_image}, answered=False)
+    row = problem_row(replace(problem, answer=0), "letter", len(problem.images), source="the questions")
+    (turn,) = chat_of({**row, "images": problem.images}, answered=False)
     return turn["content"] if isinstance(turn["content"], list) else text_parts(turn["content"])
+
+
+def asked_turns(problem: Problem) -> dict[str, list[dict[str, str]]]:
+    """Return {"prompt", "completion"} of a problem in words alone, its answer as a letter, if it has one."""
+    answer = [] if problem.answer is None else [{"role": "assistant", "content": LETTERS[problem.answer]}]
+    return {"prompt": [{"role": "user", "content": question_text(problem)}], "completion": answer}
 
 
 def text_parts(text: str) -> list[dict[str, str]]:

@@ -6,13 +6,15 @@
 | messages | `messages`: turns of role and content |
 | LLaVA's | `conversations`: turns of from and value (or role and content), an `<image>` in each picture's place |
 | choices | `question`, `choices` and `answer` (`scienceqa`) |
-| words | `question` and `answer` |
+| words | `question` and `answer`, and the `hint` or context that the question needs |
 | captions | `answer` and a picture |
 
 Pictures are in `image` or `images`: one or a list of paths, bytes or cells of `datasets`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from llava_mistral.data.turns import (
     read_turns,
     row_of,
 )
+from llava_mistral.data.unused_fields import NAMES, is_empty, is_learned, unused_fields
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
 
@@ -42,8 +45,7 @@ FORMS = {
     "captions": {"answer"},
 }
 WHOLE = ("whole", "answers")
-NAMES = ("id", "pid", "__key__")
-_CHOICES = ("choices", "options", "candidates", "multiple_choices")
+_CONVERSATIONS = ("prompt", "completion", "messages", "conversations")
 Row = dict[str, Any]
 
 
@@ -94,21 +96,26 @@ class RecordReader:
             raise BadInput(problem, remedy=f"use {' or '.join(WHOLE)}", field="conversations")
         self.path, self.folders, self.bad = path, folders, bad
         self.whole, self.style, self.split = conversations == "whole", answer_style, split
-        self.names, self.made_names = RecordNames(path), 0
+        self.names, self.made_names, self.unlearned = RecordNames(path), 0, 0
+        self.unused: dict[str, None] = {}  # fields that no row was made of, in the order they were met
 
     def rows(self, record: Mapping[str, Any], index: int, form: str, name: str) -> list[Row]:
-        """Return the rows of a record called `name`; none where a picture is absent, which `bad` gathers.
+        """Return the rows of a record called `name`: none where it is marked not to be learned, or where a picture is
+        absent, which `bad` gathers.
 
         Raises:
             BadInput: the record cannot be used.
         """
         given = self.given_pictures(record, index)
+        if not self.is_learned(record, index):
+            return []
         if form == "choices":
             rows = [self._problem(record, index, name)]
         elif form in ("words", "captions"):
             rows = [self._words(record, name, form)]
         else:
             rows, given = self._conversation(record, index, form, given)
+        self.look_beside(record, index, form, rows[-1])
         pictures = self.pictures(given, index)
         if pictures is None:
             return []
@@ -141,9 +148,25 @@ class RecordReader:
         return str(given)
 
     def say_what_was_made(self) -> None:
-        """Say that records without ids were named by their numbers, where there were any."""
+        """Say which records were named by their numbers or left out, and which fields no row was made of."""
         if self.made_names:
             self.bad.notice(f"{self.made_names:,} records without an id are named by their places", self.path)
+        if self.unlearned:
+            self.bad.notice(f"{self.unlearned:,} records with a loss or weight of 0 are left out", self.path)
+        self.bad.notice_unused(self.unused, self.path)
+
+    def is_learned(self, record: Mapping[str, Any], index: int) -> bool:
+        """Whether a record is not marked as one that is not learned; counts those that are.
+
+        Raises:
+            BadInput: its mark is neither 0 nor 1.
+        """
+        self.unlearned += not (learned := is_learned(record, partial(self._wrong, index)))
+        return learned
+
+    def look_beside(self, record: Mapping[str, Any], index: int, form: str, row: Mapping[str, Any]) -> None:
+        """Remember the fields that a row was not made of; `unused_fields` says which are refused."""
+        self.unused |= dict.fromkeys(unused_fields(record, form, row, partial(self._wrong, index)))
 
     def _wrong(
         self, index: int | str, problem: str, remedy: str, *, field: str, kind: type[BadInput] = BadInput
@@ -191,12 +214,6 @@ class RecordReader:
 
     def _words(self, record: Mapping[str, Any], index: str, form: str) -> Row:
         said, count = {}, sum(len(listed(value)) for value in self.given_pictures(record, index))
-        if all(isinstance(record.get(letter), str | int) for letter in "AB"):  # a column a choice, as MMBench has it
-            remedy = f"give them as a list in choices, or leave them out with --columns {UNUSED}=A+B"
-            raise self._wrong(index, "holds a choice and is not used", remedy, field="A")
-        for key in (key for key in _CHOICES if isinstance(record.get(key), list | str) and record[key]):
-            remedy = f"map it with --columns choices={key}, or leave it out with --columns {UNUSED}={key}"
-            raise self._wrong(index, "holds choices and is not used", remedy, field=key)
         for field in ("question", "answer"):
             text = record.get(field)
             if isinstance(text, int | float) and not isinstance(text, bool):
@@ -211,6 +228,10 @@ class RecordReader:
         def wrong(problem: str, remedy: str, **_: Any) -> BadInput:
             return self._wrong(index, problem, remedy, field="question")
 
+        if not is_empty(hint := record.get("hint")) and form == "words":
+            if not isinstance(hint, str):
+                raise self._wrong(index, "is not text", "give a text or null", field="hint")
+            said["question"] = f"Context: {hint.strip()}\n{said['question'].strip()}"  # as of questions with choices
         turns = [("user", "question"), ("assistant", "answer")]
         turns = [{"role": role, "speaker": role, "content": said[field].strip()} for role, field in turns]
         return row_of(turns, count, wrong) | _labels(record)
@@ -268,6 +289,8 @@ def records_rows(
 
 
 def _own_form(record: Mapping[str, Any], index: int, path: Path) -> str:
+    with suppress(BadInput):  # a conversation that is null leaves the fields of another form
+        return form_of({key for key in record if key not in _CONVERSATIONS or record[key] is not None}, path)
     try:
         return form_of(set(record), path)
     except BadInput as error:

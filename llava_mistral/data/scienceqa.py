@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples, usable
-from llava_mistral.data.columns import KNOWN, parse_columns
+from llava_mistral.data.columns import check_there, parse_columns, renamed_record
 from llava_mistral.data.cqm import read_cqm
 from llava_mistral.data.json_records import is_lines
-from llava_mistral.data.picture_cells import unused_pictures
 from llava_mistral.data.problem import (
     INSTRUCTION,
     LETTERS,
     Problem,
     answer_text,
+    asked_turns,
     checked_fields,
     letters,
     question_text,
@@ -32,6 +32,7 @@ from llava_mistral.data.problem import (
 from llava_mistral.data.sources import ImageFolder, chosen_split, is_table, load_splits, picture_folders
 from llava_mistral.data.splits import SPLITS, check_ids_known, home_split, read_pid_splits
 from llava_mistral.data.tables import prepared, table_problems
+from llava_mistral.data.unused_fields import record_beside
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
 from llava_mistral.ground.strict_json import read_json
@@ -58,7 +59,7 @@ def read_problems(
         split: a key of `pid_splits`, or train, val or test by the problems' own `split` field.
         pid_splits: the file of ids by split; a folder's own `pid_splits.json` is used when this is not given.
         image_folder: where the pictures lie; by default `images` beside problems.json, or a table's own folder.
-        columns: of a table, "question=their_column,…" (`columns.parse_columns`).
+        columns: "question=their_column,…" (`columns.parse_columns`), of a table or of the records of a file.
         dataset_config: the configuration of a table that has several.
         bad: what becomes of problems that cannot be used; by default the first one is refused.
 
@@ -72,10 +73,9 @@ def read_problems(
         path = path / "problems.json"
     bad = bad or BadSamples()
     if not is_table(path) and not (path.is_file() and is_lines(path)):
-        if columns or dataset_config:
-            remedy = "leave it out, or give a `datasets` folder or Hub id"
-            raise BadInput("has no columns to name", remedy=remedy, file=path, field="columns")
-        problems = _read_file(path, split, pid_splits, image_folder, bad)
+        if dataset_config:
+            raise BadInput("has no configurations", remedy="leave it out", file=path, field="dataset_config")
+        problems = _read_file(path, split, pid_splits, image_folder, parse_columns(columns), bad)
     else:
         problems = _read_datasets(path, split, columns, dataset_config, image_folder, bad)
         if pid_splits is not None:
@@ -87,20 +87,30 @@ def read_problems(
 
 
 def _read_file(
-    path: Path, split: str | None, pid_splits: str | Path | None, image_folder: ImageFolder, bad: BadSamples
+    path: Path,
+    split: str | None,
+    pid_splits: str | Path | None,
+    image_folder: ImageFolder,
+    columns: Mapping[str, str],
+    bad: BadSamples,
 ) -> list[Problem]:
     data = read_json(path)
+    records = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
+    check_there(columns, {key for record in records if isinstance(record, dict) for key in record}, path)
     if isinstance(data, list) and path.name == "problems.json":
         raise BadInput("is a list", remedy="give an object of problems by their numeric id", file=path)
     if isinstance(data, list):
-        problems = [Problem(**fields) for fields in read_cqm(path, data)]
+        problems = [Problem(**fields) for fields in read_cqm(path, data, columns, bad)]
         return _of_split(problems, split, pid_splits, path)
     if not isinstance(data, dict):
         raise BadInput("is neither problems.json nor CQM-A", remedy="give an object of problems by id", file=path)
     for pid in data:
         _check_pid(pid, path)
-    made = (usable(bad, partial(_problem, pid, record, path)) for pid, record in data.items())
+    data = {pid: renamed_record(record, columns, path) for pid, record in data.items()}
+    unused: dict[str, None] = {}
+    made = (usable(bad, partial(_problem, pid, record, path, unused)) for pid, record in data.items())
     problems = [problem for problem in made if problem is not None]
+    bad.notice_unused(unused, path)
     _warn_of_equal_choices(problems, path)
     left_out = {one["record"] for one in bad.listed}
     chosen = _of_split(problems, split, pid_splits, path, left_out)
@@ -114,8 +124,8 @@ def _check_pid(pid: str, file: Path) -> None:
         raise BadInput(f"key {pid[:40]!r} is not a number", remedy=remedy, file=file)
 
 
-def _problem(pid: str, record: Any, file: Path) -> Problem:
-    """Check one record of problems.json and return it without its image."""
+def _problem(pid: str, record: Any, file: Path, unused: dict[str, None]) -> Problem:
+    """Check one record of problems.json and return it without its image; `unused` gathers fields it is not made of."""
     if not isinstance(record, dict):
         raise BadInput("is not an object", remedy="give the problem's fields by name", file=file, record=pid)
     split = text_of(record, "split", file, pid)
@@ -124,11 +134,10 @@ def _problem(pid: str, record: Any, file: Path) -> Problem:
             f"{quoted(split)} is unknown", remedy="use train, val or test", file=file, record=pid, field="split"
         )
     image = text_of(record, "image", file, pid)
-    key = unused_pictures(record, set(KNOWN) - {"images"}, [image] if image else [], folders=(), file=file, record=pid)
-    if key is not None:
-        remedy = "name the one picture in image, or leave the field out"
-        raise BadInput("carries pictures and is not used", remedy=remedy, file=file, record=pid, field=key)
-    return Problem(pid=pid, has_image=bool(image), split=split, **checked_fields(record, file, pid))
+    problem = Problem(pid=pid, has_image=bool(image), split=split, **checked_fields(record, file, pid))
+    beside = record_beside(record, "choices", asked_turns(problem), [image] if image else [], file, pid)
+    unused |= dict.fromkeys(beside)
+    return problem
 
 
 def _warn_of_equal_choices(problems: Iterable[Problem], file: Path) -> None:

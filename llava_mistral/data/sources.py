@@ -30,17 +30,17 @@ _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """The picture of one row of a memory-mapped table: read when it is looked at, so that 558,000 take no memory."""
+    """A picture of one row of a memory-mapped table: read when it is looked at, so that 558,000 take no memory."""
 
     rows: "Dataset"  # of one column, undecoded
     index: int
     cells: Callable[[Any, int], list[dict[str, Any]]]  # makes the cells of a column's value
+    place: int = 0  # among the row's pictures
 
     def cell(self) -> dict[str, Any]:
         """Return {"bytes", "path"}, as a `datasets` column of pictures takes it."""
         (value,) = self.rows[self.index].values()
-        (cell,) = self.cells(value, self.index)
-        return cell
+        return self.cells(value, self.index)[self.place]
 
     def read_bytes(self) -> bytes:
         """Return the bytes of the picture's file."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.bad_samples import BadSamples, usable
 from llava_mistral.data.columns import KNOWN, UNUSED, renamed
-from llava_mistral.data.problem import Problem, answered_problem
+from llava_mistral.data.problem import Problem, answered_problem, asked_turns
 from llava_mistral.data.records import RecordReader
 from llava_mistral.data.sources import ImageFolder, StoredPicture, decoded, picture_folders, undecoded
 from llava_mistral.ground.bad_input import BadInput
@@ -98,25 +98,24 @@ def table_problems(
     A row without a `pid` or `id` of its own is named `{split}-{index}`. A picture is read when it is looked at.
 
     Raises:
-        BadInput: a row is malformed, or has several pictures.
+        BadInput: a row is malformed.
     """
     reader = RecordReader(path, picture_folders(path, image_folder), bad, split=split)
     columns = {name: rows.select_columns(name) for name in ("image", "images") if name in rows.column_names}
 
     def problem(record: Mapping[str, Any], index: int) -> Problem | None:
         given = reader.name(record, index, "choices")
+        if not reader.is_learned(record, index):
+            return None
         own = answered_problem(record, given, "val" if split == "validation" else split, path)
         cells = reader.pictures(reader.given_pictures(record, index), index)
+        reader.look_beside(record, index, "choices", asked_turns(own))
         if cells is None:
             return None
-        if len(cells) > 1:
-            said, remedy = f"has {len(cells)} pictures", "ask about one, or give conversations"
-            raise BadInput(said, remedy=remedy, file=path, record=given, field="images")
         column = next((columns[name] for name in columns if record[name]), None)
         pid = reader.names.unique(given, [own.question, own.choices, own.answer], cells, index)
-        return replace(
-            own, pid=pid, image=StoredPicture(column, index, reader.cells) if cells else None, has_image=bool(cells)
-        )
+        first, *more = [StoredPicture(column, index, reader.cells, place) for place in range(len(cells))] or [None]
+        return replace(own, pid=pid, image=first, more_images=tuple(more), has_image=bool(cells))
 
     index = -1
     for index, record in enumerate(plain_records(rows)):
@@ -144,15 +143,14 @@ def as_they_are(table: "Dataset", path: Path) -> "Dataset | None":
     if any(table.features.get(name) not in kinds[name] for name in kinds):
         return None
     reader = RecordReader(path, [], BadSamples())
-    for batch in table.select_columns([*kinds]).with_format("arrow").iter(1000):
+    names = [name for name in table.column_names if name != "images"]
+    for batch in table.with_format("arrow").iter(1000):
         cells = pc.list_flatten(batch["images"])
         if batch["images"].null_count or len(cells) and not _whole(pc.struct_field(cells, "bytes")):
             return None
         counts = pc.list_value_length(batch["images"]).to_pylist()
-        for *row, count in zip(
-            *(batch[name].to_pylist() for name in ("id", "prompt", "completion")), counts, strict=True
-        ):
-            if not _is_training_row(reader, *row, count):
+        for record, count in zip(batch.select(names).to_pylist(), counts, strict=True):
+            if not _is_training_row(reader, record, count):
                 return None
     return decoded(table)
 
@@ -163,14 +161,13 @@ def _whole(column: Any) -> bool:
     return bool(pc.all(pc.greater(pc.binary_length(column), 0), skip_nulls=False).as_py())
 
 
-def _is_training_row(reader: RecordReader, name: str | None, prompt: Any, completion: Any, pictures: int) -> bool:
+def _is_training_row(reader: RecordReader, record: dict[str, Any], pictures: int) -> bool:
     """Whether a row is as it would be made of itself, and the first of its name."""
-    record = {"id": name, "prompt": prompt, "completion": completion, "images": [b"?"] * pictures}
     try:
-        (made,) = reader.rows(record, 0, "trl", name or "")
+        (made,) = reader.rows({**record, "images": [b"?"] * pictures}, 0, "trl", record["id"] or "")
     except BadInput:
         return False
-    for turn in completion:
+    for turn in record["completion"]:
         if turn.get("loss", 0) is None:
             del turn["loss"]
-    return bool(name) and [made[key] for key in ("id", "prompt", "completion")] == [name, prompt, completion]
+    return bool(record["id"]) and all(made[key] == record[key] for key in ("id", "prompt", "completion"))

@@ -251,8 +251,8 @@ def pictures_of(problem: Problem | Question, images: str) -> "list[Image]":
     from PIL import Image
 
     check_pictures([problem])
-    own = problem.images if isinstance(problem, Question) else [problem.image] * problem.has_image
     upright = [
-        open_picture(image, file=image if isinstance(image, Path) else None, record=problem.pid) for image in own
+        open_picture(image, file=image if isinstance(image, Path) else None, record=problem.pid)
+        for image in problem.images
     ]
     return [Image.new("RGB", one.size, MID_GREY) for one in upright] if images == "blank" else upright

@@ -137,7 +137,7 @@ def _has_choices(path: Path, mapping: Mapping[str, str], config: str | None) -> 
         if first_sign(path) != "[":
             return True
         with suppress(BadInput):
-            return bool(read_cqm(path, read_json(path)[:1]))
+            return bool(read_cqm(path, read_json(path)[:1], mapping))
         return False
     tables = load_splits(path, config=config)
     return all(form_of(prepared(table, mapping, path)[1], path) == "choices" for table in tables.values())
@@ -156,10 +156,18 @@ def _groups(
 
 def _row_problem(row: Mapping[str, Any]) -> Problem:
     """Return a row of `read_rows` that has choices as the question it was made of."""
-    image = row["images"][0] if row["images"] else None
+    image, *more = row["images"] or [None]
     told = {name: row.get(name) for name in METADATA}
     fields = {"question": row["question"], "choices": tuple(row["choices"]), "answer": row["answer"]}
-    return Problem(row["id"], **fields, hint=row.get("hint"), image=image, has_image=image is not None, **told)
+    return Problem(
+        row["id"],
+        **fields,
+        hint=row.get("hint"),
+        image=image,
+        more_images=tuple(more),
+        has_image=image is not None,
+        **told,
+    )
 
 
 def _row_question(row: Mapping[str, Any], label: str | None) -> Question:

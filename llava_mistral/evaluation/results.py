@@ -147,7 +147,7 @@ def answers_to_look_at(
     right = predictions.get("right") or {p.pid: results[p.pid] == p.answer for p in asked}
 
     def pictures(one: Any) -> list[Any]:
-        at_hand = getattr(one, "images", None) or getattr(one, "image", None) is not None
+        at_hand = all(image is not None for image in one.images)
         return pictures_of(one, images) if at_hand else []
 
     facts = f"{cell_text(summary['ALL'])}; {counts_text(summary)}"

@@ -74,10 +74,10 @@ class Samples:
         return found
 
     def with_pictures(self) -> list[Problem]:
-        """Return the problems, each with its first picture, which is read when it is looked at."""
-        shown = [SamplePicture(self, i) if count else None for i, count in enumerate(self.images)]
+        """Return the problems with their pictures, which are read when they are looked at."""
+        shown = [[SamplePicture(self, i, place) for place in range(n)] or [None] for i, n in enumerate(self.images)]
         pairs = zip(self.problems, shown, strict=True)
-        return [problem if problem.image else replace(problem, image=picture) for problem, picture in pairs]
+        return [own if own.image else replace(own, image=first, more_images=(*more,)) for own, (first, *more) in pairs]
 
     def counted(self, indices: Sequence[int]) -> dict[str, int]:
         """Return how many conversations the samples at `indices` are of, and how many answers they hold."""
@@ -116,14 +116,15 @@ class Samples:
 
 @dataclass(frozen=True)
 class SamplePicture:
-    """The first picture of a sample of a table."""
+    """A picture of a sample of a table."""
 
     samples: Samples
     index: int
+    place: int = 0  # among the sample's pictures
 
     def read_bytes(self) -> bytes:
         """Return the bytes of the picture's file."""
-        return bytes_of(self.samples.cells([self.index])[0][0])
+        return bytes_of(self.samples.cells([self.index])[0][self.place])
 
 
 def read_samples(
