@@ -76,6 +76,61 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
         {"messages": [*TURNS["prompt"], TURNS["completion"][0] | {"weight": 1}]},
         ("messages", "turn 1 is marked by train"),
     ),
+    "context of a question": (
+        {"question": "q", "answer": "a", "context": "c"},
+        {"question": "q", "answer": "a", "hint": "c", "context": " "},
+        ("context", "content of the sample and is not used; map it with --columns hint=context, or leave it out"),
+    ),
+    "a system's words beside a conversation": (
+        {"conversations": [ASK | {"value": "What?"}, TELL], "system": "Be brief."},
+        {"conversations": [{"from": "system", "value": "Be brief."}, ASK | {"value": "What?"}, TELL], "system": ""},
+        ("system", "content of the sample and is not used; put it into the conversation"),
+    ),
+    "an answer that is not wanted": (
+        TURNS | {"rejected": "That."},
+        TURNS | {"rejected": None, "score": 3},
+        ("rejected", "content of the sample and is not used"),
+    ),
+    "a film": (
+        TURNS | {"videos": ["a.mp4"]},
+        TURNS | {"videos": []},
+        ("videos", "content of the sample and is not used"),
+    ),
+    "two forms": (
+        {"conversations": [ASK | {"value": "What?"}, TELL], "question": "Who?", "answer": "It."},
+        {"conversations": [ASK | {"value": "What?"}, TELL], "question": "What?", "answer": "It."},
+        ("question", "says something else than conversations"),
+    ),
+    "two conversations": (
+        {"messages": [*TURNS["prompt"], *TURNS["completion"]]} | TURNS | {"completion": "That."},
+        {"messages": [*TURNS["prompt"], *TURNS["completion"]]} | TURNS,
+        ("messages", "says something else than prompt and completion"),
+    ),
+    "a conversation and other choices": (
+        TURNS | {"question": "What?", "choices": ["x", "y"], "answer": 1},
+        TURNS | {"question": "What?", "answer": "It."},
+        ("question", "says something else than prompt and completion"),
+    ),
+    "half a record": (
+        TURNS | {"weight": 0.5},
+        TURNS | {"weight": 1.0, "loss": True},
+        ("weight", "is '0.5'; give 1 (learned) or 0 (not learned), or leave it out with --columns unused=weight"),
+    ),
+    "another model's place of a picture": (
+        {"messages": [{"role": "user", "content": "<|image_pad|>What?"}, *TURNS["completion"]], "images": ["a.png"]},
+        {"messages": [{"role": "user", "content": "<|image_pad|>What?"}, *TURNS["completion"]]},
+        ("messages", "turn 0 has '<|image_pad|>', a picture's place in another model's words"),
+    ),
+    "half of base64": (
+        {"question": "q", "answer": "a", "image": "data:image/png;base64,iVBORw0KGgo*"},
+        {"question": "q", "answer": "a", "image": "a.png"},
+        ("image", "is not whole base64"),
+    ),
+    "a part that is no picture": (
+        {"messages": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}, *TURNS["completion"]]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "What?"}]}, *TURNS["completion"]]},
+        ("messages", "turn 0 has a part of type 'video', not text or image"),
+    ),
     "choices under another name": (
         {"question": "q", "options": ["x", "y"], "answer": "B"},
         {"question": "q", "answer": "B", "options": []},
@@ -327,3 +382,115 @@ def test_evaluation_reads_columns_configurations_and_folders_as_training_does(tm
     columns = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (columns["ALL"]["correct"], columns["IMG"]["n"]) == (1, 1)
     assert "a.png does not exist" in run_here(main, *given, code=2).stderr
+
+
+def test_a_hint_is_read_before_its_question_at_every_entrance(tmp_path):
+    from llava_mistral.evaluation.questions import read_asked
+
+    path = lines(tmp_path, {"question": "Who sings?", "answer": "It.", "context": "A poem.", "image": "a.png"})
+    words = "Context: A poem.\nWho sings?"
+    (row,) = trained(path, columns="hint=context")
+    assert row[1] == (("user", words),)
+    assert rows_as_read(read_rows(pruned(path, tmp_path / "out", "--columns", "hint=context"))) == [row]
+    ((question,), _) = read_asked(path, columns="hint=context")
+    assert question.texts == [words]
+
+
+def test_fields_that_no_row_is_made_of_are_named_also_from_the_cache(tmp_path, capfd):
+    path = lines(tmp_path, TURNS | {"note": "n", "score": 3, "empty": None, "prompt_id": ""})
+    for _ in range(2):
+        read_rows(path)
+        assert "data.jsonl: columns that are not used: note, score\n" in capfd.readouterr().err
+
+
+def test_records_that_are_marked_as_not_learned_are_left_out_at_every_entrance(tmp_path, capfd):
+    from datasets import Dataset
+
+    from llava_mistral.data.scienceqa import read_problems
+    from llava_mistral.evaluation.questions import read_asked
+
+    path = lines(tmp_path, TURNS | {"weight": 0}, TURNS | {"loss": False}, TURNS | {"id": "kept", "weight": 1})
+    assert len(trained(path)) == len(read_asked(path)[0]) == 1
+    assert "2 records with a loss or weight of 0 are left out" in capfd.readouterr().err
+    assert len(read_rows(pruned(path, tmp_path / "out"))) == 1
+    asked = {"question": "Which?", "choices": ["a", "b"], "answer": 1}
+    Dataset.from_list([asked | {"id": str(number), "weight": number} for number in (0, 1)]).save_to_disk(
+        tmp_path / "t"
+    )
+    assert [one.pid for one in read_problems(tmp_path / "t")] == read_rows(tmp_path / "t")["id"] == ["1"]
+
+
+def test_columns_say_what_is_unused_in_files_of_questions_too(tmp_path):
+    from llava_mistral.data.scienceqa import read_problems
+
+    asked = {"question": "Which?", "choices": ["a", "b"], "answer": 1, "split": "test", "source": "x/99.jpg"}
+    (tmp_path / "problems.json").write_text(json.dumps({"1": asked | {"image": "a.png"}}))
+    turns = [ASK | {"value": "Which?\nA. a\nB. b"}, TELL | {"value": "B"}]
+    record = {"id": "1", "image": "a.png", "source": "x/99.jpg", "conversations": turns}
+    (tmp_path / "llava_test_CQM-A.json").write_text(json.dumps([record]))
+    for name in ("problems.json", "llava_test_CQM-A.json"):
+        with pytest.raises(BadInput, match="record 1: field source: carries pictures .* --columns unused=source"):
+            read_problems(tmp_path / name)
+        assert len(read_problems(tmp_path / name, columns="unused=source")) == 1
+        with pytest.raises(BadInput, match="field columns: there is no column 'sauce'"):
+            read_problems(tmp_path / name, columns="unused=sauce")
+    assert len(read_rows(tmp_path, split="test", columns="unused=source,question=question")) == 1
+
+
+def test_lettered_questions_have_their_pictures_in_their_order_at_every_entrance(tmp_path):
+    from datasets import Dataset
+
+    from llava_mistral.data.problem import question_parts
+    from llava_mistral.evaluation.asking import pictures_of
+    from llava_mistral.evaluation.questions import read_asked
+    from tests.support.data_forms import pixels
+
+    one, two = (random_picture(random.Random(name)) for name in ("a.png", "b.png"))
+    asked = {"id": "1", "question": "Is <image> or <image> red?", "choices": ["a", "b"], "answer": 1}
+    path = lines(tmp_path, asked | {"images": ["a.png", "b.png"]})
+    Dataset.from_list([asked | {"images": [one, two]}]).save_to_disk(tmp_path / "table")
+    for source in (path, tmp_path / "table"):
+        ((question,), _) = read_asked(source)
+        assert [pixels(picture) for picture in pictures_of(question, "real")] == [pixels(one), pixels(two)]
+        assert [part["type"] for part in question_parts(question)] == ["text", "image", "text", "image", "text"]
+        (row,) = trained(source)
+        assert row[3] == (pixels(one), pixels(two))
+        assert rows_as_read(read_rows(pruned(source, tmp_path / f"out {source.name}"))) == [row]
+
+
+def test_pictures_in_base64_or_as_numbers_are_read(tmp_path):
+    import base64
+
+    from tests.support.data_forms import pixels
+
+    picture = random_picture(random.Random(7))
+    text = base64.b64encode(picture).decode()
+    forms = [text, f"data:image/png;base64,{text}", {"bytes": text, "path": None}, {"bytes": list(picture)}]
+    asked = {"question": "q", "answer": "a"}
+    path = lines(tmp_path, *(asked | {"id": str(number), "image": one} for number, one in enumerate(forms)))
+    assert [row[3] for row in trained(path)] == [(pixels(picture),)] * len(forms)
+
+
+def test_csv_is_read_as_the_text_it_is(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.csv").write_text(
+        "\ufeffid,question,answer\r\n007,zip?,0123\r\n8,true?,True\r\n9,who?,None\r\n"
+    )
+    rows = read_rows(tmp_path / "set")
+    assert rows["id"] == ["007", "8", "9"]
+    assert [row["completion"][0]["content"] for row in rows] == ["0123", "True", "None"]
+    (tmp_path / "set" / "a.csv").write_text("id,question,answer\n7,zip?,\n")
+    with pytest.raises(BadInput, match="record 7: field answer: is empty"):
+        read_rows(tmp_path / "set")
+
+
+@pytest.mark.parametrize("cells", [("007", "8"), ("1.50", "2"), ("None", "x"), ("True", "False"), ("1", "")])
+def test_a_metadata_csv_that_would_be_read_as_something_else_is_refused(tmp_path, cells):
+    text = "file_name,question,answer\n" + "".join(f"{i}.png,What?,{cell}\n" for i, cell in enumerate(cells))
+    for index in range(2):
+        (tmp_path / f"{index}.png").write_bytes(random_picture(random.Random(index)))
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(BadInput, match="metadata.csv: field answer: holds numbers or words .* write metadata.jsonl"):
+        read_rows(tmp_path)
+    (tmp_path / "metadata.csv").write_text(text.replace(cells[0], "10").replace(",\n", ",3\n").replace("False", "2"))
+    assert read_rows(tmp_path)[0]["completion"][0]["content"] == "10"

@@ -13,6 +13,7 @@ from tests.support.data_forms import (
     CONVERSATIONS,
     LETTERS,
     WORDED,
+    answered,
     pixels,
     plain_samples,
     pruned,
@@ -41,6 +42,7 @@ def test_samples_are_the_same_in_every_form_and_at_every_entrance(tmp_path, form
     assert rows_as_read(read_rows(path)) == expected
     assert rows_as_read(read_rows(path)) == expected  # from the cache
     assert trained(path) == expected
+    assert answered(path) == [one for sample in samples for one in sample.answers()]
     out = pruned(path, tmp_path / "pruned")
     assert sorted(rows_as_read(read_rows(out))) == sorted(expected)
     assert rows_as_read(read_rows(out / "llava.json")) == rows_as_read(read_rows(out))
@@ -157,6 +159,55 @@ def test_one_configuration_of_several_is_read_by_its_name(tmp_path):
         assert read_rows(folder, dataset_config=name)[0]["completion"][0]["content"] == name
     with pytest.raises(BadInput, match="field dataset_config: .*red.*blue.*--dataset_config"):
         read_rows(folder)
+
+
+def test_a_set_on_the_hub_is_read_by_configuration_and_split_at_every_entrance(tmp_path):
+    """In a process of its own, whose Hub is a local one."""
+    from llava_mistral.local_hub import LocalHub
+    from tests.support.running import run_apart
+
+    rng = random.Random("hub")
+    for name in ("red", "blue"):
+        for split in ("train", "test"):
+            path = WORDED["question and answer, parquet"](plain_samples(rng, 3), tmp_path / name / split)
+            (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
+            (path / "train.parquet").rename(tmp_path / "set" / name / f"{split}.parquet")
+    files = {
+        name: [{"split": s, "path": f"{name}/{s}.parquet"} for s in ("train", "test")] for name in ("red", "blue")
+    }
+    configs = [{"config_name": name, "data_files": own} for name, own in files.items()]
+    (tmp_path / "set" / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
+    read = """if True:
+        import sys, json
+        from pathlib import Path
+        from huggingface_hub import HfApi
+        from llava_mistral.data.conversations import read_rows
+        from llava_mistral.ground.bad_input import BadInput
+        from tests.support.data_forms import answered, plain, pruned, rows_as_read, trained
+        HfApi().create_repo("owner/set", repo_type="dataset")
+        HfApi().upload_folder(repo_id="owner/set", repo_type="dataset", folder_path=sys.argv[1] + "/set")
+        for config in ("red", "blue"):
+            for split in ("train", "test"):
+                told = dict(dataset_config=config, split=split)
+                here = rows_as_read(read_rows(Path(sys.argv[1], "set"), **told))
+                assert trained(Path("owner/set"), dataset_config=config, dataset_split=split) == here
+                there = [(row[2][0][1], row[3], plain(row[1][0][1])) for row in here]
+                assert answered(Path("owner/set"), **told) == there
+                flags = ("--dataset_config", config, "--split", split)
+                out = pruned("owner/set", Path(sys.argv[1], config + split), *flags)
+                assert sorted(rows_as_read(read_rows(out))) == sorted(here)
+        for wrong in ({"dataset_config": "green"}, {}, {"dataset_config": "red", "split": "tset"}):
+            try:
+                read_rows("owner/set", **wrong)
+            except BadInput as error:
+                print(error)
+        """
+    token = "hf_" + "T" * 34
+    with LocalHub(tmp_path / "hub", token=token) as hub:
+        environment = hub.environment(tmp_path / "user") | {"HF_HUB_OFFLINE": "0", "HF_TOKEN": token}
+        said = run_apart("-c", read, tmp_path, **environment).stdout.splitlines()
+    assert ["field dataset_config" in line and "red" in line and "blue" in line for line in said[:2]] == [True, True]
+    assert "field split: has no split 'tset'; use one of train, test" in said[2]
 
 
 def test_the_examples_of_docs_data_are_read(tmp_path, monkeypatch):

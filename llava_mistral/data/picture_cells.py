@@ -1,5 +1,6 @@
 """Pictures as records hold them: paths, bytes, cells of `datasets`, one or a list; found below the folders allowed."""
 
+import base64
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -104,9 +105,23 @@ def cell_of(value: Any, folders: Sequence[PictureFolder], **place: Any) -> dict[
         BadInput: it is not a picture.
     """
     if isinstance(value, Mapping) and value.keys() & {"bytes", "path"}:
-        value = value.get("path") if value.get("bytes") is None else bytes(value["bytes"])
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, str) and _ENCODED.match(value):
+        value = _decoded(value, **place)
+    elif isinstance(value, list | tuple | bytearray) and value:
+        with suppress(TypeError, ValueError):  # a file's bytes as numbers, as JSON may have them
+            value = bytes(value)
     if isinstance(value, bytes) and value:
         return {"bytes": value, "path": None}
     if not isinstance(value, str) or not value:
         raise BadInput("is not a path", remedy="give a path below the image folder", **place, field="image")
     return {"bytes": None, "path": str(find_picture(folders, value, **place))}
+
+
+def _decoded(text: str, **place: Any) -> bytes:
+    """Return the file that a text holds in base64, with or without `data:image/…;base64,` before it."""
+    try:
+        return base64.b64decode("".join(text.removeprefix("data:").rpartition(",")[2].split()), validate=True)
+    except ValueError as error:
+        problem = f"is not whole base64 ({text[:30]}…)"
+        raise BadInput(problem, remedy="write the picture again, or name its file", **place, field="image") from error

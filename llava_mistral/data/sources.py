@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.confined import check_confined
+from llava_mistral.data.csv_text import load
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder, bytes_of
 
@@ -148,15 +149,15 @@ def _loaded(path: Path, config: str | None) -> Any:
         if saved:
             return datasets.load_from_disk(str(path.absolute()))
         if not path.exists():
-            return datasets.load_dataset(str(path), name=config)
+            return load(str(path), name=config)
         # The library tells files by time alone; what is copied over another of the same time would be overlooked.
         cache = {
             "cache_dir": str(Path(datasets.config.HF_DATASETS_CACHE) / "llava_mistral" / f"read-{state_of(path)}")
         }
         builder, options = (None, {}) if path.is_dir() and config else _builder(path)
         if builder is None:
-            return datasets.load_dataset(str(path.absolute()), name=config, **cache)
-        return datasets.load_dataset(builder, **options, **cache)
+            return load(str(path.absolute()), name=config, **cache)
+        return load(builder, **options, **cache)
     except BadInput:
         raise
     except Exception as error:  # datasets has no common error; each of its many means: not a set that loads

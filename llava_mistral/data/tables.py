@@ -61,13 +61,17 @@ def plain_records(table: "Dataset") -> Iterator[dict[str, Any]]:
     """Yield the rows; labels that are kept as numbers by the names they stand for, a shard's fields side by side."""
     from datasets import ClassLabel
 
+    of_words = table.info.builder_name == "csv"  # all of which is text
     labels = {name: kind.names for name, kind in table.features.items() if isinstance(kind, ClassLabel)}
     for record in table:
         for name, names in labels.items():
             record[name] = _label(record, name, names)
         if _KEY in record and isinstance(record.get(_JSON), Mapping):
             record = {**record.pop(_JSON), **record}
-        yield {name: _unpacked(value, _LISTS[name]) if name in _LISTS else value for name, value in record.items()}
+        record = {name: _unpacked(value, _LISTS[name]) if name in _LISTS else value for name, value in record.items()}
+        if of_words and isinstance(record.get("choices"), list) and str(record.get("answer")).strip().isdecimal():
+            record["answer"] = int(record["answer"])  # an index
+        yield record
 
 
 def _label(record: Mapping[str, Any], name: str, names: list[str]) -> Any:

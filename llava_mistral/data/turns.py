@@ -24,6 +24,11 @@ _TOOLS = ("tool_calls", "function_call", "tool_call_id")
 _MARKS = ("train", "training", "trainable", "loss_mask", "mask", "masked", "learn")  # of other trainers
 _PART_PICTURES = ("image", "path", "url", "bytes", "image_url")
 _LEADING = re.compile(rf"(?:{IMAGE_TOKEN}\s*)+")
+# How other models' data says where a picture stands.
+_OTHER_TOKEN = re.compile(
+    r"<\|(?:vision_start|vision_end|image_pad|image(?:_\d+)?|img)\|>|<image[ _]\d+>|<image_(?:pad|placeholder)>"
+    r"|<ImageHere>|\[IMG\]"
+)
 Turn = dict[str, Any]
 Wrong = Callable[..., BadInput]  # (problem, remedy, field=…, kind=…)
 
@@ -86,6 +91,9 @@ def _text_of(said: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
             text += IMAGE_TOKEN + ("" if text.replace(IMAGE_TOKEN, "").strip() else "\n")
             given = [part[key] for key in _PART_PICTURES if part.get(key) is not None]
             pictures += [one.get("url", one) if isinstance(one, Mapping) else one for one in given]
+        elif isinstance(kind, str) and kind != "text":
+            problem = f"turn {index} has a part of type {kind[:20]!r}, not text or image"
+            raise wrong(problem, "give parts of these two types")
         else:
             raise wrong(f"turn {index} is not a text of at most {LONGEST_TEXT:,} characters", "give a text")
     if len(text) > LONGEST_TEXT:
@@ -172,6 +180,10 @@ def _check_order(turns: list[Turn], wrong: Wrong) -> None:
 
 
 def _check_tokens(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) -> None:
+    for index, turn in enumerate(turns if pictures else ()):
+        if turn["role"] == "user" and (found := _OTHER_TOKEN.search(turn["content"])):
+            problem = f"turn {index} has {found[0]!r}, a picture's place in another model's words"
+            raise wrong(problem, f"write {IMAGE_TOKEN} there, or leave it out")
     counts = [turn["content"].count(IMAGE_TOKEN) for turn in turns]
     asked = named_pictures(turns)
     if needed:

@@ -39,6 +39,7 @@ _CONTENT = {
     + ("train", "trainable", "loss_mask", "learn"),
 }
 _MEANT = {name: ours for ours, names in _CONTENT.items() for name in names}
+_WORDS = {"0": 0, "1": 1, "false": False, "true": True}
 _SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
@@ -67,7 +68,10 @@ def unused_fields(record: Mapping[str, Any], form: str, row: Mapping[str, Any], 
         if any(record[key] == record.get(used) for used in _READ[form]):
             continue
         what = "choices" if ours == "choices" else "content of the sample"
-        raise wrong(f"holds {what} and is not used", f"{_remedy(key, ours, form)} --columns {UNUSED}={key}", field=key)
+        problem = f"holds {what} and is not used"
+        if any(key in fields for fields in _READ.values()) and form in ("trl", "messages", "conversations"):
+            problem = f"says something else than {'prompt and completion' if form == 'trl' else form}"
+        raise wrong(problem, f"{_remedy(key, ours, form)} --columns {UNUSED}={key}", field=key)
     return [str(key) for key in left if key not in worded and str(key).lower() not in _MEANT]
 
 
@@ -107,7 +111,7 @@ def is_learned(record: Mapping[str, Any], wrong: Wrong) -> bool:
         BadInput: it is neither.
     """
     for key in ("loss", "weight"):
-        given = record.get(key)
+        given = _WORDS.get(str(record.get(key)).lower(), record.get(key))  # a CSV file has words only
         if given is not None and (not isinstance(given, int | float) or given not in (0, 1)):
             remedy = f"give 1 (learned) or 0 (not learned), or leave it out with --columns {UNUSED}={key}"
             raise wrong(f"is {str(given)[:20]!r}", remedy, field=key)

@@ -42,6 +42,21 @@ class Sample:
         answer = next(place for place, (role, _) in enumerate(turns) if role == "assistant")
         return self.id, tuple(turns[:answer]), tuple(turns[answer:]), tuple(map(pixels, self.pictures))
 
+    def answers(self) -> list[tuple]:
+        """What is asked of it: each answer, the pixels of the pictures named before it, the words of its question."""
+        found, shown, asked = [], 0, ""
+        for role, text in self.turns:
+            if role == "user":
+                shown, asked = shown + text.count("<image>"), text
+            elif role == "assistant":
+                found.append((text, tuple(map(pixels, self.pictures[:shown])), plain(asked)))
+        return found
+
+
+def plain(text: str) -> str:
+    """A text without the places of pictures and without blanks."""
+    return "".join(text.replace("<image>", "").split())
+
 
 def pixels(picture: bytes | Image.Image) -> str:
     """The hash of a picture's size and pixels."""
@@ -66,6 +81,15 @@ def trained(path: Path, **options) -> list[tuple]:
     from llava_mistral.training.recipe import StageArguments
 
     return rows_as_read(decoded(checked_rows(StageArguments(stage="finetune", dataset=str(path), **options))[0]))
+
+
+def answered(path: Path, **options) -> list[tuple]:
+    """What evaluation would ask, as `Sample.answers` has it."""
+    from llava_mistral.evaluation.asking import pictures_of
+    from llava_mistral.evaluation.questions import read_asked
+
+    asked, _ = read_asked(path, **options)
+    return [(one.answer, tuple(map(pixels, pictures_of(one, "real"))), plain(one.question)) for one in asked]
 
 
 def pruned(path: Path, folder: Path, *flags: object) -> Path:
