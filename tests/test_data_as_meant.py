@@ -109,7 +109,7 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
     "a conversation and other choices": (
         TURNS | {"question": "What?", "choices": ["x", "y"], "answer": 1},
         TURNS | {"question": "What?", "answer": "It."},
-        ("question", "says something else than prompt and completion"),
+        ("choices", "says something else than prompt and completion"),
     ),
     "half a record": (
         TURNS | {"weight": 0.5},
@@ -424,7 +424,7 @@ def test_columns_say_what_is_unused_in_files_of_questions_too(tmp_path):
     from llava_mistral.data.scienceqa import read_problems
 
     asked = {"question": "Which?", "choices": ["a", "b"], "answer": 1, "split": "test", "source": "x/99.jpg"}
-    (tmp_path / "problems.json").write_text(json.dumps({"1": asked | {"image": "a.png"}}))
+    (tmp_path / "problems.json").write_text(json.dumps({"1": asked}))
     turns = [ASK | {"value": "Which?\nA. a\nB. b"}, TELL | {"value": "B"}]
     record = {"id": "1", "image": "a.png", "source": "x/99.jpg", "conversations": turns}
     (tmp_path / "llava_test_CQM-A.json").write_text(json.dumps([record]))
@@ -487,10 +487,14 @@ def test_csv_is_read_as_the_text_it_is(tmp_path):
 @pytest.mark.parametrize("cells", [("007", "8"), ("1.50", "2"), ("None", "x"), ("True", "False"), ("1", "")])
 def test_a_metadata_csv_that_would_be_read_as_something_else_is_refused(tmp_path, cells):
     text = "file_name,question,answer\n" + "".join(f"{i}.png,What?,{cell}\n" for i, cell in enumerate(cells))
+    folder = tmp_path / "set" / "train"
+    folder.mkdir(parents=True)
     for index in range(2):
-        (tmp_path / f"{index}.png").write_bytes(random_picture(random.Random(index)))
-    (tmp_path / "metadata.csv").write_text(text)
+        (folder / f"{index}.png").write_bytes(random_picture(random.Random(index)))
+    (folder / "metadata.csv").write_text(text)
     with pytest.raises(BadInput, match="metadata.csv: field answer: holds numbers or words .* write metadata.jsonl"):
-        read_rows(tmp_path)
-    (tmp_path / "metadata.csv").write_text(text.replace(cells[0], "10").replace(",\n", ",3\n").replace("False", "2"))
-    assert read_rows(tmp_path)[0]["completion"][0]["content"] == "10"
+        read_rows(tmp_path / "set")
+    (folder / "metadata.csv").write_text(
+        text.replace(f",{cells[0]}\n", ",10\n").replace(",\n", ",3\n").replace("False", "2")
+    )
+    assert read_rows(tmp_path / "set")[0]["completion"][0]["content"] == "10"
