@@ -29,7 +29,7 @@ def main() -> int | None:
     parser.add_argument("--model", help="a checkpoint folder or a Hub id")
     parser.add_argument("--dataset", help="a ScienceQA folder, a `datasets` folder or a Hub id")
     parser.add_argument("--quick", action="store_true", help="fewer questions and rounds, under a minute")
-    parser.add_argument("--batch_size", type=int, default=32, help="questions asked at once")
+    parser.add_argument("--batch_size", type=int, default=32, help="questions in a batch")
     parser.add_argument("--max_new_tokens", type=int, default=16, help="longest answer")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

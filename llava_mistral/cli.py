@@ -10,6 +10,7 @@ from llava_mistral.ground.command_line import run_verb
 
 VERBS = {
     "prune": "choose the samples that are worth training on",
+    "init": "write a recipe for your data and this machine",
     "build": "join a vision tower and a text model into a checkpoint",
     "train": "train a stage with TRL's SFTTrainer",
     "evaluate": "measure accuracy on ScienceQA, of a checkpoint or of predictions",
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     verb = arguments[0]
     if verb not in VERBS:
         nearest = get_close_matches(verb, VERBS, 1, 0)[0]
-        print(f"llava-mistral: there is no verb {ascii(verb)[1:-1][:80]}; did you mean {nearest}?", file=sys.stderr)
+        print(f"llava-mistral: there is no command {ascii(verb)[1:-1][:80]}; did you mean {nearest}?", file=sys.stderr)
         sys.exit(2)
     run(verb, arguments[1:])
 
@@ -50,5 +51,11 @@ def run(verb: str, arguments: Sequence[str]) -> NoReturn:
 def _help() -> str:
     lines = [f"  {verb:<10}{does}" for verb, does in VERBS.items()]
     return "\n".join(
-        ["usage: llava-mistral VERB [options]", "", *lines, "", "`llava-mistral VERB --help` lists a verb's options."]
+        [
+            "usage: llava-mistral VERB [options]",
+            "",
+            *lines,
+            "",
+            "`llava-mistral VERB --help` lists the options of a command.",
+        ]
     )

@@ -184,7 +184,7 @@ class LlavaMistralConfig(LlavaConfig):
             raise ValueError("text_config.sliding_window null is no window of ministral; give one, or use mistral")
         if self.window is not None and self.window < 1:
             raise ValueError(
-                f"text_config.sliding_window {self.window} is no window; "
+                f"text_config.sliding_window {self.window} is not a valid window; "
                 "give a positive number of tokens, or null for none"
             )
         if vision.image_size % vision.patch_size and TOWERS.get(vision.model_type) != 0:  # SigLIP cuts off: 384 by 14
@@ -265,7 +265,7 @@ def _refuse_sizes(part: str, config) -> None:
     for name in SIZES:
         size = told.get(name)
         if size is not None and (type(size) is not int or size < 1):
-            raise ValueError(f"{part}{name} {size!r} is no size; give a whole number above 0")
+            raise ValueError(f"{part}{name} {size!r} is not a valid size; give a whole number above 0")
     heads, width = told.get("num_attention_heads"), told.get("hidden_size")
     if heads and width and width % heads and not told.get("head_dim"):
         raise ValueError(
@@ -274,7 +274,7 @@ def _refuse_sizes(part: str, config) -> None:
     for name in ("dtype", "torch_dtype"):
         dtype = told.get(name)
         if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
-            raise ValueError(f"{part}{name} {str(dtype)!r} is no type of weights; give one of {', '.join(DTYPES)}")
+            raise ValueError(f"{part}{name} {str(dtype)!r} is not a type of weights; give one of {', '.join(DTYPES)}")
 
 
 def _refuse_text_model(model_type: str) -> None:

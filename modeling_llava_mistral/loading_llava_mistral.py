@@ -58,7 +58,7 @@ class CheckedLoading:
         except Exception as error:
             if type(error).__name__ != "SafetensorError":
                 raise
-            raise ValueError(f"{name}: holds no whole safetensors file ({error}); download it again") from error
+            raise ValueError(f"{name}: holds no complete safetensors file ({error}); download it again") from error
         kinds = ("mismatched_keys",) if output_loading_info else ("missing_keys", "unexpected_keys", "mismatched_keys")
         for kind in kinds:
             if keys := sorted(map(str, info.get(kind) or ())):
@@ -135,9 +135,9 @@ def _refuse_types(path: str) -> None:
         entries = [(name, dict(entry)) for name, entry in json.loads(header, object_pairs_hook=list)]
         types = {name: entry["dtype"] for name, entry in entries if name != "__metadata__"}
         if len(dict(entries)) < len(entries):
-            raise ValueError("a name is there twice, and others would read the last")
+            raise ValueError("a name occurs twice, and others would read the last")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: is no whole safetensors file ({error}); download it again") from error
+        raise ValueError(f"{path}: is not a complete safetensors file ({error}); download it again") from error
     for name, dtype in types.items():
         if dtype not in FLOATS and not name.endswith("position_ids"):
             raise ValueError(f"{path}: weight {name[:80]} is stored as {dtype}, no type of weights; save it anew")

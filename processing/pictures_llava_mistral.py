@@ -1,8 +1,8 @@
 """One picture in any form becomes the pixels that training and evaluation see of it, or is refused.
 
-The first frame, upright by its EXIF orientation, as RGB: an alpha channel is dropped, grey of 16 bits is scaled to 8
-by its high byte. The library by itself clips 16 bits to white, puts transparent pixels on white, and scales floats
-twice.
+The first frame, upright by its EXIF orientation, as RGB: an alpha channel is dropped, grey of more than 8 bits is
+divided by the power of 4 that its brightest pixel needs to fit (10, 12, 14 or 16 bits keep their shades). The library
+by itself clips 16 bits to white, puts transparent pixels on white, and scales floats twice.
 """
 
 import base64
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS += tuple(name for name, part in (("AVIF", "avif"), ("JPEG2000", "jpg_2000")) if features.check(part))
 MOST_PIXELS = 64_000_000  # of a file; four bytes each when decoded
 MOST_IN_MEMORY = 100_000_000  # engines size their memory by a picture of 10,000 x 10,000
 MOST_SIDE = 16_384  # padded to a square that is a GB of pixels
@@ -60,14 +61,14 @@ def as_rgb(picture) -> Image.Image:
         raise
     except Exception as error:  # Pillow has no common error
         if isinstance(picture, bytes | bytearray):
-            raise ValueError(f"{type(picture).__name__} is no picture that can be read; {TAKEN}") from error
+            raise ValueError(f"{type(picture).__name__} is not a picture that can be read; {TAKEN}") from error
         name = f" {str(picture)[:80]!r}" if isinstance(picture, str | Path) else ""
         why = " ".join(str(getattr(error, "strerror", None) or error).split())[:120] or type(error).__name__
         raise ValueError(f"the picture{name} cannot be read ({why}); {TAKEN}") from error
 
 
 def check_form(picture) -> None:
-    """Refuse what is no picture in any form, without opening it, and addresses: who asks would choose what this
+    """Refuse what is not a picture in any form, without opening it, and URLs: a client would choose what this
     machine connects to.
 
     Raises:
@@ -87,7 +88,7 @@ def check_form(picture) -> None:
     elif picture is not None and not isinstance(
         picture, Image.Image | np.ndarray | torch.Tensor | Path | bytes | bytearray
     ):
-        raise ValueError(f"{type(picture).__name__} is no picture; {TAKEN}")
+        raise ValueError(f"{type(picture).__name__} is not a picture; {TAKEN}")
 
 
 def _bytes_of(picture) -> bytes:
@@ -101,7 +102,7 @@ def _bytes_of(picture) -> bytes:
             raise ValueError(f"{str(picture)[:200]!r} has more than {MOST_BYTES:,} bytes; make it smaller")
         return Path(picture).read_bytes()
     if not isinstance(picture, str):
-        raise ValueError(f"{type(picture).__name__} is no picture; {TAKEN}")
+        raise ValueError(f"{type(picture).__name__} is not a picture; {TAKEN}")
     try:
         data = picture.split(",", 1)[1] if picture.startswith("data:") else picture
         return base64.b64decode("".join(data.split()), validate=True)
@@ -124,14 +125,25 @@ def _check_size(picture: Image.Image) -> Image.Image:
 
 
 def _converted(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("I", "F"):
-        pixels = np.asarray(picture)
-        if not ((pixels >= 0) & (pixels <= 255) & (pixels == np.round(pixels))).all():
-            raise ValueError(f"a picture of mode {picture.mode} holds other numbers than 0 to 255; save it as 8 bits")
-        return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    if picture.mode.startswith(("I", "F")):
+        picture = Image.fromarray(_scaled(np.asarray(picture)))
     return picture.convert("RGB")
+
+
+def _scaled(pixels: np.ndarray) -> np.ndarray:
+    """Return numbers of more than 8 bits as uint8; floats of 0 to 1 are multiplied by 255.
+
+    Raises:
+        ValueError: one is negative or not finite.
+    """
+    if not np.isfinite(pixels).all() or pixels.min() < 0:
+        raise ValueError("the picture has pixels below 0, or that are no number; scale it to 0 to 255")
+    most = pixels.max()
+    bits = max(8, int(most).bit_length() + int(most).bit_length() % 2)
+    if pixels.dtype.kind != "f":
+        return (pixels >> (bits - 8)).astype(np.uint8)
+    scale = 255 if most <= 1 else 1 / (1 << (bits - 8))
+    return (pixels * np.float32(scale) + np.float32(0.5)).clip(0, 255).astype(np.uint8)
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
@@ -141,22 +153,22 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
             raise ValueError(f"an array of {pixels.shape} may have its channels first or last; give a PIL picture")
         pixels = np.moveaxis(pixels, 0, 2)
     if pixels.ndim not in (2, 3) or not pixels.size or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
-        raise ValueError(f"an array of {pixels.shape} is no picture; give height, width and 1, 3 or 4 channels")
+        raise ValueError(f"an array of {pixels.shape} is not a picture; give height, width and 1, 3 or 4 channels")
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     pixels = pixels[..., :3] if pixels.ndim == 3 else pixels
     low, high = pixels.min(), pixels.max()
     if pixels.dtype == np.uint8:
         eight = pixels
-    elif pixels.dtype == bool or (pixels.dtype.kind == "f" and low >= 0 and high <= 1):
-        eight = np.round(pixels.astype(np.float64) * 255)
-    elif pixels.dtype == np.uint16:
-        eight = pixels >> 8
+    elif pixels.dtype == bool:
+        eight = pixels * np.uint8(255)
+    elif pixels.dtype == np.uint16 or (pixels.dtype.kind == "f" and low >= 0 and high <= 1):
+        eight = _scaled(pixels)
     elif pixels.dtype.kind in "iuf" and low >= 0 and high <= 255 and (pixels == np.round(pixels)).all():
         eight = pixels
     else:
         raise ValueError(
-            f"an array of {pixels.dtype} from {low:.4g} to {high:.4g} is no picture; give 0 to 255 as uint8, 16 bits "
-            "as uint16, or floats from 0 to 1"
+            f"an array of {pixels.dtype} from {low:.4g} to {high:.4g} is not a picture; give 0 to 255 as uint8, 16 "
+            "bits as uint16, or floats from 0 to 1"
         )
     return np.ascontiguousarray(eight.astype(np.uint8))
 

@@ -180,7 +180,7 @@ class LlavaMistralProcessor(LlavaProcessor):
 
         if not isinstance(chat, list | tuple) or not chat:
             raise ValueError(
-                "the conversation is no list of messages, or an empty one; give [{'role': 'user', 'content': …}, …]"
+                "the conversation is not a list of messages, or is empty; give [{'role': 'user', 'content': …}, …]"
             )
         for index, message in enumerate(chat):
             role = message.get("role") if isinstance(message, dict) else None

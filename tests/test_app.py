@@ -95,14 +95,14 @@ def test_earlier_pictures_and_words_stay_in_the_conversation(chat, picture):
 
 def test_an_upload_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
-    with pytest.raises(BadInput, match=r"notes.png: .*is no picture"):
+    with pytest.raises(BadInput, match=r"notes.png: .*is not a picture"):
         app.conversation({"text": "", "files": [str(tmp_path / "notes.png")]}, [])
 
 
 @pytest.mark.parametrize(
     ("files", "revision", "said"),
     [
-        ([], None, "is no checkpoint"),
+        ([], None, "is not a checkpoint"),
         (["adapter_config.json"], None, "holds no safetensors"),
         (["config.json"], "main", "a folder has no revisions"),
     ],
@@ -208,7 +208,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, checkpoint):
             (["me/absent"], "the Hub shows no model me/absent"),
             (["a--b"], "neither a folder nor a Hub id"),
             (["me/model", "--revision", "v9"], "has no revision 'v9'"),
-            (["me/model", "--max_new_tokens", "0"], "0 tokens are no answer"),
+            (["me/model", "--max_new_tokens", "0"], "0 tokens are too few for an answer"),
         ):
             done = run_app(hub, tmp_path / "home", *arguments)
             assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

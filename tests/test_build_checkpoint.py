@@ -108,7 +108,7 @@ NAN = weight(lambda held: held.fill_(float("nan")), "model.norm.weight")
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (raw(lambda whole: whole[:-9]), "model.safetensors: is no whole safetensors file"),
+        (raw(lambda whole: whole[:-9]), "model.safetensors: is not a complete safetensors file"),
         (text("config.json", "{"), "config.json: is not valid JSON"),
         (settings(num_hidden_layers="2"), "num_hidden_layers"),
         (weight(lambda held: None, "model.norm.weight"), "1 weights are missing, first model.norm.weight"),

@@ -233,7 +233,7 @@ def test_a_file_system_without_locks_is_said_and_no_hindrance(tmp_path, monkeypa
     monkeypatch.setattr(fcntl, "flock", refuse)
     with output_lock(tmp_path):
         (tmp_path / "checkpoint").touch()
-    assert "this file system knows no locks" in capsys.readouterr().err
+    assert "this file system has no locks" in capsys.readouterr().err
 
 
 def test_what_a_library_makes_of_a_full_disk_is_said_plainly(tmp_path, monkeypatch):

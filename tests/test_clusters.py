@@ -82,9 +82,9 @@ def test_every_cluster_gives_the_same(blobs, tmp_path):
         (("--drop_outliers", 1), "--drop_outliers 1.0 is not a share from 0 to below 1"),
         (("--drop_outliers", -0.1), "is not a share"),
         (("--drop_outliers", 0.5, "--size", 106), "106 of 105 samples cannot be picked"),
-        (("--clusters", 3), "--clusters has no say in --method farthest, only in --method clusters"),
+        (("--clusters", 3), "--clusters has no effect with --method farthest, only with --method clusters"),
         (("--method", "clusters", "--clusters", 0), "--clusters 0 is below 1"),
-        (("--method", "clusters", "--within", "skill"), "--within has no say in --method clusters"),
+        (("--method", "clusters", "--within", "skill"), "--within has no effect with --method clusters"),
         (("--method", "random", "--drop_outliers", 0.1), "only in --method farthest or clusters"),
     ],
 )

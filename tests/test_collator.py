@@ -204,6 +204,8 @@ def test_a_picture_stands_where_its_token_stands_and_else_before_the_first_quest
         return [part.get("text", part["type"]) for part in turns[asked - 1]["content"]]
 
     assert first_user(say("system", "Be brief."), say("user", "what?")) == ["image", "what?"]
+    spoken_of = say("system", f"{token} is a word here.")
+    assert first_user(spoken_of, say("user", "what?")) == ["image", "what?"]
     assert first_user(say("user", f"{token}\nwhat?")) == ["image", "what?"]
     assert first_user(say("user", f"what is {token} here?")) == ["what is ", "image", " here?"]
     assert first_user({"role": "user", "content": [{"type": "text", "text": "what?"}, image]}) == ["what?", "image"]

@@ -55,7 +55,7 @@ def test_questions_in_words_need_no_choices(tmp_path):
 def test_an_empty_answer_in_words_is_named_or_skipped(tmp_path):
     rows = [{"question": "What is it?", "answer": said} for said in ("A square.", "  ", "A circle.")]
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "set")
-    with pytest.raises(BadInput, match="set: record 1: field answer: is empty or no text"):
+    with pytest.raises(BadInput, match="set: record 1: field answer: is empty or is not text"):
         read_rows(tmp_path / "set")
     bad = BadSamples("skip", 0.4)
     assert read_rows(tmp_path / "set", bad=bad)["id"] == ["0", "2"] and bad.listed[0]["record"] == "1"
@@ -67,7 +67,7 @@ def test_an_empty_answer_in_words_is_named_or_skipped(tmp_path):
         ("question=query", "there is no column 'query'; use one of q, options, label, answer, img, ability"),
         ("question=q,answer=q", "the column 'q' stands for two things"),
         ("query=q", "'query' is unknown; use question, choices"),
-        ("question", "'question' is no pair; write question=their_column"),
+        ("question", "'question' is not of the form name=column; write question=their_column"),
         ("question=q,question=label", "names one thing twice"),
     ],
 )

@@ -40,7 +40,7 @@ def test_the_command_lists_its_verbs_and_names_the_nearest():
     done = run_apart("-m", "llava_mistral", "--help")
     assert all(f"\n  {verb} " in done.stdout for verb in VERBS) and not done.stderr
     assert run_apart("-m", "llava_mistral", "eval", code=2).error == (
-        "llava-mistral: there is no verb eval; did you mean evaluate?"
+        "llava-mistral: there is no command eval; did you mean evaluate?"
     )
 
 

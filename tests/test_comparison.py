@@ -137,8 +137,8 @@ def test_the_verb_writes_comparison_chart_and_report(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["a"], "one model is no comparison"),
-        (["x=a", "x=b"], "one model is no comparison"),
+        (["a"], "one model cannot be compared"),
+        (["x=a", "x=b"], "one model cannot be compared"),
         (["a", "absent"], "absent: holds no summary.json"),
         (["a", "fewer"], "about different questions"),
         (["a", "b", "--output", "a"], "holds something else"),

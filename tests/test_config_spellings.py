@@ -130,5 +130,5 @@ def test_shard_sizes_as_the_library_takes_them(text, size):
 
     assert shard_size(text) == size
     for none in ("0.0000001MB", "MB", "1.5.2GB", "-1MB", "5PB", ""):
-        with pytest.raises(BadInput, match="no size"):
+        with pytest.raises(BadInput, match="not a valid size"):
             shard_size(none)

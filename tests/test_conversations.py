@@ -61,7 +61,7 @@ def test_a_record_without_a_picture_has_an_empty_list(tmp_path):
 def test_several_conversations_about_one_picture_keep_apart(tmp_path):
     other = record(ASK, {"from": "gpt", "value": "It is red."})
     assert read_rows(write(tmp_path, [record(ASK, TELL), other]))["id"] == ["1", "1~2"]
-    with pytest.raises(BadInput, match="record 1: field id: is there twice"):
+    with pytest.raises(BadInput, match="record 1: field id: occurs twice"):
         read_rows(write(tmp_path, [record(ASK, TELL), record(ASK, TELL)]))
 
 
@@ -73,7 +73,7 @@ def test_several_conversations_about_one_picture_keep_apart(tmp_path):
         ("/etc/hostname", "is outside of"),
         ("00/red\0.png", "is outside of"),
         (5, "not a path"),
-        ("é" * 300, "is no path (File name too long)"),
+        ("é" * 300, "is not a path (File name too long)"),
     ],
 )
 def test_a_picture_that_is_no_file_below_the_folder_is_refused(tmp_path, image, says):

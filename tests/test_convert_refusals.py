@@ -96,13 +96,13 @@ def other_model(folder: Path) -> None:
     ("spoil", "said"),
     [
         (spoil_index, "which is outside of its folder"),
-        (cut, "is no whole safetensors file"),
+        (cut, "is not a complete safetensors file"),
         (drop, "1 weights are missing, first model.multi_modal_projector.linear_1.bias"),
         (shorten, "weight lm_head.weight is ["),
-        (other_model, "'gpt2' is no LLaVA"),
+        (other_model, "'gpt2' is not a LLaVA model"),
         (stored_as("int8"), "linear_2.weight is stored as I8"),
-        (settings(text_config__hidden_size=0), "text_config.hidden_size 0 is no size"),
-        (pickled_list, "is no pickle of weights alone (list)"),
+        (settings(text_config__hidden_size=0), "text_config.hidden_size 0 is not a valid size"),
+        (pickled_list, "is not a pickle of weights only (list)"),
     ],
 )
 def test_a_damaged_source_is_refused_and_nothing_is_written(stage0, tmp_path, spoil, said):
@@ -126,7 +126,7 @@ def test_a_linear_projector_has_no_llava_hf_form(tmp_path, vision_folder, mistra
 
 @pytest.mark.parametrize("size", ["5 bananas", "0GB", "-1", ""])
 def test_a_shard_size_that_is_none_is_refused(stage0, tmp_path, size):
-    assert "no size" in refused(stage0, tmp_path / "out", "plugin", f"--max_shard_size={size}")
+    assert "not a valid size" in refused(stage0, tmp_path / "out", "plugin", f"--max_shard_size={size}")
 
 
 @pytest.mark.slow

@@ -40,6 +40,67 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
         TURNS | {"images": ["a.png", "b.png"]},
         ("images", "has pictures in image and in images"),
     ),
+    "a second picture elsewhere": (
+        TURNS | {"image": "a.png", "after": "b.png"},
+        TURNS | {"image": "a.png", "file_name": "images/a.png", "image_url": "https://a.example/b.png"},
+        ("after", "carries pictures and is not used; map it with --columns images=after"),
+    ),
+    "base64 elsewhere": (
+        {"question": "q", "answer": "a", "photo": "iVBORw0KGgoAAAANSUhEUg"},
+        {"question": "q", "answer": "a", "photo": "a house"},
+        ("photo", "carries pictures and is not used"),
+    ),
+    "an address elsewhere": (
+        {"question": "q", "answer": "a", "photo": {"url": "https://a.example/b.jpg?size=3"}},
+        {"question": "q", "answer": "a", "photo": {"url": "https://a.example/"}},
+        ("photo", "carries pictures and is not used"),
+    ),
+    "pictures beside a turn's words": (
+        {"messages": [TURNS["prompt"][0] | {"images": ["a.png"]}, *TURNS["completion"]]},
+        {"messages": [*TURNS["prompt"], *TURNS["completion"]], "images": ["a.png"]},
+        ("messages", "turn 0 has pictures in images"),
+    ),
+    "a picture of the assistant's": (
+        {"messages": [*TURNS["prompt"], {"role": "assistant", "content": [{"type": "image", "image": "a.png"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}, *TURNS["completion"]]},
+        ("messages", "turn 1 has a picture, and is no question"),
+    ),
+    "a call of a tool": (
+        {"messages": [*TURNS["prompt"], TURNS["completion"][0] | {"tool_calls": [{"name": "f"}]}]},
+        {"messages": [*TURNS["prompt"], TURNS["completion"][0] | {"tool_calls": None, "name": "it"}]},
+        ("messages", "turn 1 has tool_calls"),
+    ),
+    "tools": (TURNS | {"tools": [{"name": "f"}]}, TURNS | {"tools": []}, ("tools", "names tools")),
+    "another trainer's mark": (
+        {"messages": [*TURNS["prompt"], TURNS["completion"][0] | {"train": False}]},
+        {"messages": [*TURNS["prompt"], TURNS["completion"][0] | {"weight": 1}]},
+        ("messages", "turn 1 is marked by train"),
+    ),
+    "choices under another name": (
+        {"question": "q", "options": ["x", "y"], "answer": "B"},
+        {"question": "q", "answer": "B", "options": []},
+        ("options", "holds choices and is not used; map it with --columns choices=options"),
+    ),
+    "choices as text": (
+        {"question": "q", "options": "(A) x (B) y", "answer": "B"},
+        {"question": "q", "choices": ["x", "y"], "answer": "B"},
+        ("options", "holds choices and is not used"),
+    ),
+    "a column a choice": (
+        {"question": "q", "A": "x", "B": "y", "answer": "B"},
+        {"question": "q", "A": None, "B": None, "answer": "B"},
+        ("A", "holds a choice and is not used; give them as a list in choices"),
+    ),
+    "a letter that is another choice's text": (
+        {"question": "q", "choices": ["B", "A"], "answer": "A"},
+        {"question": "q", "choices": ["A", "B"], "answer": "A"},
+        ("answer", "'A' may mean several choices; give the index"),
+    ),
+    "two choices of one text": (
+        {"question": "q", "choices": ["x", "x"], "answer": "x"},
+        {"question": "q", "choices": ["x", "x"], "answer": 1},
+        ("answer", "'x' may mean several choices; give the index"),
+    ),
     "nobody answers": (
         TURNS | {"completion": [{"role": "user", "content": "secret"}]},
         TURNS,
@@ -49,7 +110,7 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
     "nothing learned": (
         {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"loss": False}]},
         {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"loss": True}]},
-        ("messages", "has no answer that is learned"),
+        ("messages", "has no answer to learn"),
     ),
     "half a weight": (
         {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"weight": 0.5}]},
@@ -64,7 +125,7 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
     "unanswered picture": (
         {"image": "a.png", "conversations": [ASK, TELL, ASK]},
         {"image": "a.png", "conversations": [ASK, TELL, TELL | {"from": "human"}]},
-        ("conversations", "turn 2 names a picture, and nobody answers"),
+        ("conversations", "turn 2 names a picture, but no answer follows"),
     ),
     "system later": (
         {"messages": [*TURNS["prompt"], {"role": "system", "content": "s"}, *TURNS["completion"]]},
@@ -110,7 +171,7 @@ def test_the_same_words_about_other_pictures_are_other_samples(tmp_path):
     table.cast_column("images", List(Image())).save_to_disk(tmp_path / "set")
     bad = BadSamples("skip", 0.5)
     assert read_rows(tmp_path / "set", bad=bad)["id"] == ["cam", "cam~2"]
-    assert [one["problem"] for one in bad.listed] == ["is there twice"]
+    assert [one["problem"] for one in bad.listed] == ["occurs twice"]
 
 
 def test_ids_that_look_numbered_do_not_collide(tmp_path):

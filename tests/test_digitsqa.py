@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,7 @@ def problems(built):
 @pytest.fixture
 def small(monkeypatch):
     """Sizes at which a set is built in a fraction of a second."""
-    for split, size in (("train", 90), ("val", 28), ("test", 28)):
+    for split, size in (("train", 90), ("val", 26), ("test", 26)):
         monkeypatch.setitem(digitsqa.SPLIT_SIZES, split, size)
     monkeypatch.setattr(digitsqa, "ALIGNMENT_SIZE", 30)
 
@@ -91,7 +90,7 @@ def test_a_digit_cannot_be_read_without_looking(problems):
 def test_a_letter_says_nothing_of_its_answer(problems):
     """Choices are shuffled: among questions with as many choices, every letter is right about as often."""
     train = [problem for problem in problems if problem.split == "train"]
-    for number in (2, 3, 4):
+    for number in (2, 3):
         letters = Counter(problem.answer for problem in train if len(problem.choices) == number)
         assert len(letters) == number
         share = sum(letters.values()) / number
@@ -113,7 +112,7 @@ def test_no_wording_that_the_text_decides_is_in_two_splits(problems):
         if problem.image_needed is not True:
             said = hashlib.sha256(f"{problem.hint}\n{problem.question}".encode()).hexdigest()
             wordings.setdefault(said, set()).add(problem.split)
-    assert len(wordings) > 500
+    assert len(wordings) > 400
     assert all(len(splits) == 1 for splits in wordings.values())
 
 
@@ -145,15 +144,14 @@ LEAST_SIZES = digitsqa.SPLIT_SIZES
 TRUTH = {  # what is right, worked out from the digits in the picture alone
     "read_digit": lambda draft: str(draft.digits[0]),
     "parity": lambda draft: ("even", "odd")[draft.digits[0] % 2],
-    "larger_of_two": lambda draft: "left" if draft.digits[0] > draft.digits[1] else "right",
     "side_digit": lambda draft: str(draft.digits["right?" in draft.question]),
     "middle_digit": lambda draft: str(draft.digits[1]),
-    "is_it": lambda draft: "yes" if draft.question[:-1].split()[-1] == NAMES[draft.digits[0]] else "no",
-    "count_in_strip": lambda draft: str(draft.digits.count(NAMES.index(draft.question.split()[4]))),
     "spell": lambda draft: NAMES[draft.digits[0]],
     "rhyme": lambda draft: digitsqa_questions.RHYMES[draft.digits[0]],
     "calendar_leaf": lambda draft: str(draft.digits[0] + 1),
-    "votes": lambda draft: "red" if draft.digits[0] > draft.digits[1] else "blue",
+    "side_parity": lambda draft: ("even", "odd")[draft.digits[" right " in draft.question] % 2],
+    "end_digit": lambda draft: str(draft.digits[2 if " third " in draft.question else 0]),
+    "votes": lambda draft: str(draft.digits["blue" in draft.question]),
     "house_number": lambda draft: "south" if draft.digits[0] % 2 else "north",
     "upside_down": lambda draft: "yes" if draft.turned else "no",
     "letters_in_word": lambda draft: str(len(NAMES[draft.digits[0]])),
@@ -167,16 +165,6 @@ def test_the_answer_follows_from_the_digits_drawn(name):
         draft = make(random.Random(seed))
         assert draft.answer == TRUTH[name](draft), draft
         assert draft.choices.count(draft.answer) == 1
-
-
-def test_text_only_sums_are_right(problems):
-    sums = [(p, re.search(r"(\d) ([-+]) (\d)", p.question)) for p in problems if not p.has_image]
-    sums = [(problem, found) for problem, found in sums if found]
-    assert len(sums) > 50
-    for problem, found in sums:
-        left, right = int(found[1]), int(found[3])
-        truth = left + right if found[2] == "+" else left - right
-        assert problem.choices[problem.answer] == str(truth)
 
 
 def test_choices_are_distinct_and_the_answer_is_one_of_them(problems):
@@ -300,7 +288,7 @@ def test_the_same_seed_gives_the_same_bytes(small, tmp_path):
 
 def test_another_command_line_says_what_it_wrote(small, tmp_path):
     done = run_here(digitsqa.main, "--output", tmp_path / "set")
-    assert done.stdout == f"{tmp_path / 'set'}: 90 train, 28 val, 28 test, 30 alignment, 180 instructions\n"
+    assert done.stdout == f"{tmp_path / 'set'}: 90 train, 26 val, 26 test, 30 alignment, 180 instructions\n"
 
 
 def test_an_occupied_folder_is_left_alone(tmp_path):

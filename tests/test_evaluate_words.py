@@ -176,7 +176,7 @@ def test_texts_for_other_rows_are_refused_or_counted(monkeypatch, tmp_path, word
 
 def test_answers_in_words_have_no_likelihood(monkeypatch, tmp_path, words, checkpoint):
     arguments = ["--model", checkpoint, "--dataset", words, "--columns", COLUMNS, "--scoring", "likelihood"]
-    with pytest.raises(BadInput, match="field scoring: answers in words have no letters"):
+    with pytest.raises(BadInput, match="field scoring: free-text answers have no letters"):
         evaluate(monkeypatch, *arguments)
 
 

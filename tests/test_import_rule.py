@@ -140,7 +140,7 @@ def test_only_training_imports_trl_and_peft():
         if imported(parse(path)) & {"trl", "peft"}:
             used = {node.id for node in ast.walk(parse(path)) if isinstance(node, ast.Name)} & {"trl", "peft"}
             warms_up = path == PACKAGE / "commands" / "study.py" and not used
-            loads = path == PACKAGE / "publishing" / "verification.py" and "trl" not in imported(parse(path))
+            loads = path == PACKAGE / "publishing" / "receiving.py" and "trl" not in imported(parse(path))
             trains = path == PACKAGE / "commands" / "train.py" or path.is_relative_to(PACKAGE / "training")
             assert warms_up or loads or trains, name(path)
 

@@ -72,5 +72,5 @@ def test_a_record_without_an_end_is_not_read_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr("llava_mistral.data.json_records.CHUNK", 8)
     monkeypatch.setattr("llava_mistral.data.json_records.LONGEST_RECORD", 100)
     (tmp_path / "data.json").write_text('[{"id": 1}, {"id": "' + "x" * 10_000)
-    with pytest.raises(BadInput, match="record 1: is no whole record within 100 characters"):
+    with pytest.raises(BadInput, match="record 1: is not a complete record within 100 characters"):
         streamed(tmp_path / "data.json")

@@ -167,4 +167,6 @@ def test_stage2_starts_from_a_finished_stage1_only(trainee, whole, stage0, rows_
     assert first.result() == whole["pretrain"][1]
     second.killed(at=r"os\.mkdir \.partial$")
     second.run()
-    assert second.result()["model.safetensors"] == whole["finetune"][1]["model.safetensors"]
+    undisturbed = Trainee(first.warm, "finetune", first.output, rows_file, tmp_path / "undisturbed")
+    undisturbed.run()
+    assert second.result()["model.safetensors"] == undisturbed.result()["model.safetensors"]

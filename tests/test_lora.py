@@ -175,6 +175,7 @@ def test_a_merged_adapter_is_a_complete_checkpoint_with_the_same_logits(stage1, 
         "generation_config.json",
         "model.safetensors",
         "configuration_llava_mistral.py",
+        "loading_llava_mistral.py",
         "modeling_llava_mistral.py",
     }
     before, after = (json.loads((source / "config.json").read_text()) for source in (stage1, tmp_path))

@@ -70,12 +70,12 @@ CHATS = {  # the chat, its legal neighbour, what is said
         "message 1: field content: a picture cannot come from assistant; put it into a user's message",
     ),
     "G4 only its place": ([user({"type": "image"}, WORDS)], ASKED, "Found 1 <image> tokens in the text but no images"),
-    "G6 no message": ([], ASKED, "the conversation is no list of messages, or an empty one; give [{'role': 'user'"),
-    "G6 one of two": ([ASKED, []], [ASKED, ASKED], "the conversation is no list of messages, or an empty one"),
-    "G6 None": (None, ASKED, "the conversation is no list of messages, or an empty one"),
+    "G6 no message": ([], ASKED, "the conversation is not a list of messages, or is empty; give [{'role': 'user'"),
+    "G6 one of two": ([ASKED, []], [ASKED, ASKED], "the conversation is not a list of messages, or is empty"),
+    "G6 None": (None, ASKED, "the conversation is not a list of messages, or is empty"),
     "G8 None": ([user(shown(None), WORDS)], ASKED, "message 0: field image: the picture is None; give a picture"),
-    "G8 number": ([user(shown(5), WORDS)], ASKED, "message 0: field image: int is no picture; give a PIL picture"),
-    "G8 bytes": ([user(shown(b"x"), WORDS)], ASKED, "message 0: field image: bytes is no picture"),
+    "G8 number": ([user(shown(5), WORDS)], ASKED, "message 0: field image: int is not a picture; give a PIL picture"),
+    "G8 bytes": ([user(shown(b"x"), WORDS)], ASKED, "message 0: field image: bytes is not a picture"),
     "G8 address": ([user(shown(ADDRESS), WORDS)], ASKED, f"message 0: field image: the picture {ADDRESS!r} is"),
     "G8 url": ([*ASKED, user({"type": "image", "url": ADDRESS.upper()})], ASKED, "message 1: field image: the"),
     "G8 OpenAI's": (
@@ -99,7 +99,8 @@ def test_what_is_no_chat_is_refused_by_message_and_field(processor, stock, by_it
 
 @pytest.mark.case("G8", "refused")
 @pytest.mark.parametrize(
-    ("images", "said"), [([None], "is None"), (5, "int is no picture"), (ADDRESS, "address"), ([[ADDRESS]], "address")]
+    ("images", "said"),
+    [([None], "is None"), (5, "int is not a picture"), (ADDRESS, "address"), ([[ADDRESS]], "address")],
 )
 def test_pictures_that_are_none_are_refused_without_a_chat(processor, monkeypatch, images, said):
     monkeypatch.setattr(socket.socket, "connect", None)

@@ -29,7 +29,7 @@ class Case:
 
 
 FOREIGN = {name: f"else/where--{value}" for name, value in make.AUTO_MAP.items()}
-NO_FILE = "is no whole safetensors file"
+NO_FILE = "is not a complete safetensors file"
 LFS = make.text(".gitattributes", "*.safetensors filter=lfs diff=lfs merge=lfs -text")
 WEIGHTS = {
     "D1": Case(make.then(make.sharded, make.remove(make.SHARD)), f"names {make.SHARD}, which is absent", make.sharded),
@@ -70,16 +70,22 @@ CONFIGS = {
     "E3 none": Case(make.settings(model_type=...), "model_type", make.settings(architectures=...)),
     "E4 zero": Case(
         make.settings(text_config__hidden_size=0),
-        "text_config.hidden_size 0 is no size",
+        "text_config.hidden_size 0 is not a valid size",
         make.settings(hidden_size=32),
     ),
     "E4 negative": Case(
         make.settings(vision_config__hidden_size=-8), "vision_config.hidden_size -8", make.settings(hidden_size=16)
     ),
-    "E4 text": Case(make.settings(text_config__hidden_size="32"), "hidden_size '32' is no size", make.settings()),
-    "E4 patches of zero": Case(make.settings(vision_config__patch_size=0), "patch_size 0 is no size", make.settings()),
+    "E4 text": Case(
+        make.settings(text_config__hidden_size="32"), "hidden_size '32' is not a valid size", make.settings()
+    ),
+    "E4 patches of zero": Case(
+        make.settings(vision_config__patch_size=0), "patch_size 0 is not a valid size", make.settings()
+    ),
     "E5": Case(
-        make.settings(text_config__num_hidden_layers=-1), "num_hidden_layers -1 is no size", make.settings(layers=-1)
+        make.settings(text_config__num_hidden_layers=-1),
+        "num_hidden_layers -1 is not a valid size",
+        make.settings(layers=-1),
     ),
     "E6 of the tower": Case(
         make.settings(vision_config__num_attention_heads=3),

@@ -95,7 +95,11 @@ FILES = {  # the file, its legal neighbour, what is said
     "A11 number": (b"[3]", LIST, "record 0: is not an object; use LLaVA's form"),
     "A11 null": (LIST[:-1] + b", null]", LIST, "record 1: is not an object; use LLaVA's form"),
     "A12 missing": (text(GOOD, other(id=...)), text(GOOD, other()), "record 1: field id: is missing"),
-    "A12 boolean": (text(GOOD, other(id=True)), text(GOOD, other(id=1)), "record 1: field id: is missing or no text"),
+    "A12 boolean": (
+        text(GOOD, other(id=True)),
+        text(GOOD, other(id=1)),
+        "record 1: field id: is missing or is not text",
+    ),
     "A15 narrator": (
         text(talk({"from": "narrator", "value": "Be brief."}, ASK, TELL)),
         text(talk({"from": "system", "value": "Be brief."}, ASK, TELL)),
@@ -142,13 +146,13 @@ def test_a_byte_order_mark_is_accepted(world, by_itself):
 
 
 UNUSABLE = {  # the record, its legal neighbour, the field, what is said
-    "A13 twice": (GOOD, other(), "id", "is there twice"),
+    "A13 twice": (GOOD, other(), "id", "occurs twice"),
     "A14 missing": (other(conversations=...), other(), "conversations", "is missing"),
     "A14 empty": (talk(), other(), "conversations", "is missing"),
     "A16 gpt first": (talk(TELL, ASK), other(), "conversations", "turn 0 is from 'gpt', not from 'human'"),
     "A17 questions": (talk(ASK, ASK), talk(ASK, TELL), "conversations", "turn 1 is from 'human'"),
-    "A18 null": (talk(ASK, TELL | {"value": None}), other(), "conversations", "turn 1 is no text"),
-    "A18 number": (talk(ASK | {"value": 5}, TELL), other(), "conversations", "turn 0 is no text"),
+    "A18 null": (talk(ASK, TELL | {"value": None}), other(), "conversations", "turn 1 is not a text"),
+    "A18 number": (talk(ASK | {"value": 5}, TELL), other(), "conversations", "turn 0 is not a text"),
     "A18 blank": (talk(ASK, TELL | {"value": " "}), other(), "conversations", "turn 1 is empty"),
     "A19 token alone": (other(image=...), other(), "conversations", "1 <image> tokens and 0 pictures"),
     "A20 picture alone": (talk(TELL | {"from": "human"}, TELL), other(), "conversations", "0 <image> tokens"),

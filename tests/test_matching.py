@@ -69,7 +69,7 @@ def test_a_pattern_finds_the_answer_in_a_text():
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("fuzzy", "'fuzzy' is unknown; use exact, normalised, numeric"), ("regex:(", "is no regular expression")],
+    [("fuzzy", "'fuzzy' is unknown; use exact, normalised, numeric"), ("regex:(", "is not a regular expression")],
 )
 def test_an_unknown_rule_is_refused(name, said):
     with pytest.raises(BadInput, match=said):

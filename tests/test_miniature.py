@@ -19,7 +19,8 @@ TEMPLATE = (CHAT_TEMPLATES / "mistral_instruct.jinja").read_text(encoding="utf-8
 
 @pytest.fixture(scope="module")
 def documents():
-    return text_documents(2400, 4, seed=3)
+    letters, mixed = text_documents(200, 2200, 4, seed=3)
+    return letters + mixed
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_each_seed_has_a_tower_and_a_text_model_of_its_own(tmp_path, monkeypatch
     (tmp_path / "data").mkdir()
     digitsqa.build(tmp_path / "data")
     config = ComponentsConfig.from_yaml(recipe_file("miniature/components"))
-    config = replace(config, clip_epochs=1, clip_batch_size=32, text_documents=160)
+    config = replace(config, clip_epochs=1, clip_batch_size=32, letter_documents=64, text_documents=160)
     weights = {}
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         make_components(tmp_path / "data", replace(config, seed=seed), tmp_path / name)

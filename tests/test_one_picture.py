@@ -24,6 +24,11 @@ def with_alpha() -> Image.Image:
     return picture
 
 
+def deep(kind: str, bits: int) -> Image.Image:
+    """Grey of so many bits in numbers of a `kind`, as scanners and microscopes write it."""
+    return Image.fromarray((GREY / 255 * (2**bits - 1)).astype(kind))
+
+
 def turned() -> bytes:
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
@@ -43,6 +48,15 @@ FILES = {
     "grey.png": lambda: encoded(Image.fromarray(GREY), "PNG"),
     "grey16.png": lambda: encoded(Image.fromarray(GREY.astype("uint16") * 257), "PNG"),
     "grey16.tif": lambda: encoded(Image.fromarray(GREY.astype("uint16") * 257), "TIFF"),
+    **{
+        f"{kind} of {bits} bits.{end}": lambda kind=kind, bits=bits, end=end: encoded(deep(kind, bits), end)
+        for kind, end in (("uint16", "PNG"), ("uint16", "TIFF"), ("int32", "TIFF"), ("float32", "TIFF"))
+        for bits in (9, 10, 12, 14, 16)
+    },
+    "floats.TIFF": lambda: encoded(Image.fromarray((GREY / 255).astype("float32")), "TIFF"),
+    "floats to 255.TIFF": lambda: encoded(Image.fromarray(GREY * np.float32(0.99)), "TIFF"),
+    "RGB.avif": lambda: encoded(rgb(), "AVIF"),
+    "RGB.jp2": lambda: encoded(rgb(), "JPEG2000"),
     "RGBA.png": lambda: encoded(with_alpha(), "PNG"),
     "grey-alpha.png": lambda: encoded(with_alpha().convert("LA"), "PNG"),
     "palette.gif": lambda: encoded(rgb().convert("P"), "GIF"),
@@ -72,7 +86,7 @@ def forms(data: bytes, path) -> dict:
         "base64": {"base64": text},
         "data url": {"url": f"data:image/png;base64,{text}"},
     }
-    if picture.mode not in ("P", "1", "LA") and upright:
+    if picture.mode not in ("P", "1", "LA", "I", "F") and upright:
         given["array"] = {"image": np.asarray(picture)}
     return given
 
@@ -141,16 +155,16 @@ REFUSED = {
     "floats beyond": (GREY.astype("float32") * 2.5, "give 0 to 255 as uint8"),
     "NaN": (np.full((8, 8), np.nan), "give 0 to 255 as uint8"),
     "below 0": (GREY.astype("int16") - 9, "give 0 to 255 as uint8"),
-    "two channels": (np.zeros((8, 8, 2), "uint8"), "is no picture"),
+    "two channels": (np.zeros((8, 8, 2), "uint8"), "is not a picture"),
     "channels at both ends": (np.zeros((3, 8, 3), "uint8"), "channels first or last"),
-    "one row": (np.zeros(8, "uint8"), "is no picture"),
+    "one row": (np.zeros(8, "uint8"), "is not a picture"),
     "too long": (Image.new("RGB", (20_000, 1)), "20000 x 1 pixels"),
     "too long a file": (encoded(Image.new("L", (20_000, 1)), "PNG"), "20000 x 1 pixels"),
     "too wide for its square": (Image.new("L", (17_000, 100)), "17000 x 100 pixels"),
     "too many pixels": (encoded(Image.new("1", (8_100, 8_000)), "PNG"), "8100 x 8000 pixels"),
-    "floats in a TIFF": (encoded(Image.fromarray((GREY / 255).astype("float32")), "TIFF"), "save it as 8 bits"),
-    "cut short": (FILES["RGB.png"]()[:-20], "is no picture|cannot be read"),
-    "no picture": (b"x", "bytes is no picture"),
+    "a TIFF below 0": (encoded(Image.fromarray(GREY - np.float32(9)), "TIFF"), "scale it to 0 to 255"),
+    "cut short": (FILES["RGB.png"]()[:-20], "is not a picture|cannot be read"),
+    "no picture": (b"x", "bytes is not a picture"),
     "absent": ("/nowhere/picture.png", "neither a picture's file nor base64"),
 }
 

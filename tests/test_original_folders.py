@@ -116,7 +116,7 @@ def test_prompts_of_an_original_folder_have_the_originals_token_ids(shared, tmp_
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"mm_vision_tower": "no/where"}, "vision tower no/where is not to be had"),
+        ({"mm_vision_tower": "no/where"}, "vision tower no/where cannot be loaded"),
         ({"mm_projector_type": "mlp3x_gelu"}, "'mlp3x_gelu' is not supported; use linear or mlp2x_gelu"),
         ({"image_aspect_ratio": "anyres_max_9"}, "'anyres_max_9' is not supported"),
         ({"mm_patch_merge_type": "maxpool2x2"}, "'maxpool2x2' is not supported"),

@@ -33,7 +33,7 @@ def test_every_marker_is_tried():
 @pytest.mark.case("S28", "refused")
 def test_a_folder_with_a_file_of_the_right_name_is_not_taken_for_ours(tmp_path, made_by):
     (tmp_path / made_by).write_text(json.dumps(STRANGERS[made_by]))
-    with pytest.raises(BadInput, match="was not written by this verb"):
+    with pytest.raises(BadInput, match="was not written by this command"):
         check_output_folder(tmp_path, made_by)
 
 
@@ -59,7 +59,7 @@ def test_an_output_that_holds_something_of_the_users_is_not_replaced(tmp_path, s
     made(verb, tmp_path / "out", tmp_path, stage0)
     (tmp_path / "out" / "notes").mkdir()
     (tmp_path / "out" / "notes" / "mine.txt").write_text("mine")
-    with pytest.raises(BadInput, match="notes/mine.txt, which this verb does not write"):
+    with pytest.raises(BadInput, match="notes/mine.txt, which this command does not write"):
         check_output_folder(tmp_path / "out", "manifest.json" if verb == "prune" else "config.json")
 
 
@@ -67,4 +67,21 @@ def test_a_trained_checkpoint_is_not_replaced_by_another_verb(tmp_path, stage0):
     shutil.copytree(stage0, tmp_path / "trained")
     (tmp_path / "trained" / "run.json").write_text("{}")
     arguments = (build.main, "--vision", "v", "--llm", "m", "--output", tmp_path / "trained")
-    assert "run.json, which this verb does not write" in run_here(*arguments, code=2).stderr
+    assert "run.json, which this command does not write" in run_here(*arguments, code=2).stderr
+
+
+def test_an_output_folder_that_holds_what_is_read_is_not_replaced(tmp_path, stage0):
+    """Pruning a pruned set into its own folder would leave the smaller set alone; links lead to the same folder."""
+    made("prune", tmp_path / "out", tmp_path, stage0)
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for source, output in (("out", "out"), ("out/data", "out"), ("link", "out"), ("out", "link")):
+        arguments = ("--dataset", tmp_path / source, "--method", "random", "--size", 1, "--output", tmp_path / output)
+        said = run_here(prune.main, *arguments, code=2).stderr
+        assert f"field output: holds {tmp_path / source}, which is read, and would be replaced" in said
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["counts"]["kept"] == 3
+    run_here(
+        prune.main, "--dataset", tmp_path / "out", "--method", "random", "--size", 1, "--output", tmp_path / "new"
+    )
+    shutil.copytree(stage0, tmp_path / "mine")
+    said = run_here(convert.main, tmp_path / "mine", tmp_path / "mine", "--to", "plugin", code=2).stderr
+    assert "which is read, and would be replaced" in said

@@ -125,8 +125,8 @@ def test_tokens_are_counted_where_workers_collate(stage0, mixed_rows, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"padding_free": "True"}, "field padding_free: has no place here; leave it out: packed, which is on"),
-        ({"packing": "yes"}, "field packing: has no place here; leave it out: packed, which is on by default"),
+        ({"padding_free": "True"}, "field padding_free: is not allowed here; leave it out: packed, which is on"),
+        ({"packing": "yes"}, "field packing: is not allowed here; leave it out: packed, which is on by default"),
         (
             {"train_sampling_strategy": "group_by_length", "packed": "True"},
             "'group_by_length' has no effect on packed",

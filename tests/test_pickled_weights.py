@@ -38,7 +38,7 @@ def test_a_pickle_is_never_opened_instead_of_weights(stage0, rows_file, tmp_path
         make.refused_by_training(bad, rows_file, tmp_path / "out"),
     ):
         assert f"{bad}: " in said and "holds no *.safetensors file" in said
-    assert "is no pickle of weights alone" in run_here(main, bad, tmp_path / "out", "--to", "plugin", code=2).error
+    assert "is not a pickle of weights only" in run_here(main, bad, tmp_path / "out", "--to", "plugin", code=2).error
     for auto in ("AutoModelForImageTextToText", "AutoModel"):
         with pytest.raises(OSError, match="safetensors"):
             getattr(transformers, auto).from_pretrained(bad, trust_remote_code=True)

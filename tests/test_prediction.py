@@ -172,7 +172,7 @@ def test_pictures_that_are_absent_or_broken_are_named(tmp_path):
         pictures_of(problem, "real")[0]
     (tmp_path / "page.png").write_text("<html>")
     broken = Problem("7", "Which?", ("one", "two"), 0, image=tmp_path / "page.png", has_image=True)
-    with pytest.raises(BadInput, match="page.png: record 7: field image: .*page.png is no JPEG, PNG"):
+    with pytest.raises(BadInput, match="page.png: record 7: field image: .*page.png is not a JPEG, PNG"):
         pictures_of(broken, "real")[0]
 
 

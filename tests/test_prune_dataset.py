@@ -273,7 +273,7 @@ BAD = {
     "too many to keep all": (["--method", "full", "--size", 25], "the full pool has 24 samples, not 25"),
     "too many that need it": (["--method", "principles", "--size", 20], "20 samples cannot be picked"),
     "too many far apart": (["--method", "farthest", "--embeddings", "whole.npy", "--size", 25], "25 of 24 samples"),
-    "an option of another method": (["--within", "skill"], "--within has no say in --method random"),
+    "an option of another method": (["--within", "skill"], "--within has no effect with --method random"),
     "no thread": (["--method", "farthest", "--embeddings", "whole.npy", "--threads", 0], "--threads 0 is below 1"),
     "no such device": (
         ["--method", "farthest", "--embeddings", "whole.npy", "--device", "abacus"],
@@ -318,7 +318,7 @@ def test_a_broken_picture_stops_the_run_and_leaves_the_old_output(prune, science
     before = contents(tmp_path / "out")
     (broken / "images/train/4/image.png").write_bytes(b"<html>")
     done = prune(*given, check=2)
-    assert "record 4: field image: " in done.stderr and "4/image.png is no JPEG, PNG" in done.stderr
+    assert "record 4: field image: " in done.stderr and "4/image.png is not a JPEG, PNG" in done.stderr
     assert contents(tmp_path / "out") == before
 
 
@@ -349,7 +349,7 @@ def test_two_rows_of_one_id_are_refused(prune, tmp_path):
     (tmp_path / "set").mkdir()
     Dataset.from_dict({"id": ["a", "a"], "images": [[], []], **turns}).to_parquet(tmp_path / "set/train.parquet")
     done = prune("--dataset", tmp_path / "set", "--method", "full", "--output", tmp_path / "out", check=2)
-    assert "record 1: field id: is there twice" in done.stderr
+    assert "record 1: field id: occurs twice" in done.stderr
 
 
 def test_bad_input_is_told_at_once(tmp_path):

@@ -39,7 +39,7 @@ def test_a_share_is_of_all_samples_and_verifies(tmp_path):
     assert json.loads((out / "manifest.json").read_text())["recipe"]["size"] == 0.25
     assert "byte for byte" in run_here(main, "--verify", out).stdout
     few = ("--dataset", data, "--method", "random", "--size", "1%", "--output", tmp_path / "few")
-    assert "1 % of 24 samples is none; give a larger share" in run_here(main, *few, code=2).error
+    assert "1 % of 24 samples is less than one sample; give a larger share" in run_here(main, *few, code=2).error
 
 
 @pytest.mark.parametrize("method", ["principles", "random", "farthest"])

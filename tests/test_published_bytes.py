@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tests.support.tiny_publications import png, save_dataset
-from tests.test_staging import prepare, with_gps
+from tests.support.tiny_publications import png, prepare, save_dataset, with_gps
 
 
 def save_pruned(folder, pictures=None, **spoil):

@@ -88,7 +88,7 @@ def test_another_base_than_the_one_it_was_trained_on_is_noticed(hub, trained, tm
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     push(hub, tmp_path / "home", "model", other, "owner/other", "--no_verify")
     said = push(hub, tmp_path / "home", "model", trained[1], "owner/lost", "--base_model", "owner/other", code=1)
-    assert "owner/other with the published adapter answers otherwise than the folders do" in said
+    assert "owner/other with the published adapter answers differently from the folder" in said
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected"])

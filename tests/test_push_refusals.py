@@ -73,7 +73,7 @@ def test_a_checkpoint_that_does_not_load_whole_is_refused_before_anything_is_wri
     ("arguments", "environment", "said"),
     [
         (["model", "absent", "owner/name"], {}, "the folder does not exist"),
-        (["model", ".", "owner/name"], {}, "is no checkpoint"),
+        (["model", ".", "owner/name"], {}, "is not a checkpoint"),
         (["model", ".", "a--b/c"], {}, "no repository name"),
         (["model", ".", "owner/name"], {"HF_TOKEN": ""}, "hf auth login"),
         (["model", ".", "owner/name"], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
@@ -150,10 +150,10 @@ def test_each_kind_has_its_own_help(kind):
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        ("model", ["--base_model", "./nowhere"], "field base_model: './nowhere' is no Hub id"),
-        ("model", ["--dataset", "/data/rows"], "field dataset: '/data/rows' is no Hub id"),
-        ("model", ["--ask", "notes.png", "What is it?"], "notes.png is no JPEG"),
-        ("dataset", ["--split", "a/b"], "field split: 'a/b' is no name for a split"),
+        ("model", ["--base_model", "./nowhere"], "field base_model: './nowhere' is not a Hub id"),
+        ("model", ["--dataset", "/data/rows"], "field dataset: '/data/rows' is not a Hub id"),
+        ("model", ["--ask", "notes.png", "What is it?"], "notes.png is not a JPEG"),
+        ("dataset", ["--split", "a/b"], "field split: 'a/b' is not a valid name for a split"),
         ("dataset", ["--license", "unknown"], "nothing says under which licence"),
     ],
 )
@@ -169,9 +169,9 @@ def test_an_option_that_would_spoil_the_card_or_the_proof_is_refused_first(tmp_p
 
 
 def test_a_page_that_leans_on_the_project_installed_here_does_not_pass(tmp_path, monkeypatch):
-    from llava_mistral.publishing import verification
+    from llava_mistral.publishing import receiving
 
     (tmp_path / "app.py").write_text("import numpy  # installed here, as the project may be\n")
-    monkeypatch.setattr(verification, "_download", lambda *_: tmp_path)
+    monkeypatch.setattr(receiving, "_download", lambda *_: tmp_path)
     with pytest.raises(SystemExit, match="does not start: ModuleNotFoundError: No module named 'numpy'"):
-        verification._space({"repo_id": "a/b", "commit": "c", "files": {}})
+        receiving._space({"repo_id": "a/b", "commit": "c", "files": {}})

@@ -58,7 +58,7 @@ def test_a_model_arrives_bit_for_bit_and_answers(hub, checkpoint, tmp_path, xet)
     assert download(hub, tmp_path / "other", "owner/name", revision=revision) / "x" != received  # the tag is there
 
     snippet = said[said.rindex("from transformers import pipeline") :].strip().splitlines()
-    assert len(snippet) == 6
+    assert len(snippet) == 8 and snippet[6:] == ["", f"{hub.url}/owner/name"]
     assert 'revision="' in snippet[2]
     commit = snippet[2].split('revision="')[1].split('"')[0]
     assert commit == received.name

@@ -92,7 +92,7 @@ def test_two_weights_in_a_byte_are_counted_as_two(model):
     ("flags", "said"),
     [
         (QLORA, "field load_in_4bit: bitsandbytes is not installed; pip install '.[qlora]'"),
-        ({"load_in_4bit": "True"}, "field load_in_4bit: weights of 4 bits cannot be trained; add --use_peft"),
+        ({"load_in_4bit": "True"}, "field load_in_4bit: 4-bit weights cannot be trained; add --use_peft"),
     ],
 )
 def test_qlora_that_cannot_be_is_one_line(flags, said, stage0, rows_file, tmp_path):
@@ -110,7 +110,7 @@ def test_without_a_gpu_qlora_is_refused_before_weights_are_read():
 
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
-    with pytest.raises(BadInput, match="field load_in_4bit: weights of 4 bits need a GPU; use a machine"):
+    with pytest.raises(BadInput, match="field load_in_4bit: 4-bit weights need a GPU; use a machine"):
         load_options(StageArguments(load_in_4bit=True))
     assert load_options(StageArguments()) == {}
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from llava_mistral.evaluation import reading as forms_of
+from llava_mistral.evaluation.other_readers import READERS, llava_rule, lmms_eval_rule, read_by_each
 from llava_mistral.evaluation.reading import (
     EMPTY,
     LETTER,
@@ -14,10 +14,7 @@ from llava_mistral.evaluation.reading import (
     SEVERAL,
     STATED,
     forms,
-    llava_rule,
-    lmms_eval_rule,
     read_answer,
-    read_by_each,
     reading,
 )
 
@@ -41,6 +38,7 @@ SECOND = {
         '"B"',
         "'B'",
     ]
+    + ["B．", "（B）", "Ｂ", "B。", "«B»", "「B」", "B</s>", "<think>A? No.</think>B", "B", "[B]."]
     + ["B!", "$B$", "\\text{B}", "\\textbf{B}", "<answer>B</answer>"],
     LETTER_AND_TEXT: ["B. arid", "B: arid", "B) arid", "(B) arid", "B - arid", "B – arid", "b. arid", "(b) arid"]
     + [
@@ -57,6 +55,9 @@ SECOND = {
         "B\nExplanation",
         "B\n\nExplanation: it is dry.",
         "B. arid\n\nNot so the polar air.",
+        "B arid",
+        "B = arid",
+        "B）arid",
     ],
     STATED: ["The answer is B.", "The answer is B", "The answer is b.", "The answer is (B).", "The answer is **B**."]
     + ['The answer is "B".', "The answer is: B", "The correct answer is (B).", "The correct option is B."]
@@ -76,8 +77,34 @@ SECOND = {
     ]
     + ["Option B is right because A is too cold.", "A is too cold. C is too wet. The answer is B.", "Answer - B"]
     + ["The answer is B.\n\nExplanation: arid is dry and polar is cold."]
+    + ["The answer must be B.", "The answer should be (B).", "The answer is probably B.", "Answer = B", "My answer: B"]
+    + [
+        "答案：B",
+        "答案是B。",
+        "Réponse : B",
+        "La respuesta es B.",
+        "Antwort: B",
+        '{"answer": "B"}',
+        "The answer is 'B'.",
+    ]
+    + [
+        "Option C is wrong, so B",
+        "A is too cold, so B.",
+        "Therefore, B.",
+        "Hence B",
+        "So, B is correct.",
+        "It must be B.",
+    ]
+    + [
+        "I think B.",
+        "I'd go with B.",
+        "B because it is dry.",
+        "B because A is wet.",
+        "Arid is the answer.",
+        "It's arid.",
+    ]
     + ["It is dry there.\nAnswer: B", "It is dry there, so \\boxed{B}."],
-    OWN_TEXT: ["arid", "Arid.", "ARID"],
+    OWN_TEXT: ["**arid**", '"Arid"', "arid!", "arid", "Arid.", "ARID"],
 }
 UNREAD = {
     EMPTY: ["", " ", "**", '""'],
@@ -112,6 +139,9 @@ UNREAD = {
     ]
     + ["B. tropical", "A. arid climate", "Answer: A, B", "Answer: A or B", "Answer: A\nAnswer: B", "**A**, **B**"]
     + ["The answer is A, B, or C.", "The answer is A or B.", "The answer is A and B.", "The answer is (A) or (B)."]
+    + ["B. False", "B: no", "It must be A, so B", "So A, so B", "C, so B", "A because it is hot, B because it is dry"]
+    + ["A, because it is hot.\nB, because it is dry.", "A、B", "A，B", "（A）（B）", "答案：A、B", "I think A or B"]
+    + ["The answer must be A or B.", '{"answer": ["A", "B"]}', "The answer should be B, but it is A."]
     + ["The answer is A/B.", "The answer is A: tropical or B: arid", "\\boxed{A} or \\boxed{B}"]
     + ["The answer is A. So, the answer is B.", "The answer is A. The answer is A.", "B. The answer is A."]
     + ["The answer is B. Next question. The answer is B."]
@@ -228,4 +258,4 @@ def test_reading_takes_time_in_proportion_to_the_text(piece):
 
 def test_every_pattern_is_of_this_table():
     assert {LETTER, LETTER_AND_TEXT, STATED, OWN_TEXT} == SECOND.keys() and {EMPTY, NONE, SEVERAL} == UNREAD.keys()
-    assert set(forms_of.READERS) == {"ours", "LLaVA", "lmms-eval"}
+    assert set(READERS) == {"ours", "LLaVA", "lmms-eval"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_mistral.publishing import verification
+from llava_mistral.publishing import receiving, verification
 from tests.support.hub_here import CARD, TOKEN, WEIGHTS, hub_here, save_files, send
 
 STATUSES = [429, 500, 502, 503, 504]
@@ -25,7 +25,7 @@ def published(hub, tmp_path):
 
 
 def receive(published) -> None:
-    folder = verification._download(published.repo_id, published.commit, published.files, "model")
+    folder = receiving._download(published.repo_id, published.commit, published.files, "model")
     assert hashlib.sha256((folder / "model.safetensors").read_bytes()).digest() == hashlib.sha256(WEIGHTS).digest()
     assert (folder / "README.md").read_bytes() == CARD
 
@@ -92,7 +92,7 @@ def test_for_ever_ends_within_a_minute_at_the_real_patience(hub, published, meth
 @pytest.mark.case("H5", "survived")
 @pytest.mark.parametrize("route", ["tree", pytest.param("resolve", marks=pytest.mark.slow)])
 def test_a_stall_on_the_way_back_is_given_up_and_asked_again(hub, published, monkeypatch, route):
-    monkeypatch.setattr(verification, "TIMEOUT", 0.5)
+    monkeypatch.setattr(receiving, "TIMEOUT", 0.5)
     hub.add_fault(route=route, delay=15)
     started = time.monotonic()
     receive(published)
@@ -106,7 +106,7 @@ def test_a_file_that_is_gone_is_named(published):
 
 
 def test_no_error_holds_the_token(hub, published, monkeypatch):
-    monkeypatch.setattr(verification, "PATIENCE", 0)
+    monkeypatch.setattr(receiving, "PATIENCE", 0)
     hub.add_fault(route="resolve", status=403, message=f"no right for Bearer {TOKEN}", times=0)
     with pytest.raises(SystemExit) as left:
         receive(published)

@@ -61,21 +61,21 @@ CASES = {
         (f"{TRAIN} --learning_rate 1e-5x", "field learning_rate: invalid float value: '1e-5x'"),
         (f"{TRAIN} --max_grad_norm nan", "field max_grad_norm: nan is out of range"),
         (f"{PRUNE} --necessity nan", "--necessity nan is not between 0 and 1"),
-        (f"{PRUNE} --max_bad_samples nan", "field max_bad_samples: nan is no share; give 0 to 1"),
-        (f"{PUSH} --timeout inf", "field timeout: inf s is no time to wait"),
+        (f"{PRUNE} --max_bad_samples nan", "field max_bad_samples: nan is not a share; give 0 to 1"),
+        (f"{PUSH} --timeout inf", "field timeout: inf s is not a valid time-out"),
     ],
     "F6": [
         (f"{TRAIN} --per_device_train_batch_size 0", "field per_device_train_batch_size: 0 is out of range"),
         (f"{TRAIN} --per_device_eval_batch_size 0", "field per_device_eval_batch_size: 0 is out of range"),
         (f"{ASK} --batch_size 0", "--batch_size 0 is not positive; give 1 or more"),
         (f"{COMPARE} --batch_sizes 4 0", "--batch_sizes 0 is not positive; give 1 or more"),
-        (f"{CHAT} --max_new_tokens 0", "field max_new_tokens: 0 tokens are no answer; give 1 or more"),
+        (f"{CHAT} --max_new_tokens 0", "field max_new_tokens: 0 tokens are too few for an answer; give 1 or more"),
     ],
     "F7": [
-        *((f"publish model {{base}} {name}", f"'{name}' is no repository name")
+        *((f"publish model {{base}} {name}", f"'{name}' is not a repository name")
           for name in ("a--b", "..", "../x", "x/y/z", LONG, "o/n.git")),
         ("publish model {base} name", "'name' names no owner; use OWNER/NAME"),
-        ("publish space x/y/z o/n", "'x/y/z' is no repository name"),
+        ("publish space x/y/z o/n", "'x/y/z' is not a repository name"),
         ("chat x/y/z", "field MODEL: 'x/y/z' is neither a folder nor a Hub id"),
     ],
     "F8": [
@@ -83,18 +83,18 @@ CASES = {
         for verb in (PUSH, "publish dataset {base} o/n", SPACE)
     ],
     "F9": [
-        (f"{TRAIN} --resume_from_checkpoint {place}", "field resume_from_checkpoint: has no place here; leave it out")
+        (f"{TRAIN} --resume_from_checkpoint {place}", "field resume_from_checkpoint: is not allowed here; leave it")
         for place in ("{full}", "{file}", "True")
     ],
     "F10": [
         (f"{TRAIN} --use_peft", "field use_peft: stage 1 trains the projector in full and has no use for LoRA"),
         (f"{TRAIN} --lora_r 8", "field lora_r: has no effect without LoRA; add --use_peft or leave it out"),
-        (f"{TRAIN} --load_in_4bit", "field load_in_4bit: weights of 4 bits cannot be trained"),
-        (f"{TRAIN} --packing True", "field packing: has no place here; leave it out: packed, which is on by default"),
-        (f"{TRAIN} --max_length 64", "field max_length: has no place here; leave it out: cutting a row would cut"),
-        (f"{TRAIN} --push_to_hub", "field push_to_hub: has no place here; leave it out, and publish"),
+        (f"{TRAIN} --load_in_4bit", "field load_in_4bit: 4-bit weights cannot be trained"),
+        (f"{TRAIN} --packing True", "field packing: is not allowed here; leave it out: packed, which is on"),
+        (f"{TRAIN} --max_length 64", "field max_length: is not allowed here; leave it out: cutting a row would cut"),
+        (f"{TRAIN} --push_to_hub", "field push_to_hub: is not allowed here; leave it out, and publish"),
         (f"{ASK} --predictions {{predictions}}", "argument --predictions: not allowed with argument --model"),
-        (f"{PRUNE} --stratified", "--stratified has no say in --method full, only in --method random"),
+        (f"{PRUNE} --stratified", "--stratified has no effect with --method full, only with --method random"),
     ],
 }  # fmt: skip
 LINES = [

@@ -183,7 +183,7 @@ def test_weights_spread_over_processes_are_not_asked_by_one(tmp_path, monkeypatc
     monkeypatch.setattr(sample_answers, "is_sharded", lambda: True)
     samples = object.__new__(sample_answers.SampleAnswers)
     samples.ask(None, 7, {})
-    assert capsys.readouterr().err == "step 7: no sample answers, because FSDP and ZeRO spread the weights\n"
+    assert capsys.readouterr().err == "step 7: no sample answers, because FSDP and ZeRO shard the weights\n"
 
 
 def test_tensorboard_gets_curves_answers_and_pictures(stage0, rows_file, held_out, tmp_path):
@@ -235,7 +235,7 @@ def test_an_absent_tensorboard_names_its_extra(monkeypatch):
 
     recipe = recipe_of(stage="finetune", report_to="tensorboard")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"pip install 'llava-mistral\[reports\]', or use --report_to none"):
+    with pytest.raises(BadInput, match=r"pip install '\.\[reports\]', or use --report_to none"):
         check_reports(recipe)
 
 

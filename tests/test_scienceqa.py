@@ -199,6 +199,22 @@ def test_a_cqm_file_tells_question_choices_hint_and_answer(tmp_path):
     )
 
 
+def test_a_second_picture_that_nobody_would_look_at_is_refused_in_both_files(tmp_path):
+    cqm, problems = tmp_path / "llava_test_CQM-A.json", tmp_path / "problems.json"
+    for more, field in (({"images": ["1.png"]}, "images"), ({"map": "2.png"}, "map"), ({"image": ["1.png"]}, "image")):
+        cqm.write_text(json.dumps([CQM | more]))
+        with pytest.raises(BadInput, match=f"field {field}: carries pictures and is not used"):
+            read_problems(cqm)
+    for more, field in (({"images": ["1.png"]}, "images"), ({"image": "1.png", "map": {"path": "2.png"}}, "map")):
+        problem = {"question": "q", "choices": ["a", "b"], "answer": 1, "split": "test"} | more
+        problems.write_text(json.dumps({"1": problem}))
+        with pytest.raises(BadInput, match=f"record 1: field {field}: carries pictures and is not used"):
+            read_problems(problems)
+    problem |= {"image": "1.png", "map": None, "file": "1.png"}
+    problems.write_text(json.dumps({"1": problem}))
+    assert read_problems(problems)[0].has_image
+
+
 def test_malformed_cqm_records_are_refused(tmp_path):
     path = tmp_path / "llava_test_CQM-A.json"
     human, gpt = CQM["conversations"]
@@ -206,7 +222,7 @@ def test_malformed_cqm_records_are_refused(tmp_path):
         path.write_text(json.dumps([CQM | {"conversations": conversations}]))
         assert "record 0: field conversations" in refusal(read_problems, path)
     path.write_text(json.dumps([CQM, CQM]))
-    assert "record 5: field id: is there twice" in refusal(read_problems, path)
+    assert "record 5: field id: occurs twice" in refusal(read_problems, path)
 
 
 @needs_real

@@ -83,7 +83,7 @@ PATHS = {  # case: the picture a record names, its legal neighbour, what is said
     "S7": (
         lambda rows: written(rows, "x.png", b"\x7fELF no picture"),
         lambda rows: written(rows, "x.exe"),
-        "is no JPEG",
+        "is not a JPEG",
     ),
 }
 

@@ -229,7 +229,10 @@ def test_loading_a_saved_window_warns_of_nothing(tmp_path, caplog):
             {"layer_types": [FULL[0], SLIDING[0]]},
             "mixes full_attention and sliding_attention, which Mistral and LLaMA",
         ),
-        ({"sliding_window": 0}, "sliding_window 0 is no window; give a positive number of tokens, or null for none"),
+        (
+            {"sliding_window": 0},
+            "sliding_window 0 is not a valid window; give a positive number of tokens, or null for none",
+        ),
     ],
 )
 def test_a_window_that_cannot_be_is_refused(changes, said):

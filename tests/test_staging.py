@@ -9,11 +9,10 @@ import pytest
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.publishing import licences, staging
-from llava_mistral.publishing.dataset_publication import prepare_dataset
 from llava_mistral.publishing.parquet import clean_png
 from llava_mistral.publishing.scanning import scan_folder
 from tests.support.malformed import stored_as
-from tests.support.tiny_publications import FORBIDDEN, png, save_checkpoint, save_dataset, with_gps
+from tests.support.tiny_publications import FORBIDDEN, png, prepare, save_checkpoint, save_dataset, with_gps
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +121,17 @@ def config(**fields):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (drop("config.json"), "is no checkpoint"),
+        (drop("config.json"), "is not a checkpoint"),
         (drop("model.safetensors"), "model.safetensors is missing"),
-        (write("config.json", "{"), "is no JSON"),
+        (write("config.json", "{"), "is not JSON"),
         (write("config.json", "[]"), "holds no JSON object"),
         (config(model_type=None), "names no model"),
         (config(auto_map={"AutoModel": "else/where--modeling_x.X"}), "another repository"),
         (config(auto_map={"AutoModel": "modeling_x.X"}), "modeling_x.py, which is not in the folder"),
-        (write("model.safetensors", "version https://git-lfs.github.com/spec/v1"), "no whole safetensors"),
-        (write("model.safetensors", ""), "no whole safetensors"),
-        (write("model.safetensors", '\x08\0\0\0\0\0\0\0{"w": 1}'), "no whole safetensors"),
-        (write("model.safetensors", "\x02\0\0\0\0\0\0\0[]"), "no whole safetensors"),
+        (write("model.safetensors", "version https://git-lfs.github.com/spec/v1"), "not a complete safetensors"),
+        (write("model.safetensors", ""), "not a complete safetensors"),
+        (write("model.safetensors", '\x08\0\0\0\0\0\0\0{"w": 1}'), "not a complete safetensors"),
+        (write("model.safetensors", "\x02\0\0\0\0\0\0\0[]"), "not a complete safetensors"),
         (
             write("model.safetensors.index.json", '{"weight_map": {"w": "../../secret"}}'),
             "outside of its folder",
@@ -141,7 +140,7 @@ def config(**fields):
             only(write("model.safetensors.index.json", '{"weight_map": {"w": "model-00001-of-00002.safetensors"}}')),
             "model-00001-of-00002.safetensors, which is absent",
         ),
-        (write("model.safetensors.index.json", "{}"), "no index of shards"),
+        (write("model.safetensors.index.json", "{}"), "not an index of shards"),
         (stored_as("int8"), "linear_2.weight is stored as I8"),
     ],
 )
@@ -155,7 +154,7 @@ def test_a_cut_weight_file_is_refused(copy, tmp_path):
     data = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").unlink()
     (copy / "model.safetensors").write_bytes(data[:-1])
-    with pytest.raises(BadInput, match="no whole safetensors"):
+    with pytest.raises(BadInput, match="not a complete safetensors"):
         stage(copy, tmp_path)
 
 
@@ -261,12 +260,6 @@ def test_every_usual_mode_keeps_its_pixels(mode):
         assert after.convert("RGBA").tobytes() == expected.convert("RGBA").tobytes()
 
 
-def prepare(folder, tmp_path, **options):
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    return prepare_dataset(folder, "owner/name", workspace, **options)
-
-
 def test_rows_leave_with_their_config_and_a_manifest_of_plain_names(tmp_path):
     made = save_dataset(tmp_path / "made", pictures=[with_gps()], input={"name": "/home/somebody/digits", "rows": 50})
     files = prepare(made, tmp_path).files(None)
@@ -292,11 +285,11 @@ def test_two_preparations_of_the_same_folder_are_the_same_bytes(tmp_path):
     [
         ({"kept": ["one"]}, "manifest keeps 1"),
         ({"files": {"data/train-00000-of-00001.parquet": "ab" * 32}}, "not the file its manifest was written for"),
-        ({"method": "../x"}, "no name for a config"),
-        ({"method": None}, "no name for a config"),
+        ({"method": "../x"}, "not a valid name for a config"),
+        ({"method": None}, "not a valid name for a config"),
         ({"license": None}, "state it with --license"),
         ({"recipe": {"note": "see /home/somebody/x"}}, "manifest.json holds a local path"),
-        ({"pictures": [b"<html>not a picture</html>"]}, "record 0: field images: the picture is no JPEG"),
+        ({"pictures": [b"<html>not a picture</html>"]}, "record 0: field images: the picture is not a JPEG"),
     ],
 )
 def test_a_dataset_that_cannot_be_published_is_refused(tmp_path, manifest, said):

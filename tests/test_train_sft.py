@@ -165,7 +165,7 @@ def test_text_only_batches_train(stage0, tmp_path):
         ("--learning_rate", "-1", "field learning_rate: -1.0 is out of range"),
         ("--per_device_train_batch_size", "0", "field per_device_train_batch_size: 0 is out of range"),
         ("--row_tokens", "0", "field row_tokens: 0 is out of range"),
-        ("--packing", "True", "field packing: has no place here; leave it out: packed, which is on by default"),
+        ("--packing", "True", "field packing: is not allowed here; leave it out: packed, which is on by default"),
         ("--train_sampling_strategy", "sequential", "field train_sampling_strategy: 'sequential' has no effect on"),
         ("--learning_rat", "1", "field learning_rat: there is no such flag; did you mean --learning_rate?"),
         (

@@ -23,7 +23,7 @@ def conversation(message: dict, history: list[dict]) -> list[dict]:
         history: `{"role", "content": [{"type": "text", "text"} | {"type": "file", "file": {"path"}}]}` per message.
 
     Raises:
-        BadInput: a file is no picture, or the question is too long.
+        BadInput: a file is not a picture, or the question is too long.
     """
     files = message.get("files") or []
     if len(files) > MOST_PICTURES or len(message["text"]) > MOST_CHARACTERS:
@@ -58,7 +58,9 @@ def _picture(path: str) -> Any:
         return open_picture(path, file=Path(path).name, field=None)
     except BadInput as error:
         said = error.problem.removeprefix(f"{path} ")
-        raise BadInput(f"is no picture to be shown ({said})", remedy="send another", file=Path(path).name) from None
+        raise BadInput(
+            f"is not a picture that can be shown ({said})", remedy="send another", file=Path(path).name
+        ) from None
 
 
 def respond(chat: Chat, message: dict, history: list[dict]) -> Iterator[str]:

@@ -83,7 +83,7 @@ def layout_of(config: dict[str, Any], file: str | Path) -> str:
     if isinstance(kind, str) and kind in _HF_TYPES:
         return "llava-hf"
     remedy = "give a checkpoint of llava_mistral, llava or llava_next"
-    raise BadInput(f"{kind!r} is no LLaVA", remedy=remedy, file=file, field="model_type")
+    raise BadInput(f"{kind!r} is not a LLaVA model", remedy=remedy, file=file, field="model_type")
 
 
 def to_plugin_name(layout: str, name: str) -> str | None:
@@ -201,7 +201,7 @@ def grid_pinpoints(flat: dict[str, Any], tile: int, file: str | Path = "config.j
             raise ValueError("no grid")
     except (TypeError, ValueError) as error:
         remedy = "give [[width, height], …] in pixels, or (1x1),...,(6x6)"
-        problem = f"{str(flat['image_grid_pinpoints'])[:80]!r} are no grids of tiles"
+        problem = f"{str(flat['image_grid_pinpoints'])[:80]!r} are not tile grids"
         raise BadInput(problem, remedy=remedy, file=file, field="image_grid_pinpoints") from error
     return read
 
@@ -287,7 +287,7 @@ def plugin_config(hf: dict[str, Any], image_aspect_ratio: str, file: str | Path 
     """
     anyres = hf["model_type"] == "llava_next"
     if anyres and hf.get("use_image_newline_parameter") is False:
-        problem, field = "tiles without image_newline have no form here", "use_image_newline_parameter"
+        problem, field = "tiles without image_newline are not supported", "use_image_newline_parameter"
         raise BadInput(problem, remedy="give a checkpoint with image_newline", file=file, field=field)
     return {
         "architectures": ["LlavaMistralForConditionalGeneration"],

@@ -65,7 +65,7 @@ def read_config(flat: dict[str, Any], name: str | None, image_token_id: int | No
         tower = read_config_file(local_folder(source, weights=False))
     except (OSError, ValueError) as error:
         remedy = "put the tower there, or correct mm_vision_tower"
-        problem = f"the vision tower {source} is not to be had ({str(error).splitlines()[0]})"
+        problem = f"the vision tower {source} cannot be loaded ({str(error).splitlines()[0]})"
         raise BadInput(problem, remedy=remedy, file=name, field="mm_vision_tower") from error
     vision = tower.get("vision_config", tower) | {"model_type": "clip_vision_model"}
     if tower.get("model_type") not in ("clip", "clip_vision_model"):

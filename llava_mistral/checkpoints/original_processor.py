@@ -74,7 +74,7 @@ def original_picture_processor(name: str | Path, flat: dict, **hub):
         config = AutoConfig.from_pretrained(source, **hub)
     except (OSError, ValueError) as error:
         remedy = "put the tower there, or correct mm_vision_tower"
-        problem = f"the settings of the vision tower {source} are not to be had"
+        problem = f"the settings of the vision tower {source} cannot be loaded"
         raise BadInput(problem, remedy=remedy, file=name, field="mm_vision_tower") from error
     vision = getattr(config, "vision_config", config)
     points = grid_pinpoints(flat, vision.image_size, name)

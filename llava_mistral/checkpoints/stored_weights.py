@@ -66,14 +66,14 @@ def _unpickled(file: Path, scratch: Path) -> Path:
 
 def _no_weights(file: Path, kind: str) -> BadInput:
     remedy = "convert the checkpoint to safetensors at its source"
-    return BadInput(f"is no pickle of weights alone ({kind})", remedy=remedy, file=file)
+    return BadInput(f"is not a pickle of weights only ({kind})", remedy=remedy, file=file)
 
 
 def read_stored(file: Path) -> dict[str, Stored]:
     """Return the weights of one safetensors file by name.
 
     Raises:
-        BadInput: the file is no whole safetensors file, or holds what is no weight.
+        BadInput: the file is not a complete safetensors file, or holds what is no weight.
     """
     header = read_header(file)
     refuse_types(header, file)

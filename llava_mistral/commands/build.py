@@ -42,7 +42,7 @@ def parse_arguments():
 
 def main() -> None:
     args = parse_arguments()
-    check_output_folder(args.output, "config.json")
+    check_output_folder(args.output, "config.json", [args.vision, args.llm])
     for name, source in (("vision", args.vision), ("llm", args.llm)):
         refuse_missing_folder(name, source)
     refuse_missing_template(args.chat_template)

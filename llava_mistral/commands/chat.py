@@ -31,9 +31,11 @@ def build_parser() -> VerbParser:
     parser = VerbParser(prog="llava-mistral chat", description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a checkpoint or adapter folder, or a Hub id")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub id; the head of main when not given")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in, unasked")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets anybody in, without a login"
+    )
     parser.add_argument("--port", type=int, help="port to listen on; the first free one from 7860 when not given")
-    parser.add_argument("--max_new_tokens", type=int, default=256, help="how long an answer may become")
+    parser.add_argument("--max_new_tokens", type=int, default=256, help="most tokens of an answer")
     add_flag(parser)
     return parser
 
@@ -42,7 +44,7 @@ def find(model: str | None, revision: str | None, space: Path | None = None) -> 
     """The source a user names, or that of a Space's `app.json`; a Hub id is resolved to the commit to load.
 
     Raises:
-        BadInput: it is no checkpoint, or nothing the Hub knows.
+        BadInput: it is not a checkpoint, or nothing the Hub knows.
     """
     if model is None:
         if space is None:
@@ -65,7 +67,7 @@ def find(model: str | None, revision: str | None, space: Path | None = None) -> 
         ) from None
     except OfflineModeIsEnabled:
         raise BadInput(
-            f"{model} is no folder, and offline its revision cannot be resolved",
+            f"{model} is not a folder, and offline its revision cannot be resolved",
             remedy="give --revision with a commit of 40 digits that is in the cache",
             field="revision",
         ) from None
@@ -82,7 +84,7 @@ def _folder(folder: Path, revision: str | None) -> Source:
         raise BadInput("a folder has no revisions", remedy="leave --revision out", file=folder, field="revision")
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise BadInput(
-            "is no checkpoint: it has no config.json", remedy="give an output of llava-mistral train", file=folder
+            "is not a checkpoint: it has no config.json", remedy="give an output of llava-mistral train", file=folder
         )
     if not any(folder.glob("*.safetensors*")):
         raise BadInput("holds no safetensors", remedy="convert its weights at their source", file=folder)
@@ -179,9 +181,11 @@ def main(space: Path | None = None) -> None:
     """Open the page; `space` is the app.json of a published Space, which names the model and its commit."""
     args = build_parser().parse_args()
     if args.max_new_tokens < 1:
-        raise BadInput(f"{args.max_new_tokens} tokens are no answer", remedy="give 1 or more", field="max_new_tokens")
+        raise BadInput(
+            f"{args.max_new_tokens} tokens are too few for an answer", remedy="give 1 or more", field="max_new_tokens"
+        )
     if args.port is not None and not 0 < args.port < 1 << 16:
-        raise BadInput(f"{args.port} is no port", remedy="give 1 to 65535", field="port")
+        raise BadInput(f"{args.port} is not a port", remedy="give 1 to 65535", field="port")
     source = find(args.model, args.revision, space)
     try:
         import gradio  # noqa: F401

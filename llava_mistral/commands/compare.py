@@ -37,7 +37,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int | None:
     options = parse_arguments()
-    check_output_folder(options.output, "comparison.json")
+    folders = [folder for group in named(options.results).values() for folder in group]
+    check_output_folder(options.output, "comparison.json", folders)
     from llava_mistral.evaluation.comparison import bars, compare, read_run, sentences
     from llava_mistral.evaluation.report import comparison_page
     from llava_mistral.evaluation.results import write_json
@@ -78,7 +79,7 @@ def named(results: list[str]) -> dict[str, list[str]]:
         groups.setdefault(name or str(Path(folder)), []).append(folder)
     if len(groups) < 2:
         names = ", ".join(groups)
-        raise BadInput(f"one model is no comparison ({names})", remedy="name two, as NAME=FOLDER", field="results")
+        raise BadInput(f"one model cannot be compared ({names})", remedy="name two, as NAME=FOLDER", field="results")
     return groups
 
 

@@ -18,7 +18,7 @@ _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 
 def parse_arguments():
     parser = VerbParser(prog="llava-mistral convert", description=__doc__.splitlines()[0])
-    parser.add_argument("source", help="folder of the checkpoint; its layout is found out")
+    parser.add_argument("source", help="folder of the checkpoint; its layout is detected")
     parser.add_argument("output", help="folder to write")
     parser.add_argument("--to", required=True, choices=["plugin", "llava-hf", "original"], help="layout to write")
     parser.add_argument("--max_shard_size", default="5GB", help="largest weight file, such as 5GB or 500MiB")
@@ -28,12 +28,10 @@ def parse_arguments():
 def main() -> None:
     args = parse_arguments()
     source, limit = Path(args.source), shard_size(args.max_shard_size)
-    check_output_folder(args.output, "config.json")
+    check_output_folder(args.output, "config.json", [source])
     if not (source / "config.json").is_file():
         problem = "there is no config.json in it" if source.is_dir() else "no such folder"
         raise BadInput(problem, remedy="name the folder of a checkpoint", file=source, field="source")
-    if Path(args.output).resolve() == source.resolve():
-        raise BadInput("is the source itself", remedy="name another folder", file=args.output, field="output")
 
     from llava_mistral.checkpoints.conversion import convert
     from llava_mistral.checkpoints.processor_conversion import convert_processor
@@ -52,7 +50,7 @@ def shard_size(text: str) -> int:
     size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
     if size < 1:
         remedy = "give a number of KB, MB, GB or TB, or of KiB, MiB, GiB or TiB, such as 5GB"
-        raise BadInput(f"{text!r} is no size", remedy=remedy, field="max_shard_size")
+        raise BadInput(f"{text!r} is not a valid size", remedy=remedy, field="max_shard_size")
     return size
 
 

@@ -21,14 +21,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = VerbParser(prog="llava-mistral evaluate", description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--problems", metavar="PATH", help="problems.json or LLaVA's llava_test_CQM-A.json")
-    source.add_argument("--dataset", metavar="PATH_OR_ID", help="data of any form that training takes")
+    source.add_argument("--dataset", metavar="PATH_OR_ID", help="data in any format that training accepts")
     answers = parser.add_mutually_exclusive_group(required=True)
     answers.add_argument("--predictions", metavar="FILE", help="{results: {pid: index}} and/or {outputs: {pid: text}}")
     answers.add_argument("--model", metavar="CHECKPOINT", help="a checkpoint folder or a Hub id")
-    parser.add_argument("--pid_splits", metavar="FILE", help="ids by split; a folder's own is found by itself")
+    parser.add_argument("--pid_splits", metavar="FILE", help="ids by split; a folder's own is found automatically")
     parser.add_argument("--split", help="which split to score; with --model the test split, else the whole source")
     parser.add_argument("--output", metavar="DIR", help="write summary.json, predictions.json, pages and chart there")
-    parser.add_argument("--columns", metavar="OURS=THEIRS,…", help="what the data's columns are, as in training")
+    parser.add_argument("--columns", metavar="OURS=THEIRS,…", help="names of the data's columns, as in training")
     parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a data set that has several")
     parser.add_argument("--image_folder", action="append", metavar="DIR", help="folder that the pictures lie below")
     parser.add_argument(
@@ -42,13 +42,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--read", choices=["results", "outputs"], help="which predictions to score, where both are given"
     )
     parser.add_argument("--allow_missing", action="store_true", help="score problems without a prediction as wrong")
-    asking = parser.add_argument_group("asking a checkpoint")
+    asking = parser.add_argument_group("generating answers")
     asking.add_argument(
         "--images", nargs="+", choices=["real", "blank"], default=["real"], help="blank: mid-grey pictures"
     )
     asking.add_argument("--scoring", choices=["generated", "likelihood"], default="generated", help="what is scored")
     asking.add_argument("--max_new_tokens", type=int, default=16, help="longest answer; explained answers need 512")
-    asking.add_argument("--batch_size", type=int, default=32, help="questions asked at once")
+    asking.add_argument("--batch_size", type=int, default=32, help="questions in a batch")
     asking.add_argument(
         "--chat_template", metavar="FILE", help="a Jinja file instead of the checkpoint's own template"
     )
@@ -128,13 +128,16 @@ def ask(options: argparse.Namespace) -> None:
     from llava_mistral.evaluation.prediction import answer_problems
     from llava_mistral.evaluation.results import blank_text
     from llava_mistral.ground.checkpoint_headers import computing_type
+    from llava_mistral.pruning.workers import pick_device
 
     check_output(options)
+    if options.device:
+        pick_device(options.device)
     check_checkpoint(options.model)
     origin(options.model, options.revision)
     asked, groups, rule = questions(options)
     if rule and options.scoring == "likelihood":
-        problem, remedy = "answers in words have no letters", "leave it out, or name the column of the choices"
+        problem, remedy = "free-text answers have no letters", "leave it out, or name the column of the choices"
         raise BadInput(problem, remedy=remedy, field="scoring")
     how = Asked(
         options.scoring,
@@ -187,7 +190,8 @@ def check_output(options: argparse.Namespace) -> None:
     if asked:
         problem = "the output folder holds the answers of a checkpoint"
         raise BadInput(problem, remedy="name another folder", file=folder, field="output")
-    check_output_folder(folder, "predictions.jsonl" if options.model else "summary.json")
+    sources = [getattr(options, name, None) for name in ("predictions", "problems", "pid_splits", "dataset")]
+    check_output_folder(folder, "predictions.jsonl" if options.model else "summary.json", sources)
 
 
 def template(path: str | None) -> str | None:

@@ -12,8 +12,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the repositories (made if absent)")
     parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1; 0 takes a free one (default)")
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--token", help="what clients must show to write; default: $LOCAL_HUB_TOKEN, or a random one")
-    shown.add_argument("--open", action="store_true", help="ask for no token: any program on this machine may write")
+    shown.add_argument(
+        "--token", help="token that clients need for writing; default: $LOCAL_HUB_TOKEN, or a random one"
+    )
+    shown.add_argument("--open", action="store_true", help="require no token: any program on this machine may write")
     parser.add_argument("--user", default="local", help="name of whoever shows the token (default: local)")
     parser.add_argument("--faults", type=Path, metavar="RULES.json", help="JSON list of fault rules (local_hub.Fault)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="append each request to FILE as a line of JSON")

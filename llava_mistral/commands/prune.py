@@ -25,7 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     add_method(parser.add_argument_group("how to choose").add_argument)
     add_flag(parser)
     add_output(parser.add_argument_group("what to write").add_argument)
-    again = "make a pruned set again and compare (with --dataset, --embeddings, --scorer …: from there)"
+    again = "rebuild a pruned set and compare it (with --dataset, --embeddings, --scorer …: from there)"
     parser.add_argument("--verify", metavar="DIR", help=again)
     common = "print how much pruned sets of one data set have in common; with --output: one report of all"
     parser.add_argument("--compare", metavar="DIR", nargs="+", help=common)
@@ -39,7 +39,7 @@ def _check_arguments(parser: VerbParser, args: argparse.Namespace) -> None:
     if args.compare and len(args.compare) < 2:
         parser.error("--compare needs something to compare with; name two pruned sets or more")
     if args.compare and args.output:
-        check_output_folder(args.output, "comparison.json")
+        check_output_folder(args.output, "comparison.json", args.compare)
     if args.verify or args.compare:
         return
     for name in ("dataset",) if args.dry_run else ("dataset", "method", "output"):
@@ -56,7 +56,9 @@ def _check_arguments(parser: VerbParser, args: argparse.Namespace) -> None:
             parser.error(f"--{name} {getattr(args, name)} is below 1")
     for name, methods in ONLY_FOR.items():
         if getattr(args, name) and args.method not in (*methods, None):
-            parser.error(f"--{name} has no say in --method {args.method}, only in --method {' or '.join(methods)}")
+            parser.error(
+                f"--{name} has no effect with --method {args.method}, only with --method {' or '.join(methods)}"
+            )
     if not 0 <= args.necessity <= 1:
         parser.error(f"--necessity {args.necessity} is not between 0 and 1")
     if not 0 <= args.drop_outliers < 1:
@@ -64,7 +66,8 @@ def _check_arguments(parser: VerbParser, args: argparse.Namespace) -> None:
     if args.method in BY_VECTORS and args.embeddings is None and args.embedder is None:
         parser.error(f"--method {args.method} needs --embeddings or --embedder")
     if not args.dry_run:
-        check_output_folder(args.output, "manifest.json")
+        folders = args.image_folder.split(os.pathsep) if args.image_folder else []
+        check_output_folder(args.output, "manifest.json", [args.dataset, args.embeddings, args.embedder, *folders])
 
 
 def asking(device: str | None):

@@ -74,7 +74,7 @@ def main() -> int | None:
     if args.kind != "space" and not args.folder.is_dir():
         raise BadInput("the folder does not exist", remedy="give the folder to publish", file=args.folder)
     if not 0 < args.timeout < float("inf"):
-        raise BadInput(f"{args.timeout} s is no time to wait", remedy="give seconds above 0", field="timeout")
+        raise BadInput(f"{args.timeout} s is not a valid time-out", remedy="give seconds above 0", field="timeout")
     if getattr(args, "ask", None) and not Path(args.ask[0]).is_file():
         raise BadInput("no such picture", remedy="give the file to ask about", file=args.ask[0], field="ask")
     if args.dry_run:
@@ -113,7 +113,12 @@ def main() -> int | None:
         print(f"{published.repo_id} {done} {published.commit}", flush=True)
         if not args.no_verify:
             print(prepared.verify(published), flush=True)
-        print(f"\n{prepared.snippet(published)}")
+        print(f"\n{prepared.snippet(published)}\n\n{link(api, args.kind, published.repo_id)}")
+
+
+def link(api, kind: str, repo_id: str) -> str:
+    """Where a browser shows the repository."""
+    return f"{api.endpoint}/{'' if kind == 'model' else kind + 's/'}{repo_id}"
 
 
 NOT_FOR_PREPARING = {

@@ -71,7 +71,7 @@ def read_study(path: str | Path, output: str | None, *, full: bool = False) -> t
             _check_step(one, Path(study["output"]), path, index)
             if one.name in steps:
                 remedy = "name every value of its `for`"
-                raise BadInput(f"{one.name} is there twice", remedy=remedy, file=path, record=index, field="name")
+                raise BadInput(f"{one.name} occurs twice", remedy=remedy, file=path, record=index, field="name")
             steps[one.name] = one
     return study, list(steps.values())
 
@@ -98,12 +98,12 @@ def _check_step(step: Step, output: Path, path: str | Path, index: int) -> None:
     """
     place = {"file": path, "record": index}
     if not re.fullmatch(r"[\w][\w.=+-]*", step.name):
-        problem = f"{step.name!r} is no name for a step"
+        problem = f"{step.name!r} is not a valid name for a step"
         raise BadInput(problem, remedy="use letters, digits, dots and dashes", field="name", **place)
     module = len(step.command) > 1 and step.command[0] == "-m" and re.fullmatch(OURS, step.command[1])
     if not module and (not step.command or step.command[0] not in VERBS.keys() - {"study", "hub", "chat"}):
-        problem = f"runs {' '.join(step.command)[:80]!r}, which is no step of this project"
-        raise BadInput(problem, remedy="begin with a verb, or with -m llava_mistral.…", field="run", **place)
+        problem = f"runs {' '.join(step.command)[:80]!r}, which is not a step of this project"
+        raise BadInput(problem, remedy="begin with a command, or with -m llava_mistral.…", field="run", **place)
     if FLAG in " ".join(step.command):
         problem = f"gives {FLAG}, by which a user vouches for a stranger's code"
         raise BadInput(problem, remedy="run that step by hand", field="run", **place)
@@ -270,7 +270,8 @@ def run_steps(study: dict, todo: list[tuple[int, Step, str]], total: int, output
             begun = time.time()
             if code := runner.run(step.command):
                 print(
-                    f"llava-mistral study: step {step.name} failed; mend it and run the same command", file=sys.stderr
+                    f"llava-mistral study: step {step.name} failed; correct it and run the same command",
+                    file=sys.stderr,
                 )
                 return code if code > 0 else 1
             record = {"fingerprint": stamp_of, "command": step.command, "seconds": round(time.time() - begun, 1)}

@@ -39,7 +39,7 @@ def main() -> int | None:
     if recipe.stage.plan:
         from llava_mistral.training.plan.printed import print_plan
 
-        return print_plan(recipe, checked_rows(replace(recipe.stage, check_pictures="none"))[0])
+        return print_plan(recipe, split_rows(replace(recipe.stage, check_pictures="none"))[0])
     with output_lock(output):
         if not finished:
             return train(recipe, started)
@@ -67,13 +67,13 @@ def train(recipe: Recipe, started: float) -> int | None:
 
     stage, config = recipe.stage, recipe.config
     origin(stage.model_name_or_path, stage.model_revision)
-    rows, bad = checked_rows(stage)
-    held_out, bad_held_out = checked_rows(stage, "eval_dataset", "eval_split")
+    rows, held_out, bad, bad_held_out = split_rows(stage)
     template = stage_template(stage)
     processor, own_template = load_processor(stage, template)
     rows = within_context(rows, processor, stage, bad)
     if held_out is not None:
-        held_out = within_context(held_out, processor, stage, bad_held_out, "eval_dataset")
+        source = "eval_dataset" if stage.eval_dataset else "dataset"
+        held_out = within_context(held_out, processor, stage, bad_held_out, source)
     check_batch(len(rows), config, stage.dataset)
     identity = run_identity(stage, config, rows, processor.chat_template)
     resume = choose_checkpoint(config.output_dir, identity, stage.force_resume)
@@ -124,6 +124,20 @@ def make_trainer(
         **shown(stage, config, model, processor, own_template, held_out),
     )
     return trainer, parameters, interruption
+
+
+def split_rows(stage: StageArguments) -> tuple[Any, Any, Any, Any]:
+    """The rows to train on, those held out (None for none), and what was left out of each."""
+    from llava_mistral.training.held_out import set_aside
+
+    rows, bad = checked_rows(stage)
+    held_out, bad_held_out = checked_rows(stage, "eval_dataset", "eval_split")
+    if stage.held_out:
+        rows, held_out = set_aside(rows, stage.held_out, stage.dataset)
+        bad_held_out = bad
+        if is_first():
+            print(f"{stage.dataset}: {len(held_out):,} rows held out, {len(rows):,} to train on", flush=True)
+    return rows, held_out, bad, bad_held_out
 
 
 def checked_rows(stage: StageArguments, source: str = "dataset", split: str = "dataset_split"):

@@ -29,7 +29,7 @@ class BadSamples:
         notices: what the reader did that the data does not say, such as ids that it made.
 
     Raises:
-        BadInput: the mode is unknown, or `most` is no share.
+        BadInput: the mode is unknown, or `most` is not a share.
     """
 
     on_bad_sample: str = "error"
@@ -43,7 +43,7 @@ class BadSamples:
             problem = f"{self.on_bad_sample!r} is unknown"
             raise BadInput(problem, remedy="use error or skip", field="on_bad_sample")
         if not 0 <= self.most <= 1:
-            raise BadInput(f"{self.most} is no share", remedy="give 0 to 1", field="max_bad_samples")
+            raise BadInput(f"{self.most} is not a share", remedy="give 0 to 1", field="max_bad_samples")
 
     @property
     def skips(self) -> bool:
@@ -75,14 +75,14 @@ class BadSamples:
         """
         if not self.listed:
             return
-        first = self._first or BadInput(remedy="mend or drop it", **self.listed[0])
+        first = self._first or BadInput(remedy="correct or drop it", **self.listed[0])
         place = {"file": first.file, "record": first.record, "field": first.field}
         if not self.skips:
             raise BadInput(first.problem + self._others(), remedy=first.remedy, **place)
         if len(self.listed) > self.most * samples:
             share = f"{len(self.listed):,} of {samples:,} samples are bad ({100 * len(self.listed) / samples:.3g} %)"
             problem = f"{share}, the first: {first.problem}{self._others()}"
-            raise BadInput(problem, remedy="mend the data or raise --max_bad_samples", **place)
+            raise BadInput(problem, remedy="correct the data or raise --max_bad_samples", **place)
 
     def _others(self) -> str:
         others = [str(one["record"]) for one in self.listed[1:]]

@@ -20,7 +20,7 @@ def parse_columns(text: str | Mapping[str, str] | None) -> dict[str, str]:
     """Return {our name: the set's column} of `ours=theirs,…`.
 
     Raises:
-        BadInput: it is not of that form, or a name is none of ours or is there twice.
+        BadInput: it is not of that form, or a name is none of ours or occurs twice.
     """
     if isinstance(text, Mapping):
         pairs = [(str(name), str(column)) for name, column in text.items()]
@@ -31,7 +31,7 @@ def parse_columns(text: str | Mapping[str, str] | None) -> dict[str, str]:
     for pair in pairs:
         if len(pair) != 2 or not all(pair):
             remedy = "write question=their_column,answer=their_column"
-            raise BadInput(f"{'='.join(pair)!r} is no pair", remedy=remedy, field="columns")
+            raise BadInput(f"{'='.join(pair)!r} is not of the form name=column", remedy=remedy, field="columns")
         if pair[0] not in KNOWN:
             raise BadInput(f"{pair[0]!r} is unknown", remedy=f"use {', '.join(KNOWN)}", field="columns")
     mapping = dict(pairs)

@@ -150,7 +150,7 @@ def check_parquet(file: Path) -> None:
                     if plain > most:
                         raise _too_much(file, plain)
     except (pa.ArrowException, OSError) as error:
-        problem = f"is no whole parquet file ({' '.join(str(error).split())[:120]})"
+        problem = f"is not a complete parquet file ({' '.join(str(error).split())[:120]})"
         raise BadInput(problem, remedy="fetch or write it again", file=file) from error
 
 
@@ -178,7 +178,7 @@ def _check_arrow(file: Path) -> None:
                 if seen > most:
                     raise _too_much(file, seen)
     except (pa.ArrowException, OSError) as error:
-        problem = f"is no whole arrow file ({' '.join(str(error).split())[:120]})"
+        problem = f"is not a complete arrow file ({' '.join(str(error).split())[:120]})"
         raise BadInput(problem, remedy="fetch or write it again", file=file) from error
 
 

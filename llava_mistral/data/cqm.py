@@ -5,6 +5,7 @@ import string
 from pathlib import Path
 from typing import Any
 
+from llava_mistral.data.picture_cells import unused_pictures
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
 
@@ -27,9 +28,14 @@ def read_cqm(path: Path, records: list[Any]) -> list[dict[str, Any]]:
     for index, record in enumerate(records):
         fields = _fields(record, index, path)
         pid = fields["pid"]
+        place = {"file": path, "record": pid}
         if pid in problems:
-            raise BadInput("is there twice", remedy="keep one of the two", file=path, record=pid, field="id")
+            raise BadInput("occurs twice", remedy="keep one of the two", file=path, record=pid, field="id")
         name = record.get("image")
+        key = unused_pictures(record, ("id", "image", "conversations"), [name] if name else [], folders=(), **place)
+        if key is not None or not (name is None or isinstance(name, str)):
+            problem, remedy = "carries pictures and is not used", "name the one picture in image"
+            raise BadInput(problem, remedy=remedy, **place, field=key or "image")
         at_hand = name is not None and folder.root.is_dir()
         image = folder.find(str(name), file=path, record=pid) if at_hand else None
         problems[pid] = {**fields, "image": image, "has_image": name is not None, "split": split}

@@ -154,7 +154,7 @@ class _Text:
 
     def _grow(self, index: int, size: int) -> None:
         if len(self.window) - self.at > LONGEST_RECORD:
-            problem = f"is no whole record within {LONGEST_RECORD:,} characters"
+            problem = f"is not a complete record within {LONGEST_RECORD:,} characters"
             raise BadInput(problem, remedy=_AGAIN, file=self.path, record=index)
         self._read(size)
 

@@ -67,7 +67,7 @@ def first_form(path: Path, columns: Mapping[str, str]) -> str | None:
 def llava_record(row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """Return the record of a training row whose pictures lie under `names`: LLaVA's form, where that can say it.
 
-    Where a text holds an `<image>` that is no picture's place, the record is one of `messages` with parts.
+    Where a text holds an `<image>` that is not a picture's place, the record is one of `messages` with parts.
     """
     chat = chat_of(row | {"images": names}, answered=True)
     unlearned = [turn["role"] == "assistant" for turn in row["prompt"]]

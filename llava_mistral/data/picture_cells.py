@@ -1,7 +1,7 @@
 """Pictures as records hold them: paths, bytes, cells of `datasets`, one or a list; found below the folders allowed."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,10 @@ from typing import Any
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
 
-_PICTURE_NAME = re.compile(r"[^\n]{1,400}\.(jpe?g|png|webp|gif|bmp|tiff?|avif|jp2)", re.IGNORECASE)
+_PICTURE_NAME = re.compile(r"[^\n]{1,400}\.(jpe?g|png|webp|gif|bmp|tiff?|avif|jp2)([?#][^\s]{0,400})?", re.IGNORECASE)
+_ENCODED = re.compile(
+    r"\s*(data:image/|iVBORw0KGgo|/9j/[A-Za-z0-9+/]{20}|R0lGOD[dl]h?|UklGR[A-Za-z0-9+/]{20})"
+)  # base64
 
 
 class AbsentPicture(BadInput):
@@ -35,14 +38,58 @@ def find_picture(folders: Sequence[PictureFolder], name: str, **place: Any) -> P
 
 
 def holds_picture(value: Any) -> bool:
-    """Whether a field seems to hold pictures: bytes or a cell of one, or the name of one; or a list of these."""
+    """Whether a field seems to hold pictures: bytes, base64, a name, an address, a cell; or a list of these."""
     if isinstance(value, list | tuple):
-        return bool(value) and all(map(holds_picture, value))
+        return any(one is not None for one in value) and all(one is None or holds_picture(one) for one in value)
     if isinstance(value, Mapping):
-        return {"bytes", "path"} == set(value) and any(part is not None for part in value.values())
+        return any(holds_picture(part) for part in value.values() if not isinstance(part, list | tuple | Mapping))
     if isinstance(value, bytes):
         return value.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF"))
-    return isinstance(value, str) and bool(_PICTURE_NAME.fullmatch(value.strip()))
+    return isinstance(value, str) and bool(_PICTURE_NAME.fullmatch(value.strip()) or _ENCODED.match(value))
+
+
+def unused_pictures(
+    fields: Mapping[str, Any], known: Collection[str], given: Sequence[Any], **search: Any
+) -> str | None:
+    """Return a field of a record that is not `known` and holds pictures that nobody would look at.
+
+    Args:
+        given: what the fields of pictures hold, lists and all.
+        search: `folders` that a name may lead into, and `file` and `record` for messages.
+    """
+    flat = [part for value in given for one in listed(value) for part in _parts_of(one)]
+    for key, value in fields.items():
+        if key not in known and holds_picture(value) and (not given or _is_another(value, flat, **search)):
+            return key
+    return None
+
+
+def _parts_of(picture: Any) -> list[Any]:
+    return list(picture.values()) if isinstance(picture, Mapping) else [picture]
+
+
+def _is_another(value: Any, given: Sequence[Any], folders: Sequence[PictureFolder], **place: Any) -> bool:
+    """Whether a field holds another picture than those `given`; an address, or a name that leads nowhere, tells where
+    a picture is from."""
+    if isinstance(value, list | tuple):
+        return any(_is_another(one, given, folders, **place) for one in value if one is not None)
+    if isinstance(value, Mapping):
+        return any(_is_another(one, given, folders, **place) for one in value.values() if holds_picture(one))
+    if value in given or isinstance(value, str) and "://" in value:
+        return False
+    if isinstance(value, bytes) or _ENCODED.match(value):
+        return True
+    names = {_last(one) for one in given if isinstance(one, str)}
+    if names:
+        return _last(value) not in names
+    try:
+        return bool(find_picture(folders, value, **place))
+    except BadInput:
+        return False
+
+
+def _last(name: str) -> str:
+    return name.strip().replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def listed(value: Any) -> list[Any]:
@@ -54,7 +101,7 @@ def cell_of(value: Any, folders: Sequence[PictureFolder], **place: Any) -> dict[
 
     Raises:
         AbsentPicture: a path leads to nothing below the folders.
-        BadInput: it is no picture.
+        BadInput: it is not a picture.
     """
     if isinstance(value, Mapping) and value.keys() & {"bytes", "path"}:
         value = value.get("path") if value.get("bytes") is None else bytes(value["bytes"])

@@ -125,10 +125,12 @@ def answered_problem(record: Mapping[str, Any], pid: str, split: str | None, pat
     choices, answer = record.get("choices"), record.get("answer")
     if isinstance(choices, list) and isinstance(answer, str):
         said = answer.strip()
-        if said in choices:
-            answer = choices.index(said)
-        elif said in LETTERS[: len(choices)] and said:
-            answer = LETTERS.index(said)
+        meant = {index for index, choice in enumerate(choices) if choice == said}
+        meant |= {LETTERS.index(said)} if said and said in LETTERS[: len(choices)] else set()
+        if len(meant) > 1:
+            problem, remedy = f"{quoted(said)} may mean several choices", "give the index of the right one"
+            raise BadInput(problem, remedy=remedy, file=path, record=pid, field="answer")
+        answer = next(iter(meant), answer)
     known = {name: None if record.get(name) is None else str(record[name]) for name in _TEXT_FIELDS}
     return Problem(pid=pid, split=split, **checked_fields({**record, **known, "answer": answer}, path, pid))
 

@@ -27,7 +27,7 @@ class RecordNames:
         files = [cell["path"] or hashlib.sha256(cell["bytes"]).hexdigest() for cell in pictures]
         said = _short(json.dumps([name, words, files]).encode())
         if said in self._said:
-            raise BadInput("is there twice", remedy="keep one of the two", file=self.path, record=index, field="id")
+            raise BadInput("occurs twice", remedy="keep one of the two", file=self.path, record=index, field="id")
         self._said.add(said)
         return self.free(name, "~")
 

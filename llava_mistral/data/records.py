@@ -18,7 +18,7 @@ from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples, WrongForm, usable
 from llava_mistral.data.columns import KNOWN, METADATA, UNUSED
-from llava_mistral.data.picture_cells import AbsentPicture, cell_of, holds_picture, listed
+from llava_mistral.data.picture_cells import AbsentPicture, cell_of, listed, unused_pictures
 from llava_mistral.data.problem import answered_problem, problem_row
 from llava_mistral.data.record_names import RecordNames
 from llava_mistral.data.turns import (
@@ -43,6 +43,7 @@ FORMS = {
 }
 WHOLE = ("whole", "answers")
 NAMES = ("id", "pid", "__key__")
+_CHOICES = ("choices", "options", "candidates", "multiple_choices")
 Row = dict[str, Any]
 
 
@@ -135,7 +136,7 @@ class RecordReader:
             return f"{self.split}-{index}" if form == "choices" and self.split else str(index)
         if not isinstance(given, str | int) or isinstance(given, bool) or given == "":
             raise WrongForm(
-                "is missing or no text", remedy="give each record an id", file=self.path, record=index, field="id"
+                "is missing or is not text", remedy="give each record an id", file=self.path, record=index, field="id"
             )
         return str(given)
 
@@ -155,8 +156,8 @@ class RecordReader:
         if len(given) == 2:
             remedy = "give one of them, or leave one out with --columns unused=image"
             raise self._wrong(index, "has pictures in image and in images", remedy, field="images")
-        others = () if given else [key for key in record if key not in KNOWN and holds_picture(record[key])]
-        for key in others:
+        key = unused_pictures(record, KNOWN, given, folders=self.folders, file=self.path, record=index)
+        if key is not None:
             remedy = f"map it with --columns images={key}, or leave it out with --columns {UNUSED}={key}"
             raise self._wrong(index, "carries pictures and is not used", remedy, field=str(key))
         return given
@@ -168,6 +169,8 @@ class RecordReader:
             kind = BadInput if self.split else kind  # a table is of its form, whatever one row says
             return self._wrong(index, problem, remedy, field=field, kind=kind)
 
+        if record.get("tools") not in (None, "", "[]", [], {}):
+            raise wrong("names tools, which no template here words", "leave them out", field="tools")
         if form == "trl":
             turns, own = prompt_and_completion(record.get("prompt"), record.get("completion"), wrong)
         else:
@@ -188,6 +191,12 @@ class RecordReader:
 
     def _words(self, record: Mapping[str, Any], index: str, form: str) -> Row:
         said, count = {}, sum(len(listed(value)) for value in self.given_pictures(record, index))
+        if all(isinstance(record.get(letter), str | int) for letter in "AB"):  # a column a choice, as MMBench has it
+            remedy = f"give them as a list in choices, or leave them out with --columns {UNUSED}=A+B"
+            raise self._wrong(index, "holds a choice and is not used", remedy, field="A")
+        for key in (key for key in _CHOICES if isinstance(record.get(key), list | str) and record[key]):
+            remedy = f"map it with --columns choices={key}, or leave it out with --columns {UNUSED}={key}"
+            raise self._wrong(index, "holds choices and is not used", remedy, field=key)
         for field in ("question", "answer"):
             text = record.get(field)
             if isinstance(text, int | float) and not isinstance(text, bool):
@@ -196,7 +205,7 @@ class RecordReader:
                 text = IMAGE_TOKEN * count or None
             if not isinstance(text, str) or not text.strip():
                 remedy = "give a text, or name choices too"
-                raise self._wrong(index, "is empty or no text", remedy, field=field)
+                raise self._wrong(index, "is empty or is not text", remedy, field=field)
             said[field] = text
 
         def wrong(problem: str, remedy: str, **_: Any) -> BadInput:

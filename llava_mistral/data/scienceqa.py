@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples, usable
-from llava_mistral.data.columns import parse_columns
+from llava_mistral.data.columns import KNOWN, parse_columns
 from llava_mistral.data.cqm import read_cqm
 from llava_mistral.data.json_records import is_lines
+from llava_mistral.data.picture_cells import unused_pictures
 from llava_mistral.data.problem import (
     INSTRUCTION,
     LETTERS,
@@ -123,6 +124,10 @@ def _problem(pid: str, record: Any, file: Path) -> Problem:
             f"{quoted(split)} is unknown", remedy="use train, val or test", file=file, record=pid, field="split"
         )
     image = text_of(record, "image", file, pid)
+    key = unused_pictures(record, set(KNOWN) - {"images"}, [image] if image else [], folders=(), file=file, record=pid)
+    if key is not None:
+        remedy = "name the one picture in image, or leave the field out"
+        raise BadInput("carries pictures and is not used", remedy=remedy, file=file, record=pid, field=key)
     return Problem(pid=pid, has_image=bool(image), split=split, **checked_fields(record, file, pid))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.bad_samples import BadSamples, usable
-from llava_mistral.data.columns import UNUSED, renamed
+from llava_mistral.data.columns import KNOWN, UNUSED, renamed
 from llava_mistral.data.problem import Problem, answered_problem
 from llava_mistral.data.records import RecordReader
 from llava_mistral.data.sources import ImageFolder, StoredPicture, decoded, picture_folders, undecoded
@@ -139,7 +139,9 @@ def as_they_are(table: "Dataset", path: Path) -> "Dataset | None":
     marked = List({"role": Value("string"), "content": Value("string"), "loss": Value("bool")})
     kinds = {"id": [Value("string")], "images": [List(Image(decode=False))]}
     kinds |= {"prompt": [turns], "completion": [turns, marked]}
-    if "image" in table.column_names or any(table.features.get(name) not in kinds[name] for name in kinds):
+    if "image" in table.column_names or set(table.column_names) - set(KNOWN):
+        return None  # another column may hold pictures
+    if any(table.features.get(name) not in kinds[name] for name in kinds):
         return None
     reader = RecordReader(path, [], BadSamples())
     for batch in table.select_columns([*kinds]).with_format("arrow").iter(1000):

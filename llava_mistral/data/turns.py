@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from llava_mistral.data.bad_samples import WrongForm
+from llava_mistral.data.picture_cells import holds_picture
 from llava_mistral.ground.bad_input import BadInput
 
 IMAGE_TOKEN = "<image>"
 LONGEST_TEXT = 1_000_000  # characters; the longest conversation of a real set is a tenth of it
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 FORM = "use LLaVA's form: [{id, image?, conversations: [{from: human|gpt, value}, …]}, …]"
+_READ = ("from", "value", "role", "content", "loss", "weight")
+_TOOLS = ("tool_calls", "function_call", "tool_call_id")
+_MARKS = ("train", "training", "trainable", "loss_mask", "mask", "masked", "learn")  # of other trainers
 _PART_PICTURES = ("image", "path", "url", "bytes", "image_url")
 _LEADING = re.compile(rf"(?:{IMAGE_TOKEN}\s*)+")
 Turn = dict[str, Any]
@@ -44,10 +48,27 @@ def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
         if not isinstance(speaker, str) or speaker not in ROLES:
             problem = f"turn {index} is from {str(speaker)[:20]!r}, not from {' or '.join(ROLES)}"
             raise wrong(problem, "name the speakers human and gpt, or user and assistant", kind=WrongForm)
+        _check_turn(turn, ROLES[speaker], said, index, wrong)
         text, own = _text_of(said, index, wrong)
         turns.append({"role": ROLES[speaker], "speaker": speaker, "content": text} | _loss(turn, index, wrong))
         pictures += own
     return turns, pictures
+
+
+def _check_turn(turn: Mapping[str, Any], role: str, said: Any, index: int, wrong: Wrong) -> None:
+    """Refuse what stands beside a turn's words and would be lost: pictures, calls of tools, other trainers' marks."""
+    for key, value in turn.items():
+        if key in _READ or value in (None, "", [], {}):
+            continue
+        if key in ("image", "images") or holds_picture(value):
+            raise wrong(f"turn {index} has pictures in {key}", "name them in images, or as parts of its content")
+        if key in _TOOLS:
+            raise wrong(f"turn {index} has {key}, which no template here words", "write it as text, or drop it")
+        if key in _MARKS:
+            raise wrong(f"turn {index} is marked by {key}", 'mark it by "loss" or "weight" instead')
+    parts = said if role != "user" and isinstance(said, list | tuple) else ()
+    if any(isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in parts):
+        raise wrong(f"turn {index} has a picture, and is no question", "give pictures in questions")
 
 
 def _text_of(said: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
@@ -66,9 +87,9 @@ def _text_of(said: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
             given = [part[key] for key in _PART_PICTURES if part.get(key) is not None]
             pictures += [one.get("url", one) if isinstance(one, Mapping) else one for one in given]
         else:
-            raise wrong(f"turn {index} is no text of at most {LONGEST_TEXT:,} characters", "give a text")
+            raise wrong(f"turn {index} is not a text of at most {LONGEST_TEXT:,} characters", "give a text")
     if len(text) > LONGEST_TEXT:
-        raise wrong(f"turn {index} is no text of at most {LONGEST_TEXT:,} characters", "give a text")
+        raise wrong(f"turn {index} is not a text of at most {LONGEST_TEXT:,} characters", "give a text")
     return text.strip(), pictures
 
 
@@ -115,7 +136,7 @@ def row_of(turns: list[Turn], pictures: int, wrong: Wrong, *, tokens_needed: boo
     _check_order(turns, wrong)
     if turns[-1]["role"] == "user":
         if pictures and IMAGE_TOKEN in turns[-1]["content"]:
-            raise wrong(f"turn {len(turns) - 1} names a picture, and nobody answers", "give the answer")
+            raise wrong(f"turn {len(turns) - 1} names a picture, but no answer follows", "give the answer")
         turns = turns[:-1]
     _check_tokens(turns, pictures, wrong, tokens_needed)
     contents = _placed(turns) if pictures else [turn["content"] for turn in turns]
@@ -129,7 +150,7 @@ def row_of(turns: list[Turn], pictures: int, wrong: Wrong, *, tokens_needed: boo
     ]
     learned = [i for i, turn in enumerate(messages) if turn["role"] == "assistant" and "loss" not in turn]
     if not learned:
-        raise wrong("has no answer that is learned", "leave loss or weight out at one answer, or drop the record")
+        raise wrong("has no answer to learn", "leave loss or weight out at one answer, or drop the record")
     prompt = [{"role": turn["role"], "content": turn["content"]} for turn in messages[: learned[0]]]
     return {"prompt": prompt, "completion": [_answer(turn) for turn in messages[learned[0] :]]}
 
@@ -156,7 +177,7 @@ def _check_tokens(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) 
     if needed:
         for index, turn in enumerate(turns):
             if turn["role"] != "user" and counts[index]:
-                problem = f"turn {index} has {counts[index]} {IMAGE_TOKEN} tokens, and is no question"
+                problem = f"turn {index} has {counts[index]} {IMAGE_TOKEN} tokens, but is not a question"
                 raise wrong(problem, "name pictures in questions")
     if asked != pictures and (needed or (asked and pictures)):
         problem = f"has {asked} {IMAGE_TOKEN} tokens and {pictures} pictures"

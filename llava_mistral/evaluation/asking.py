@@ -90,7 +90,7 @@ class Checkpoint:
         from processing.processing_llava_mistral import WORD_JOINER  # it keeps a `</s>` in the question a text
 
         if not all(text.replace(WORD_JOINER, "").strip() in prompt.replace(WORD_JOINER, "") for text in texts):
-            remedy = "give one that does with --chat_template"
+            remedy = "give one that keeps it with --chat_template"
             raise BadInput(
                 "the chat template drops the question", remedy=remedy, file=self.name, field="chat_template"
             )

@@ -114,7 +114,7 @@ def match_of(name: str) -> Match:
     """Return the rule called `name`.
 
     Raises:
-        BadInput: there is none of that name, or the pattern is no regular expression.
+        BadInput: there is none of that name, or the pattern is not a regular expression.
     """
     if name in RULES:
         return Match(name, RULES[name])
@@ -124,7 +124,9 @@ def match_of(name: str) -> Match:
     try:
         return Match(name, by_pattern(re.compile(name.removeprefix(REGEX))))
     except re.error as error:
-        raise BadInput(f"is no regular expression ({error})", remedy="mend the pattern", field="match") from error
+        raise BadInput(
+            f"is not a regular expression ({error})", remedy="correct the pattern", field="match"
+        ) from error
 
 
 def check_answer(match: Match, answer: str, *, file: object, record: str) -> None:
@@ -141,5 +143,5 @@ def check_answer(match: Match, answer: str, *, file: object, record: str) -> Non
     elif not answer.strip():
         wrong = "is empty"
     if wrong:
-        remedy = "use another --match, or mend the record"
+        remedy = "use another --match, or correct the record"
         raise BadInput(f"{answer[:40]!r} {wrong}", remedy=remedy, file=file, record=record, field="answer")

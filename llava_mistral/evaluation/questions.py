@@ -176,9 +176,7 @@ def check_questions(questions: Sequence[Question], match: Match, path: str | Pat
     for question in questions:
         check_answer(match, question.answer, file=path, record=question.pid)
         if question.pid in seen:
-            raise BadInput(
-                "is there twice", remedy="give ids of their own", file=path, record=question.pid, field="id"
-            )
+            raise BadInput("occurs twice", remedy="give ids of their own", file=path, record=question.pid, field="id")
         seen.add(question.pid)
 
 

@@ -1,13 +1,12 @@
-"""What a model's text names: one of the lettered choices, or none; and how two other evaluators would read it.
+"""What a model's text names: one of the lettered choices, or none.
 
 A text that names several choices, or takes an answer back, is read as none: a wrong reading would be scored silently.
 Every pattern here is linear in the length of the text.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from llava_mistral.data.scienceqa import LETTERS
 
@@ -15,35 +14,55 @@ from llava_mistral.data.scienceqa import LETTERS
 LETTER, LETTER_AND_TEXT, STATED, OWN_TEXT = "letter", "letter and text", "stated", "choice's own text"
 EMPTY, NONE, SEVERAL = "unread: empty", "unread: names no choice", "unread: names several or takes one back"
 
-_QUOTES = "#*_`\"'“”‘’$ \t\r\n"
+_QUOTES = "#*_`\"'“”‘’«»‹›「」【】$ \t\r\n"
+# Signs as other keyboards write them: full-width letters and signs, and the full stop and comma of Chinese.
+_SIGNS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {ord("。"): ".", ord("、"): ","}
 _BARE = re.compile(r"[(\[{]?([A-Za-z])[)\]}]?[.):!]?")
 _LEADING = re.compile(r"[(\[]?([A-Za-z])(?:[)\]]?(?:\s*[.):,;]|\s+[-–—](?=\s)|[ \t]*\n)|[)\]](?=\s))")
 # No word boundary before "The": the published GPT-3 texts write a line break as a backslash and an n.
 _ANSWER = r"(?:final |correct |right |best )*(?:answer|option|choice)"
+_FOREIGN = "réponse|respuesta|resposta|risposta|antwort|ответ|答案"
 _TOLD = re.compile(
-    rf"[Tt]he {_ANSWER}(?: is|:)(?: that)?:?\s*(?:(?:option|choice|letter) )?"
+    rf"[Tt]he {_ANSWER}(?: is| must be| should be| would be|:)"
+    r"(?: (?:that|probably|likely|clearly|definitely|therefore|thus))?"
+    r":?\s*(?:(?:option|choice|letter) )?"
     r"(?:[(\[]?([A-Z])\b[)\]]?(?=[.,;:!]|\s*$|\s+because|\s+BECAUSE|\s+(?:or|and)\b)|[(\[]?([a-z])[)\]]?(?=[.!]?\s*$))"
 )
 _LABELLED = re.compile(
-    rf"(?:{_ANSWER}|letter)(?: is)?\s*[:-]?\s*(?:(?:option|choice) )?[(\[]?([A-Z])[)\]]?(?=[.,;:!\n]|\s*$)",
+    rf"(?:my |la |die )?(?:{_ANSWER}|letter|{_FOREIGN})(?: is| est| es| ist|是|为)?\s*[:=-]?\s*"
+    r"(?:(?:option|choice) )?[(\[]?([A-Z])[)\]]?(?=[.,;:!\n]|\s*$)",
     re.IGNORECASE,
 )  # "Answer: B", "Option B", at the start of a text or of a line alone
 _IS_RIGHT = re.compile(
     r"(?<![\w.'’-])[(\[]?([A-Z])[)\]]? (?i:is (?:the )?(?:correct|right|best|answer)\b)"
 )  # "B is correct", "Option B is the right answer", wherever it stands
 _JOINED = re.compile(r"(?:\b(?:and|or|nor|not|neither)|[,/&])\s*$", re.IGNORECASE)
+_CONCLUDES = re.compile(r"\b(?:so|therefore|thus|hence),\s*$", re.IGNORECASE)
 _OWN = re.compile(
-    rf"(?:the )?{_ANSWER}(?: is|:)\s*:?\s*(?:(?:option|choice) )?(?:[(\[]?([A-Z])[)\]]?[.):]?\s+)?(.+)",
+    rf"(?:(?:the )?{_ANSWER}(?: is|:)|it(?: is|['’]s))\s*:?\s*(?:(?:option|choice) )?"
+    r"(?:[(\[]?([A-Z])[)\]]?[.):]?\s+)?(.+)",
     re.IGNORECASE | re.DOTALL,
 )
 _SAYS = re.compile(
-    r"(?:i(?: would|['’]d)? (?:choose|pick|select|say)|it is|it['’]s|my answer is) [(\[]?([A-Z])[)\]]?[.!]?", re.I
+    r"(?:i(?: would|['’]d)? (?:choose|pick|select|say|go with)|i (?:think|believe|guess)(?: it is| it['’]s)?"
+    r"|it(?: is|['’]s| must be| should be)|my answer is) [(\[]?([A-Z])[)\]]?[.!]?",
+    re.I,
 )
 _BEFORE = re.compile(r"([A-Z])\s+\((.+)\)[.!]?", re.DOTALL)  # "B (arid)"
+_OWN_IS_RIGHT = re.compile(rf"(.+) is the {_ANSWER}[.!]?", re.IGNORECASE | re.DOTALL)  # "Arid is the right answer."
+_BESIDE = re.compile(r"([A-Z])(?:\s+=)?\s+(.+)", re.DOTALL)  # "B arid", "B = arid"
+_FOR = re.compile(r"[(\[]?([A-Z])[)\]]?,?\s+because\b")
+_SO = re.compile(
+    r"(?:^|(?<=[.,;!?\n])\s*)(?i:so|therefore|thus|hence)[,:]?\s+(?i:it(?: is|['’]s)\s+)?(?i:option\s+)?"
+    r"[(\[]?([A-Z])[)\]]?[.!]?$"
+)  # "Option C is wrong, so B"
+_FIELD = re.compile(r'\{\s*"?(?:answer|choice|option)"?\s*:\s*"?([A-Za-z])"?\s*\}', re.IGNORECASE)  # JSON
 _BEHIND = re.compile(r"[(\[]([A-Z])[)\]][.!]?$")  # "arid (B)"
 _FACE = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
-_WRAPPED = re.compile(r"</?answer>|\*\*|`|[\"“”](?=[A-Za-z][\"“”])|(?<=[\"“][A-Za-z])[\"“”]", re.IGNORECASE)
+_WRAPPED = re.compile(
+    r"</?answer>|</s>$|<\|\w+\|>$|\*\*|`|[\"'“”‘](?=[A-Za-z][\"'“”’])|(?<=[\"'“‘][A-Za-z])[\"'“”’]", re.IGNORECASE
+)
 # Another letter of a list, where a list may go on: "A, B", "A or B", "A/B", "A and (B)".
 _GOES_ON = re.compile(
     r"\s*(?:[,/&;]\s*(?:or |and )?|(?:or|and|nor)\s+)[(\[]?"
@@ -64,6 +83,11 @@ _DENIED = re.compile(
     r"\b(?:not?|never|false|wrong|incorrect|untrue|doubt|unlikely|if|unless|whether|thought|\w+n['’]t)\b(?:\s+\w+){0,4}\s*$",
     re.IGNORECASE,
 )
+_UNTRUE = re.compile(
+    r"(?:no|false|wrong|incorrect|untrue|not (?:right|correct|true))[.!]?", re.IGNORECASE
+)  # "B. False"
+_SPOKEN_OF = re.compile(r"\b[A-Z] (?:is|are|was|can|cannot|could|would|does|has|isn['’]t)\b")  # "A is too cold, so B"
+_NAMED = re.compile(r"\b(?:[B-HJ-Z]\b|A(?=[.,;:!?)]))")
 _THE_ANSWER = ("The answer is", "The correct answer is")
 _MOST_STATED, LONGEST_FIRST = 8, 2_000
 
@@ -93,8 +117,9 @@ def reading(text: str, choices: Sequence[str]) -> Reading:
     text = text.strip()
     if not text.strip(_QUOTES):
         return Reading(None, EMPTY)
-    own = _same_text(text, choices)
-    plain = _WRAPPED.sub("", _FACE.sub(r"\1", text)).strip(_QUOTES)
+    text = text.rpartition("</think>")[2].strip() or text  # a thought that ended is no answer
+    plain = _WRAPPED.sub("", _FACE.sub(r"\1", text)).strip(_QUOTES).translate(_SIGNS)
+    own = _same_text(text, choices) or _same_text(plain.rstrip("!"), choices)
     if bare := _BARE.fullmatch(plain):
         return _bare(bare[1], own, choices)
     if own:
@@ -107,7 +132,7 @@ def reading(text: str, choices: Sequence[str]) -> Reading:
 
 def _bare(letter: str, own: set[int], choices: Sequence[str]) -> Reading:
     """A lone letter is a choice's letter; a small one only where it is not another choice's own text."""
-    index = _index(letter.upper(), choices)
+    index = index_of(letter.upper(), choices)
     if letter.islower() and own - {index}:
         return Reading(None, SEVERAL)
     return Reading(index, NONE if index is None else LETTER)
@@ -130,7 +155,7 @@ def _named(text: str, choices: Sequence[str]) -> tuple[set[int | None], str]:
         named |= _same_text(_SENTENCE.split(text[:LONGEST_FIRST], maxsplit=1)[0], choices)
     leading = _LEADING.match(text)
     if leading:
-        letter, known = _index(leading[1].upper(), choices), _same_text(text[leading.end() :], choices)
+        letter, known = index_of(leading[1].upper(), choices), _same_text(text[leading.end() :], choices)
         glued = text[leading.end() - 1] not in "\n" and text[leading.end() : leading.end() + 1].isalnum()
         if (glued or leading[1].islower()) and letter not in known:  # "D.C. is …", "a, then": no letter by itself
             return named, form
@@ -139,14 +164,20 @@ def _named(text: str, choices: Sequence[str]) -> tuple[set[int | None], str]:
         return named | known | {letter}, LETTER_AND_TEXT
     if not named and (found := _BEHIND.search(text, max(0, len(text) - 5))):
         known = _same_text(text[: found.start()], choices)
-        return (known | {_index(found[1], choices)}, LETTER_AND_TEXT) if known else (set(), NONE)
+        return (known | {index_of(found[1], choices)}, LETTER_AND_TEXT) if known else (set(), NONE)
     if not named and (found := _BEFORE.fullmatch(text)):
         known = _same_text(found[2], choices)
-        return (known | {_index(found[1], choices)}, LETTER_AND_TEXT) if known else (set(), NONE)
+        return (known | {index_of(found[1], choices)}, LETTER_AND_TEXT) if known else (set(), NONE)
+    if not named and (found := _BESIDE.fullmatch(text)):
+        known = _same_text(found[2], choices)
+        if known:
+            return known | {index_of(found[1], choices)}, LETTER_AND_TEXT
+    if not named and (found := _OWN_IS_RIGHT.fullmatch(text)):
+        named = _same_text(found[1], choices)
     if not named and (found := _OWN.fullmatch(text)):
         named = _same_text(found[2], choices)
         if named and found[1]:
-            named = named | {_index(found[1].upper(), choices)}
+            named = named | {index_of(found[1].upper(), choices)}
     return named, form
 
 
@@ -160,18 +191,23 @@ def _says_it_again(text: str) -> bool:
 def _statements(text: str, choices: Sequence[str]) -> Iterator[tuple[int | None, int, int]]:
     """Yield (choice, where it begins, where its letter ends) of each statement that the text makes."""
     for _, found in zip(range(_MOST_STATED + 1), _TOLD.finditer(text), strict=False):
-        yield _index((found[1] or found[2]).upper(), choices), found.start(), found.end()
+        yield index_of((found[1] or found[2]).upper(), choices), found.start(), found.end()
     for _, found in zip(range(_MOST_STATED + 1), _IS_RIGHT.finditer(text), strict=False):
-        joined = _JOINED.search(text[max(0, found.start() - 12) : found.start()])
-        yield None if joined else _index(found[1], choices), found.start(), found.end()
-    if found := _SAYS.fullmatch(text):
-        yield _index(found[1].upper(), choices), found.start(), found.end()
+        before = text[max(0, found.start() - 12) : found.start()]
+        joined = _JOINED.search(before) and not _CONCLUDES.search(before)
+        yield None if joined else index_of(found[1], choices), found.start(), found.end()
+    for found in (_SAYS.fullmatch(text), _FIELD.fullmatch(text), _FOR.match(text)):
+        if found:
+            yield index_of(found[1].upper(), choices), found.start(), found.end()
+    end = text[-LONGEST_FIRST:]
+    if (found := _SO.search(end)) and not _NAMED.search(_SPOKEN_OF.sub("", end[: found.start()])):
+        yield index_of(found[1], choices), len(text) - len(found[0].lstrip()), len(text)
     for start in sorted({0, text.rfind("\n") + 1}):  # a text begins with its answer or ends in it
         if found := _LABELLED.match(text, start):
-            yield _index(found[1].upper(), choices), start, found.end()
+            yield index_of(found[1].upper(), choices), start, found.end()
     for box in {box.strip(_QUOTES) for box in _BOXED.findall(text)}:
         letter = _BARE.fullmatch(box)
-        for index in {_index(letter[1].upper(), choices)} if letter else _same_text(box, choices) or {None}:
+        for index in {index_of(letter[1].upper(), choices)} if letter else _same_text(box, choices) or {None}:
             yield index, 0, len(text)
 
 
@@ -189,7 +225,11 @@ def _contradicted(text: str, choices: Sequence[str], index: int | None) -> bool:
     if _TAKEN_BACK.search(_ARGUED.split(text, maxsplit=1)[0]):
         return True
     leading = _LEADING.match(text)
-    return leading is not None and _has_second(text[leading.end() :].strip(), choices, index)
+    if leading is None:
+        return False
+    rest = text[leading.end() :].strip()
+    denied = _UNTRUE.fullmatch(rest) and not _same_text(rest, choices)
+    return bool(denied) or _has_second(rest, choices, index)
 
 
 def _has_second(text: str, choices: Sequence[str], index: int) -> bool:
@@ -204,6 +244,8 @@ def _has_second(text: str, choices: Sequence[str], index: int) -> bool:
         others = (said for i, said in enumerate(texts) if i != index and len(said) > 1 and said not in texts[index])
         if any(re.search(rf"(?<!\w){re.escape(said)}(?!\w)", rest) for said in others):
             return True
+    if text.count("because") == 1:  # what argues for the one may speak of the others
+        text = re.sub(r"\bbecause\b[^\n;]*", "", text)
     return _lists_another(text.replace(choices[index].strip(), " ", 1), choices, index)
 
 
@@ -225,43 +267,10 @@ def _same_text(text: str, choices: Sequence[str]) -> set[int]:
     return exact or {index for index, choice in enumerate(plain) if choice.casefold() == said.casefold()}
 
 
-def _index(letter: str, choices: Sequence[str]) -> int | None:
+def index_of(letter: str, choices: Sequence[str]) -> int | None:
+    """Return the index of the choice of a capital letter; None where there is none."""
     index = LETTERS.find(letter)
     return index if 0 <= index < len(choices) else None
-
-
-def llava_rule(text: str, choices: Sequence[str]) -> int | None:
-    """Return what LLaVA's `eval_science_qa.py` reads: a lone letter A to E, "B. …", a first "The answer is B"."""
-    text = text.replace("\n", ". ")
-    found = re.fullmatch(r"\s*([A-E])\s*", text) or re.match(r"([A-E])\. ", text)
-    found = found or re.search(r"The answer is ([A-E])\.", text) or re.search(r"The answer is ([A-E])", text)
-    return _index(found[1], choices) if found else None
-
-
-def lmms_eval_rule(text: str, choices: Sequence[str]) -> int | None:
-    """Return what lmms-eval's `scienceqa` task reads: the letter alone, or a capital and a full stop at the start."""
-    found = re.fullmatch(r"([A-Z])", text) or re.match(r"([A-Z])\.", text)
-    return _index(found[1], choices) if found else None
-
-
-READERS: Mapping[str, Callable[[str, Sequence[str]], int | None]] = {
-    "ours": read_answer,
-    "LLaVA": llava_rule,
-    "lmms-eval": lmms_eval_rule,
-}
-
-
-def read_by_each(asked: Iterable[tuple[str, Sequence[str], int]]) -> dict[str, dict[str, Any]]:
-    """Return {reader: {"accuracy", "correct", "n", "unread", "unread_share"}}, percent, of (text, choices, answer)."""
-    asked = list(asked)
-    found = {}
-    for name, read in READERS.items():
-        indices = [read(text, choices) for text, choices, _ in asked]
-        correct = sum(index == answer for index, (_, _, answer) in zip(indices, asked, strict=True))
-        unread, n = indices.count(None), len(asked)
-        shares = {"accuracy": 100 * correct / n, "unread_share": 100 * unread / n}
-        found[name] = shares | {"correct": correct, "n": n, "unread": unread}
-    return found
 
 
 def forms(readings: Iterable[Reading]) -> dict[str, int]:

@@ -68,7 +68,7 @@ def _published_table(comparison: Mapping[str, Any]) -> str:
     rows = "".join(f"<tr><td>{escape(name)}</td>{_cell(cell)}</tr>" for name, cell in comparison["published"].items())
     return (
         "<h2>Published</h2><p>The study's own bars, on ScienceQA's 2,017 test questions with a picture; the intervals "
-        "are added here. They are no part of the tests above: its answers to the single questions are not published."
+        "are added here. They are not part of the tests above: its answers to the single questions are not published."
         f"</p><table>{rows}</table>"
     )
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from llava_mistral.data.scienceqa import COLUMNS, LETTERS, Problem, question_text
 from llava_mistral.evaluation.journal import Answer, Asked
-from llava_mistral.evaluation.reading import forms, read_by_each, reading
+from llava_mistral.evaluation.other_readers import read_by_each
+from llava_mistral.evaluation.reading import forms, reading
 from llava_mistral.evaluation.scoring import (
     UNREAD,
     Answers,

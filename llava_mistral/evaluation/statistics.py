@@ -27,7 +27,7 @@ def wilson_interval(correct: int, n: int, level: float = LEVEL) -> tuple[float, 
         ValueError: `n` is not positive, or `correct` is not within 0 … n.
     """
     if n <= 0 or not 0 <= correct <= n:
-        raise ValueError(f"{correct} of {n} is no proportion")
+        raise ValueError(f"{correct} of {n} is not a proportion")
     from scipy.stats import binomtest
 
     found = binomtest(correct, n).proportion_ci(level, method="wilson")

@@ -174,7 +174,7 @@ def _shards(index: Path) -> list[Path]:
     except BadInput:
         raise
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadInput("is no index of shards", remedy=AGAIN, file=index, field="weight_map") from error
+        raise BadInput("is not an index of shards", remedy=AGAIN, file=index, field="weight_map") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             problem = f"names {str(name)[:80]!r}, which is outside of its folder"
@@ -186,7 +186,7 @@ def read_header(file: Path) -> dict[str, dict]:
     """Return the header of one safetensors file: name -> {dtype, shape, data_offsets}, and `__metadata__`.
 
     Raises:
-        BadInput: the file is no safetensors, its tensors do not fill it one after the other, or a name is there twice,
+        BadInput: the file is no safetensors, its tensors do not fill it one after the other, or a name occurs twice,
             of which others read the last.
     """
     whole = file.stat().st_size
@@ -197,7 +197,7 @@ def read_header(file: Path) -> dict[str, dict]:
             if start.startswith(b"version "):
                 raise ValueError("a Git LFS pointer, fetch it with `git lfs pull`")
             if not 2 <= length <= min(_LARGEST_HEADER, whole - 8):
-                raise ValueError("a header of no possible length")
+                raise ValueError("a header of impossible length")
             header = json.loads(opened.read(length), object_pairs_hook=_once)
         at = 0
         for start, end, name in sorted(_span(*item) for item in header.items() if item[0] != "__metadata__"):
@@ -208,7 +208,7 @@ def read_header(file: Path) -> dict[str, dict]:
             raise ValueError(f"its tensors take {at:,} bytes and it has {whole - 8 - length:,}")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         said = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
-        raise BadInput(f"is no whole safetensors file ({said[:200]})", remedy=AGAIN, file=file) from error
+        raise BadInput(f"is not a complete safetensors file ({said[:200]})", remedy=AGAIN, file=file) from error
     return header
 
 
@@ -216,7 +216,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
-        raise ValueError(f"{twice[:80]} is there twice")
+        raise ValueError(f"{twice[:80]} occurs twice")
     return found
 
 
@@ -225,7 +225,7 @@ def _span(name: str, entry: dict) -> tuple[int, int, str]:
     numbers = 1
     for side in entry["shape"]:
         if type(side) is not int or side < 0 or (numbers := numbers * side) > _NUMBERS:
-            raise ValueError(f"{name[:80]} has a shape that is none")
+            raise ValueError(f"{name[:80]} has an invalid shape")
     start, end = entry["data_offsets"]
     if type(start) is not int or type(end) is not int or 8 * (end - start) != numbers * _BITS[entry["dtype"]]:
         raise ValueError(f"{name[:80]} has other offsets than its shape and type need")
@@ -239,7 +239,7 @@ def refuse_types(header: dict[str, dict], file: Path) -> None:
     """
     for name, entry in header.items():
         if name != "__metadata__" and entry["dtype"] not in WEIGHTS and not name.endswith("position_ids"):
-            problem = f"weight {name[:80]} is stored as {entry['dtype']}, which is no type of weights"
+            problem = f"weight {name[:80]} is stored as {entry['dtype']}, which is not a type of weights"
             raise BadInput(problem, remedy=f"save it as one of {', '.join(WEIGHTS)}", file=file)
 
 

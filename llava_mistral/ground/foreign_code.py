@@ -81,7 +81,7 @@ def trust(named: str) -> None:
     """
     name, _, commit = named.rpartition("@")
     if not (_HUB_ID.fullmatch(name) and COMMIT.fullmatch(commit)):
-        problem = f"{named!r} names no commit of a Hub repository"
+        problem = f"{named!r} does not name a commit of a Hub repository"
         raise BadInput(problem, remedy="give OWNER/NAME@COMMIT, with all 40 hexadecimal digits", field=FLAG[2:])
     _TRUSTED[name] = commit
 
@@ -135,7 +135,7 @@ def origin(name: str, revision: str | None = None) -> Origin:
         return Origin(name, revision, runs_code(name, revision))
     place = f"{name}/adapter_config.json"
     if not Path(name).is_dir() and not _HUB_ID.fullmatch(base):
-        problem = f"names the base {base!r}, which is no repository of the Hub"
+        problem = f"names the base {base!r}, which is not a Hub repository"
         raise BadInput(problem, remedy="publish the base and name it there", file=place)
     pinned = adapter.get("revision") if _is_text(adapter.get("revision")) and not Path(base).is_dir() else None
     above = _read(base, "adapter_config.json", pinned).get("base_model_name_or_path")

@@ -7,7 +7,7 @@ nothing: the file has to hold what only this project writes, and the folder noth
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,15 @@ OUTPUTS = {
 }
 
 
-def check_output_folder(path: str | Path, made_by: str) -> Path:
+def check_output_folder(path: str | Path, made_by: str, sources: Iterable[str | Path | None] = ()) -> Path:
     """Return `path` if a verb may write there: absent, empty, or what an earlier run of the verb wrote.
 
     Args:
         made_by: the file that marks it, one of `OUTPUTS`.
+        sources: what the verb reads; replacing the folder must not remove any of it.
 
     Raises:
-        BadInput: the folder holds something else, or the path is a file.
+        BadInput: the folder holds something else or a source, or the path is a file.
     """
     path = Path(path)
     if path.is_dir():
@@ -85,6 +86,10 @@ def check_output_folder(path: str | Path, made_by: str) -> Path:
             raise BadInput(problem, remedy="name an empty or a new folder", file=path, field="output")
     elif path.exists() or path.is_symlink():
         raise BadInput("the output is a file, not a folder", remedy="name a new folder", file=path, field="output")
+    for source in filter(None, sources):
+        if os.path.exists(source) and Path(source).resolve().is_relative_to(path.resolve()):
+            problem = f"holds {source}, which is read, and would be replaced"
+            raise BadInput(problem, remedy="name another folder", file=path, field="output")
     check_folders_above(path, "output")
     return path
 
@@ -109,11 +114,11 @@ def _something_else(folder: Path, made_by: str) -> str | None:
         except (OSError, ValueError, RecursionError, AttributeError, TypeError):
             ours = False
         if not ours:
-            return f"its {made_by} was not written by this verb"
+            return f"its {made_by} was not written by this command"
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(root) / name).is_symlink()]
         for path in (Path(root) / name for name in [*files, *links]):
             name = path.relative_to(folder).as_posix()
             if not is_partial(path) and not re.fullmatch(output.files, name):
-                return f"{name}, which this verb does not write"
+                return f"{name}, which this command does not write"
     return None

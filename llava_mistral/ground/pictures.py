@@ -44,8 +44,8 @@ def open_picture(
         file, record, field: where the picture is named, for the error.
 
     Raises:
-        BadInput: it is no regular file, of no format of `FORMATS`, is damaged or cut short, has more than 64 million
-            pixels, or sides of more than 200:1; grey that is negative, not finite, or beyond 32 bits.
+        BadInput: it is not a regular file or not of a format of `FORMATS`, is damaged or truncated, has more than
+            64 million pixels, or sides of more than 200:1; grey that is negative, not finite, or beyond 32 bits.
     """
     place = {"file": file, "record": record, "field": field}
     try:
@@ -101,7 +101,7 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "is no JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000"
+        return "is not a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     return f"is not a picture that can be read ({' '.join(str(error).split())[:120] or type(error).__name__})"
@@ -111,7 +111,7 @@ def bytes_of(source: Source) -> bytes:
     """Return the bytes of a picture's file, whatever they are.
 
     Raises:
-        BadInput: the path is no regular file, or the file has more than 256 MiB.
+        BadInput: the path is not a regular file, or the file has more than 256 MiB.
         OSError: it cannot be read.
     """
     if isinstance(source, Mapping):
@@ -127,7 +127,7 @@ def _read(path: str | Path) -> bytes:
     with open(handle, "rb") as file:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode):
-            raise BadInput(f"{str(path)[:200]} is no regular file", remedy="name a picture")
+            raise BadInput(f"{str(path)[:200]} is not a regular file", remedy="name a picture")
         if state.st_size > MOST_BYTES:
             problem = f"{str(path)[:200]} has {state.st_size:,} bytes, more than {MOST_BYTES:,}"
             raise BadInput(problem, remedy="make it smaller or drop it")
@@ -183,7 +183,7 @@ def _grey(picture: Image.Image) -> Image.Image:
 
     pixels = np.asarray(picture)
     if not np.isfinite(pixels).all() or pixels.min() < 0:
-        problem = "the picture has grey below 0, or that is no number"
+        problem = "the picture has grey values below 0 or NaN"
         raise BadInput(problem, remedy="scale it to 0 to 255 and save it again")
     most = pixels.max()
     bits = max(8, int(most).bit_length() + int(most).bit_length() % 2)
@@ -218,7 +218,7 @@ class PictureFolder:
         image, place = self.root / name, {"file": file, "record": record, "field": "image"}
         if "://" in str(name):
             remedy = "fetch the picture and name it below the image folder"
-            raise BadInput(f"{str(name)[:200]!r} is an address and no path", remedy=remedy, **place)
+            raise BadInput(f"{str(name)[:200]!r} is an address, not a path", remedy=remedy, **place)
         try:
             real = None if "\0" in str(name) else self._resolved(str(image))
             inside = real is not None and (real + os.sep).startswith(self._inside)
@@ -227,13 +227,13 @@ class PictureFolder:
             remedy = "fetch the picture or drop the record"
             raise BadInput(f"{image} does not exist", remedy=remedy, **place) from error
         except OSError as error:  # a name too long, a file taken for a folder, or a loop of links
-            wrong = f"{str(image)[:200]!r} is no path ({error.strerror})"
+            wrong = f"{str(image)[:200]!r} is not a path ({error.strerror})"
             raise BadInput(wrong, remedy="name a picture below the image folder", **place) from error
         if not inside:
             wrong = f"{str(image)[:200]!r} is outside of {self.root}"
             raise BadInput(wrong, remedy="keep pictures below the image folder", **place)
         if not stat.S_ISREG(mode):
-            raise BadInput(f"{image} is no regular file", remedy="name a picture", **place)
+            raise BadInput(f"{image} is not a regular file", remedy="name a picture", **place)
         return image
 
     def _resolved(self, image: str) -> str:

@@ -35,7 +35,7 @@ def read_yaml(path: str | Path) -> dict:
     except OSError as error:
         raise BadInput(f"cannot be read ({error.strerror})", remedy="give a YAML recipe", file=path) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"is not YAML ({error})", remedy="mend the recipe", file=path) from None
+        raise BadInput(f"is not YAML ({error})", remedy="correct the recipe", file=path) from None
     if not isinstance(values, dict):
         raise BadInput("is not a mapping of keys to values", remedy="write `key: value` lines", file=path)
     return values

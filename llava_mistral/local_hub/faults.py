@@ -57,9 +57,9 @@ class Fault:
             if isinstance(value, int | float) and not 0 <= value < float("inf"):
                 raise BadInput(f"{value!r} is out of range", remedy="give zero or a positive number", field=name)
         if self.status is not None and not 400 <= self.status <= 599:
-            raise BadInput(f"{self.status} is no error status", remedy="give 400 to 599", field="status")
+            raise BadInput(f"{self.status} is not an error status", remedy="give 400 to 599", field="status")
         if self.side not in ("", "request", "response"):
-            raise BadInput(f"{self.side!r} is no side", remedy="give request or response", field="side")
+            raise BadInput(f"{self.side!r} is not a side", remedy="give request or response", field="side")
         if self.status is None and self.cut is None and self.flip is None and not self.delay:
             raise BadInput("the fault rule does nothing", remedy=f"give it a {KINDS}", field="status")
 

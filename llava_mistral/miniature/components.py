@@ -11,6 +11,7 @@ same form, so that `llava-mistral build` loads either without a difference:
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from llava_mistral.miniature.digitsqa_questions import NAMES
 from llava_mistral.miniature.fitting import Course, fit
 from llava_mistral.miniature.text_documents import END, NO_PLACE, Document, encode, text_documents, words_of
 from llava_mistral.miniature.tokenizer import train_tokenizer
+
+MATCHING = 1.6  # times the random weights
 
 
 @dataclass
@@ -32,8 +35,8 @@ class ComponentsConfig:
         clip_epochs: passes over the alignment pairs.
         text: fields of `MistralConfig`; the LLaMA twin takes those that `LlamaConfig` has.
         backbones: which text models to make.
-        text_documents: how many captions and questions are written for the text models.
-        text_epochs: passes over them.
+        letter_documents, text_documents: how many choices, and how many captions and questions after them, are written
+            for the text models, which read each once.
         clip_batch_size, text_batch_size: samples per step.
         clip_rates, text_rates: the highest learning rates of AdamW (embeddings, norms, heads) and of Muon (the weight
             matrices of the layers).
@@ -46,12 +49,12 @@ class ComponentsConfig:
     clip_epochs: int = 16
     text: dict = field(default_factory=dict)
     backbones: list[str] = field(default_factory=lambda: ["mistral"])
-    text_documents: int = 30000
-    text_epochs: int = 1
+    letter_documents: int = 8320
+    text_documents: int = 20000
     clip_batch_size: int = 128
-    text_batch_size: int = 64
+    text_batch_size: int = 32
     clip_rates: tuple[float, float] = (1e-3, 1e-2)
-    text_rates: tuple[float, float] = (3e-3, 2e-2)
+    text_rates: tuple[float, float] = (3e-3, 5e-3)
     seed: int = 0
 
     @classmethod
@@ -128,8 +131,8 @@ def _jiggle(pictures, wobble):
     return grid_sample(pictures, where, padding_mode="border", align_corners=False)
 
 
-def pretrain_text_model(documents: list[Document], tokenizer, model_type: str, config: ComponentsConfig):
-    """Predict the next token of what `documents` have to learn; returns a Mistral or LLaMA causal language model."""
+def pretrain_text_model(lessons: Sequence[list[Document]], tokenizer, model_type: str, config: ComponentsConfig):
+    """Predict the next token of what documents have to learn, lesson by lesson; returns a causal language model."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -140,8 +143,8 @@ def pretrain_text_model(documents: list[Document], tokenizer, model_type: str, c
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **specials, **sizes)
     )
-    prepare_embeddings(model, tokenizer)
-    rows = encoded(documents, tokenizer)
+    prepare_matching(model, tokenizer)
+    rows = [row for lesson in lessons for row in encoded(lesson, tokenizer)]
 
     def loss_of(batch):
         columns = zip(*(rows[index] for index in batch.tolist()), strict=True)
@@ -159,25 +162,33 @@ def pretrain_text_model(documents: list[Document], tokenizer, model_type: str, c
         return torch.nn.functional.cross_entropy(logits, labels[:, 1:][learned])
 
     lengths = torch.tensor([len(ids) for ids, _, _ in rows])
-    course = Course(config.text_epochs, config.text_batch_size, config.text_rates, config.seed, parts=3)
+    sizes = tuple(map(len, lessons))
+    course = Course(1, config.text_batch_size, config.text_rates, config.seed, parts=2, lessons=sizes)
     fit(model, loss_of, lengths, course, f"tiny {model_type}")
     return model
 
 
-def prepare_embeddings(model, tokenizer) -> None:
-    """Start where words that belong together are alike, as they are in any large model.
+def prepare_matching(model, tokenizer) -> None:
+    """Start where like attends to like, and words that belong together are alike, as in any large model.
 
-    A figure starts as its name with as much of its own, and the token of a letter with a word as the sum of the two:
-    what is learned of an answer then holds for the choice that says it.
+    Queries start as keys, somewhat stronger than at random (Trockman and Kolter, "Mimetic Initialization of
+    Self-Attention Layers", 2023). A figure starts as its name with as much of its own, and the token of a letter with
+    a word as the sum of the two: what is learned of an answer then holds for the choice that says it.
     """
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        keys = attention.k_proj.weight.data.mul_(MATCHING)
+        heads = keys.view(-1, attention.head_dim, keys.shape[1])
+        attention.q_proj.weight.data.copy_(heads.repeat_interleave(attention.num_key_value_groups, 0).flatten(0, 1))
     ids, embeddings = tokenizer.get_vocab(), model.get_input_embeddings().weight.data
     for figure, name in enumerate(NAMES):
         if f"▁{figure}" in ids and f"▁{name}" in ids:
             embeddings[ids[f"▁{figure}"]] += embeddings[ids[f"▁{name}"]]
     for token, number in ids.items():
         found = re.fullmatch(r"\n([A-Z])\.(▁\w+)", token)
-        if found and found[2] in ids:
-            embeddings[number] = embeddings[ids[f"▁{found[1]}"]] + embeddings[ids[found[2]]]
+        parts = (f"▁{found[1]}", found[2]) if found else ()
+        if parts and ids.keys() >= set(parts):
+            embeddings[number] = sum(embeddings[ids[part]] for part in parts)
 
 
 def encoded(documents: list[Document], tokenizer) -> list[tuple]:
@@ -211,8 +222,8 @@ def make_components(data: Path, config: ComponentsConfig, folder: Path) -> dict[
     pairs = json.loads((data / "alignment" / "alignment.json").read_text(encoding="utf-8"))
     captions = [pair["conversations"][1]["value"] for pair in pairs]
     grid = config.clip_vision["image_size"] // config.clip_vision["patch_size"]
-    documents = text_documents(config.text_documents, grid, config.seed)
-    tokenizer = train_tokenizer(words_of(documents), config.vocab_size)
+    lessons = text_documents(config.letter_documents, config.text_documents, grid, config.seed)
+    tokenizer = train_tokenizer(words_of([*lessons[0], *lessons[1]]), config.vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
 
     side = config.clip_vision["image_size"]
@@ -229,7 +240,7 @@ def make_components(data: Path, config: ComponentsConfig, folder: Path) -> dict[
     look.save_pretrained(folder / "vision")
     counts = {"vision": sum(weight.numel() for weight in clip.parameters())}
     for model_type in config.backbones:
-        model = pretrain_text_model(documents, tokenizer, model_type, config)
+        model = pretrain_text_model(lessons, tokenizer, model_type, config)
         model.save_pretrained(folder / model_type)
         tokenizer.save_pretrained(folder / model_type)
         counts[model_type] = sum(weight.numel() for weight in model.parameters())
@@ -248,8 +259,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="DigitsQA folder")
     parser.add_argument("--config", required=True, help="YAML recipe, such as miniature/components")
     parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--backbones", nargs="+", choices=["mistral", "llama"], help="in place of the recipe's")
-    parser.add_argument("--seed", type=int, help="in place of the recipe's: another tower and other text models")
+    parser.add_argument("--backbones", nargs="+", choices=["mistral", "llama"], help="instead of the recipe's")
+    parser.add_argument("--seed", type=int, help="instead of the recipe's: another tower and other text models")
     args = parser.parse_args()
     if not (args.data / "alignment" / "alignment.json").is_file():
         raise BadInput("there is no alignment/alignment.json in it", remedy="build DigitsQA first", file=args.data)

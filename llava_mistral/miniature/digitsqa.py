@@ -27,7 +27,7 @@ from llava_mistral.miniature.digitsqa_skills import SKILLS, Skill
 
 LICENSE = "cc-by-4.0"
 SOURCE = "scikit-learn load_digits (UCI Optical Recognition of Handwritten Digits)"
-SPLIT_SIZES = {"train": 4800, "val": 700, "test": 1120}
+SPLIT_SIZES = {"train": 4800, "val": 650, "test": 1040}
 ALIGNMENT_SIZE = 4800
 TILE, MARGIN = 48, 8  # pixels: a scan is enlarged six times
 

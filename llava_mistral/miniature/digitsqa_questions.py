@@ -14,11 +14,12 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 RHYMES = ("hero", "sun", "shoe", "tree", "door", "hive", "sticks", "heaven", "gate", "line")
 TURNABLE = (2, 3, 4, 5, 7)  # upside down, 0, 1, 6, 8 and 9 look like a digit the right way up
 FIGURES = tuple("0123456789")
+SIDES = ("left", "right")
 SAID = ("{}.", "It is {}.", "Here we see {}.", "Somebody wrote {}.", "This is {}.", "The note says {}.")
 # One in eight wordings of what the text decides belongs to test, one to val, the others to train. The salt is one by
 # which every skill has wordings in every split, and every fact some in train.
-TEST_SHARE, SALT = 8, 18
-CHOICES = 3  # at most, but for what is counted
+TEST_SHARE, SALT = 8, 102
+CHOICES = 3  # at most
 
 INSTRUMENTS = {
     "thermometer": "temperature",
@@ -119,47 +120,53 @@ spell = one_digit(("Which word spells the written digit?",), NAMES.__getitem__, 
 rhyme = one_digit(("Which word rhymes with the digit shown?",), RHYMES.__getitem__, RHYMES)
 
 
-def count_in_strip(rng: random.Random) -> Draft:
-    wanted, times = rng.randrange(10), rng.randrange(4)
-    digits = [wanted] * times + [rng.choice([d for d in range(10) if d != wanted]) for _ in range(3 - times)]
-    rng.shuffle(digits)
-    solution = f"The strip shows {caption(digits)}. So {NAMES[wanted]} is written {times} times."
-    question = f"How many times is {NAMES[wanted]} written in this strip?"
-    return Draft(question, list("0123"), str(times), solution, digits=digits)
+def _of_strip(rng: random.Random, places: tuple[int, ...], question: str, names: dict[int, str]) -> Draft:
+    digits, place = [rng.randrange(10) for _ in range(3)], rng.choice(places)
+    answer = str(digits[place])
+    said = f"It is {caption(digits)}."
+    return Draft(question.format(names[place]), _with_others(rng, FIGURES, answer), answer, said, digits=digits)
 
 
 def middle_digit(rng: random.Random) -> Draft:
-    digits = [rng.randrange(10) for _ in range(3)]
-    question, answer = "Which digit is written in the middle of this strip?", str(digits[1])
-    return Draft(question, _with_others(rng, FIGURES, answer), answer, f"It is {caption(digits)}.", digits=digits)
+    return _of_strip(rng, (1,), "Which digit is written in the {} of this strip?", {1: "middle"})
+
+
+def end_digit(rng: random.Random) -> Draft:
+    return _of_strip(rng, (0, 2), "Which digit is written {} in this strip?", {0: "first", 2: "third"})
+
+
+def _sides(rng: random.Random) -> tuple[list[int], int, str]:
+    """Two different digits, the place of the one that is asked for, and what that place is called."""
+    side = rng.randrange(2)
+    return rng.sample(range(10), 2), side, SIDES[side]
 
 
 def side_digit(rng: random.Random) -> Draft:
-    digits, side = rng.sample(range(10), 2), rng.randrange(2)
-    question = f"Which digit is written on the {('left', 'right')[side]}?"
+    digits, side, name = _sides(rng)
     answer, other = str(digits[side]), str(digits[1 - side])
     choices = [answer, other, rng.choice([figure for figure in FIGURES if figure not in (answer, other)])]
-    return Draft(question, choices, answer, f"It is {caption(digits)}.", digits=digits)
+    said = f"It is {caption(digits)}."
+    return Draft(f"Which digit is written on the {name}?", choices, answer, said, digits=digits)
 
 
-def larger_of_two(rng: random.Random) -> Draft:
-    left, right = rng.sample(range(10), 2)
-    answer = "left" if left > right else "right"
-    solution = f"The picture shows {caption([left, right])}. The larger one is on the {answer}."
-    question = "On which side is the larger digit written?"
-    return Draft(question, ["left", "right"], answer, solution, digits=[left, right])
+def side_parity(rng: random.Random) -> Draft:
+    digits, side, name = _sides(rng)
+    answer = ("even", "odd")[digits[side] % 2]
+    solution = f"It is {caption(digits)}. The one on the {name} is {answer}."
+    return Draft(f"Is the digit written on the {name} even or odd?", ["even", "odd"], answer, solution, digits=digits)
 
 
 def votes(rng: random.Random) -> Draft:
-    red, blue = rng.sample(range(10), 2)
-    answer = "red" if red > blue else "blue"
+    digits, side, name = _sides(rng)
+    team, answer, other = ("red", "blue")[side], str(digits[side]), str(digits[1 - side])
+    choices = [answer, other, rng.choice([figure for figure in FIGURES if figure not in (answer, other)])]
     return Draft(
-        "Which team won the vote?",
-        ["red", "blue"],
+        f"How many votes has the {team} team?",
+        choices,
         answer,
-        f"The board shows {caption([red, blue])}, so the {answer} team won.",
+        f"The board shows {caption(digits)}. The {team} team has the votes on the {name}.",
         hint="The board shows the votes: red on the left, blue on the right.",
-        digits=[red, blue],
+        digits=digits,
     )
 
 
@@ -168,16 +175,6 @@ def upside_down(rng: random.Random) -> Draft:
     solution = f"It is {caption([digit])}. It stands {'on its head' if turned else 'as it should'}."
     question = "Is the written digit upside down?"
     return Draft(question, ["yes", "no"], "yes" if turned else "no", solution, digits=[digit], turned=turned)
-
-
-def is_it(rng: random.Random) -> Draft:
-    digit, asked = rng.randrange(10), rng.randrange(10)
-    asked = digit if rng.random() < 0.45 else asked
-    solution = f"It is {caption([digit])}."
-    return Draft(
-        f"Is the written digit a {NAMES[asked]}?", ["yes", "no"], "yes" if asked == digit else "no", solution,
-        digits=[digit],
-    )  # fmt: skip
 
 
 def calendar_leaf(rng: random.Random) -> Draft:
@@ -211,26 +208,6 @@ def letters_in_word(rng: random.Random) -> Draft:
 def _numbers_around(rng: random.Random, truth: int) -> list[str]:
     lowest = max(0, truth - rng.randrange(4))
     return [str(number) for number in range(lowest, lowest + 4)]
-
-
-def add_figures(rng: random.Random) -> Draft:
-    """One or two more: of all sums of two digits, a model of this size learns too few by heart."""
-    right = rng.choice((1, 2))
-    left = rng.randrange(10 - right)
-    asked = rng.choice(("What is {} + {}?", "How much is {} + {}?", "What is the sum {} + {}?", "Work out {} + {}."))
-    total = str(left + right)
-    solution = f"{left} + {right} = {total}."
-    return Draft(asked.format(left, right), _with_others(rng, FIGURES, total), total, solution)
-
-
-def subtract_figures(rng: random.Random) -> Draft:
-    """One or two less."""
-    right = rng.choice((1, 2))
-    left = rng.randrange(right, 10)
-    asked = rng.choice(("What is {} - {}?", "How much is {} - {}?", "What is the rest {} - {}?", "Work out {} - {}."))
-    rest = str(left - right)
-    solution = f"{left} - {right} = {rest}."
-    return Draft(asked.format(left, right), _with_others(rng, FIGURES, rest), rest, solution)
 
 
 def definition(asks: tuple[str, ...], say: str, bank: dict[str, str]) -> Maker:

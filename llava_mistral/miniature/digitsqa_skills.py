@@ -23,7 +23,6 @@ class Skill:
 NATURAL, SOCIAL, LANGUAGE = "natural science", "social science", "language science"
 EVEN_ODD = "The digits zero, two, four, six and eight are even. The digits one, three, five, seven and nine are odd."
 ORDER = "The digits in order are zero, one, two, three, four, five, six, seven, eight and nine."
-SUMS = "To add two numbers, start at the first and count on as many steps as the second says."
 measure = ask.definition(
     (
         "What does a {} measure?",
@@ -73,33 +72,28 @@ RHYMED = "Rhymes: " + " ".join(
 SKILLS = (
     Skill(NATURAL, "counting", "Numbers to nine", "Read a written digit", (1, 2), ask.read_digit, SPELLED, 3),
     Skill(NATURAL, "counting", "Numbers to nine", "Read a number word", (1, 2), in_words(ask.read_digit), SPELLED),
-    Skill(NATURAL, "counting", "Numbers to nine", "Tell whether it is a digit", (1, 3), ask.is_it, SPELLED),
-    Skill(NATURAL, "counting", "Counting", "Count a digit in a strip", (3, 5), ask.count_in_strip, ORDER),
     Skill(NATURAL, "order", "Places", "Read the digit in the middle", (2, 4), ask.middle_digit, ORDER),
+    Skill(NATURAL, "order", "Places", "Read the first or third digit", (3, 5), ask.end_digit, ORDER),
     Skill(NATURAL, "order", "Places", "Read the digit on one side", (2, 4), ask.side_digit, ORDER),
-    Skill(NATURAL, "comparison", "Larger and smaller", "Compare two digits", (2, 4), ask.larger_of_two, ORDER),
-    Skill(
-        NATURAL, "comparison", "Larger and smaller", "Compare two number words", (2, 4), in_words(ask.larger_of_two),
-        ORDER,
-    ),
-    Skill(NATURAL, "arithmetic", "Addition", "Add in figures", (2, 5), ask.add_figures, SUMS),
-    Skill(NATURAL, "arithmetic", "Addition", "Add beside a drawing", (2, 5), decorated(ask.add_figures), SUMS),
-    Skill(NATURAL, "arithmetic", "Subtraction", "Subtract in figures", (3, 6), ask.subtract_figures, SUMS),
     Skill(NATURAL, "parity", "Even and odd", "Even or odd, written", (2, 4), ask.parity, EVEN_ODD),
     Skill(NATURAL, "parity", "Even and odd", "Even or odd, named", (2, 4), in_words(ask.parity), EVEN_ODD),
+    Skill(NATURAL, "parity", "Even and odd", "Even or odd on one side", (4, 6), ask.side_parity, EVEN_ODD),
+    Skill(NATURAL, "parity", "Even and odd", "Even or odd, of two named", (4, 6), in_words(ask.side_parity), EVEN_ODD),
     Skill(NATURAL, "geometry", "Turning", "Right way up or upside down", (3, 6), ask.upside_down, SPELLED),
-    Skill(NATURAL, "measurement", "Instruments", "Know what an instrument measures", (6, 10), measure, TOOLS),
+    Skill(NATURAL, "measurement", "Instruments", "Know what an instrument measures", (6, 10), measure, TOOLS, 2),
     Skill(NATURAL, "measurement", "Instruments", "Instruments beside a drawing", (6, 10), decorated(measure), TOOLS),
     Skill(SOCIAL, "calendar", "Days", "Read a calendar leaf", (1, 3), ask.read_leaf, SPELLED),
     Skill(SOCIAL, "calendar", "Days", "Find the next day", (3, 5), ask.calendar_leaf, ORDER),
+    Skill(SOCIAL, "calendar", "Days", "Find the day after a named one", (3, 5), in_words(ask.calendar_leaf), ORDER),
     Skill(SOCIAL, "towns", "Streets", "Read a door number", (1, 3), ask.read_door, SPELLED),
     Skill(SOCIAL, "towns", "Streets", "Find a house by its number", (4, 7), ask.house_number, EVEN_ODD),
-    Skill(SOCIAL, "civics", "Elections", "Tell who won a vote", (5, 9), ask.votes, ORDER),
-    Skill(SOCIAL, "economics", "Money", "Know words about money", (8, 12), money, PURSE),
+    Skill(SOCIAL, "civics", "Elections", "Count the votes of a team", (5, 9), ask.votes, ORDER),
+    Skill(SOCIAL, "economics", "Money", "Know words about money", (8, 12), money, PURSE, 2),
+    Skill(SOCIAL, "economics", "Money", "Money beside a drawing", (8, 12), decorated(money), PURSE),
     Skill(LANGUAGE, "spelling", "Number words", "Spell a written digit", (2, 4), ask.spell, SPELLED),
     Skill(LANGUAGE, "spelling", "Number words", "Spell a named digit", (2, 4), in_words(ask.spell), SPELLED),
     Skill(LANGUAGE, "spelling", "Letters", "Count the letters of a number word", (5, 7), ask.letters_in_word, SPELLED),
     Skill(LANGUAGE, "rhyme", "Rhymes", "Find a rhyme", (4, 6), ask.rhyme, RHYMED),
-    Skill(LANGUAGE, "vocabulary", "Meanings", "Know the meaning of a word", (7, 12), meaning, GLOSSARY),
+    Skill(LANGUAGE, "vocabulary", "Meanings", "Know the meaning of a word", (7, 12), meaning, GLOSSARY, 2),
     Skill(LANGUAGE, "vocabulary", "Meanings", "Meanings beside a drawing", (7, 12), decorated(meaning), GLOSSARY),
 )  # fmt: skip

@@ -3,7 +3,7 @@
 Several times quicker at this size than AdamW alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ class Course:
         rates: the highest learning rates of AdamW (embeddings, norms, heads) and of Muon (matrices of the layers).
         parts: in how many parts, by length, a batch is computed: short rows and long ones apart need half as much
             padding, and the gradient is still that of all kinds.
+        lessons: how many rows are learned before the next ones; () mixes all.
     """
 
     epochs: int
@@ -26,6 +27,7 @@ class Course:
     rates: tuple[float, float]
     seed: int
     parts: int = 1
+    lessons: tuple[int, ...] = ()
 
 
 def fit(
@@ -39,15 +41,14 @@ def fit(
     import torch
     from tqdm import tqdm
 
-    steps_per_epoch = len(lengths) // course.batch_size
-    steps = course.epochs * steps_per_epoch
+    lessons = course.lessons or (len(lengths),)
+    steps = course.epochs * sum(size // course.batch_size for size in lessons)
     optimizers, schedulers = _optimizers(model, course, steps)
     order = torch.Generator().manual_seed(course.seed)
     model.train()
     with tqdm(total=steps, desc=name, unit="step") as bar:
         for _ in range(course.epochs):
-            rows = torch.randperm(len(lengths), generator=order)[: steps_per_epoch * course.batch_size]
-            for batch in rows.view(steps_per_epoch, course.batch_size):
+            for batch in _batches(lessons, course.batch_size, order):
                 model.zero_grad()
                 by_length = batch[torch.argsort(lengths[batch], stable=True)].chunk(course.parts)
                 loss = sum(_backward(loss_of(part) / course.parts) for part in by_length)
@@ -57,6 +58,16 @@ def fit(
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
     model.eval()
+
+
+def _batches(lessons: tuple[int, ...], size: int, order: "torch.Generator") -> Iterator["torch.Tensor"]:
+    """Row numbers in batches, lesson after lesson, each in random order; what does not fill a batch is left out."""
+    import torch
+
+    start = 0
+    for rows in lessons:
+        yield from (start + torch.randperm(rows, generator=order))[: rows // size * size].view(-1, size)
+        start += rows
 
 
 def _optimizers(model: "torch.nn.Module", course: Course, steps: int) -> tuple[list, list]:

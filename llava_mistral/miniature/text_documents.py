@@ -18,7 +18,8 @@ from llava_mistral.miniature.digitsqa_skills import SKILLS
 from llava_mistral.miniature.instructions import Turn, lettered, open_turns
 
 NOTHING = "paper"
-LETTERED = 0.75  # of the questions; to find the letter of an answer is what takes longest to learn
+ASKED = 6  # of the same choices, one after the other
+LETTERED = 0.6  # of the questions
 COLOURED = ("red", "green", "blue", "grey")
 SHAPED = ("circle", "square", "triangle")
 
@@ -99,14 +100,14 @@ def caption_documents(count: int, side: int, rng: random.Random) -> Iterable[Doc
 
 
 def letter_documents(count: int, rng: random.Random) -> Iterable[Document]:
-    """Choices, and the letters of all of them asked for one after the other: nothing else has to be found out."""
+    """Choices, and the letters of some asked for one after the other: nothing else has to be found out."""
     kinds = [ask.FIGURES, NAMES, ask.RHYMES, ("even", "odd"), ("yes", "no"), ("left", "right"), ("red", "blue")]
     kinds += [("north", "south"), *(tuple(bank.values()) for bank in (ask.INSTRUMENTS, ask.MONEY, ask.VOCABULARY))]
     for _ in range(count):
         kind = rng.choice(kinds[:3] + kinds)
         choices = rng.sample(kind, min(ask.CHOICES, len(kind)))
         lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
-        wanted = rng.sample(choices, len(choices))
+        wanted = [rng.choice(choices) for _ in range(ASKED)]
         questions = [[wanted[0], *lines], *([choice] for choice in wanted[1:])]
         turns = [
             ("\n".join([*question, INSTRUCTION]), LETTERS[choices.index(choice)])
@@ -115,16 +116,20 @@ def letter_documents(count: int, rng: random.Random) -> Iterable[Document]:
         yield Document((), tuple(turns))
 
 
-def text_documents(count: int, side: int, seed: int = 0) -> list[Document]:
-    """`count` documents: captions, choices and questions; each skill's lecture ten times beside them."""
+def text_documents(letters: int, count: int, side: int, seed: int = 0) -> tuple[list[Document], list[Document]]:
+    """Two lessons: `letters` documents of choices alone, and `count` of captions, questions, lectures and choices.
+
+    To find the letter of an answer is learned suddenly, and many times sooner where nothing else is asked.
+    """
     rng = random.Random(f"{seed} documents")
+    first = list(letter_documents(letters, rng))
     captions = list(caption_documents(count // 6, side, rng))
-    choices = list(letter_documents(count // 8, rng))
+    choices = list(letter_documents(count // 16, rng))
     questions = list(question_documents(count - len(captions) - len(choices), side, rng))
     lectures = [
         Document((), (), lecture) for lecture in sorted({skill.lecture for skill in SKILLS}) for _ in range(10)
     ]
-    return captions + choices + questions + lectures
+    return first, captions + choices + questions + lectures
 
 
 def words_of(documents: Iterable[Document]) -> list[str]:

@@ -33,8 +33,8 @@ def add_method(add: Callable) -> None:
     """Add the flags of how to choose."""
     add("--method", choices=METHODS)
     add("--size", help="how many samples to keep: 1000, 1e3, or a share of all such as 10%% or 0.1 (full: all)")
-    add("--seed", type=int, default=0, help="seed of what is drawn, and of what decides between equals")
-    add("--necessity", type=float, default=0.5, help="principles: from what score on an image is needed")
+    add("--seed", type=int, default=0, help="random seed, also used to break ties")
+    add("--necessity", type=float, default=0.5, help="principles: score from which an image counts as needed")
     cover = "principles: cover the labels of all pictured samples, or only of those whose image is needed"
     add("--coverage", choices=["images", "fitting"], default="images", help=cover)
     scorer = "principles: checkpoint folder or OWNER/NAME@COMMIT to ask whether it needs the picture; its answers are "
@@ -42,9 +42,11 @@ def add_method(add: Callable) -> None:
     add("--stratified", action="store_true", help="random: evenly over the skills")
     within = "farthest: give every such label its fair share of the size"
     add("--within", choices=["subject", "topic", "category", "skill"], help=within)
-    outliers = "farthest, clusters: leave out this share first, the samples whose 10th nearest neighbour is farthest"
+    outliers = (
+        "farthest, clusters: first drop this share of outliers, the samples whose 10th nearest neighbour is farthest"
+    )
     add("--drop_outliers", type=float, default=0.0, metavar="SHARE", help=outliers)
-    add("--clusters", type=int, help="clusters: how many, an even share of each; default 50")
+    add("--clusters", type=int, help="clusters: number of clusters, each giving an even share; default 50")
     add("--embeddings", help="farthest, clusters: .npy file, a float16 or float32 row per sample, in order")
     embedder = "farthest: CLIP-like model or LLaVA checkpoint that makes the vectors, kept in --embeddings"
     add("--embedder", help=embedder)

@@ -76,7 +76,11 @@ CUES = (
     _cue("lead", 1.5, "points at things to compare", r"\bin each (?:sample|pair)\b|\bcompare\b"),
     _cue("hint", 2.0, "the context sends to it", rf"\b{_LOOK} the (?:[\w-]+ ){{0,3}}(?:data|{_PICTURE})\b"),
     _cue("hint", 2.0, "the context points below", rf"\b{_PICTURE} (?:\w+ ){{0,3}}below\b|\b(?:as|are|is) shown\b"),
-    _cue("hint", 2.0, "the context says how to read it", rf"\b(?<!\bthis ){_PICTURE} (?:shows?|represents?)\b"),
+    # "This picture shows an African elephant" is a caption; "this diagram shows" and "the picture shows" are not.
+    _cue(
+        "hint", 2.0, "the context says how to read it",
+        rf"\b(?:(?<!\bthis )|(?!picture|image|photo)){_PICTURE} (?:shows?|represents?)\b",
+    ),  # fmt: skip
     _cue("ask", -3.0, "asks about a text", rf"\b(?:this|the|following) {_TEXT}\b"),
     _cue("ask", -3.0, "is arithmetic in figures", r"\d\s*[-+×*/÷]\s*\d"),
     _cue("ask", -1.5, "asks for a fact", r"\bcapital of\b|\bwhat (?:does|do|is|are|was) (?:an?|the word)\b"),

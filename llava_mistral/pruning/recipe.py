@@ -27,7 +27,7 @@ class PruneRecipe:
     Attributes:
         size: how many samples to keep, or what share of them (a float, at most 1); None with "full": all.
         conversations: what a sample is where one record holds several answers: the "whole", or each of its "answers".
-        necessity: "principles": from what score on an image is needed.
+        necessity: "principles": score from which an image counts as needed.
         coverage: "principles": cover the labels of all pictured samples ("images") or of those that fit ("fitting").
         within: "farthest": the level whose every label gets a fair share.
         drop_outliers: "farthest", "clusters": the share of samples, those farthest from others, that is left out.
@@ -94,7 +94,7 @@ class PruneRecipe:
             return self.size
         count = int(self.size * samples + 0.5)
         if count < 1:
-            problem = f"{100 * self.size:g} % of {samples} samples is none"
+            problem = f"{100 * self.size:g} % of {samples} samples is less than one sample"
             raise BadInput(problem, remedy="give a larger share, or a number", field="size")
         return count
 

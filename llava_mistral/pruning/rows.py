@@ -52,7 +52,7 @@ def bytes_of(text: str) -> int:
     """Return the bytes of a size such as 900MB, 1GB or 1.5GiB.
 
     Raises:
-        BadInput: it is no such size.
+        BadInput: it is not a valid size.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if not found:

@@ -167,7 +167,7 @@ def check_ids(samples: Samples) -> None:
     again = [name for name, count in Counter(problem.pid for problem in samples.problems).items() if count > 1]
     if again:
         others = f" ({len(again):,} such ids)" if len(again) > 1 else ""
-        problem = f"the id {again[0]!r} is there twice{others}"
+        problem = f"the id {again[0]!r} occurs twice{others}"
         raise BadInput(problem, remedy="give every sample an id of its own", file=samples.source, field="id")
 
 

@@ -137,13 +137,15 @@ def prepare_dataset(
     sources, noted = parquet.split_files(folder), manifest.get("files") or {}
     _check_files(manifest, [path for paths in sources.values() for path in paths], folder)
     if split and not re.fullmatch(r"\w+(\.\w+)*", split):  # as `datasets` has it; it becomes part of a path
-        raise BadInput(f"{split!r} is no name for a split", remedy="use letters, digits and dots", field="split")
+        raise BadInput(
+            f"{split!r} is not a valid name for a split", remedy="use letters, digits and dots", field="split"
+        )
     if split and len(sources) == 1:
         sources = {split: next(iter(sources.values()))}
     elif split:
         raise BadInput(f"the folder has the splits {', '.join(sources)}", remedy="leave --split out", field="split")
     if config_name and not re.fullmatch(r"\w+([-.]\w+)*", config_name):
-        problem, remedy = f"{config_name!r} is no name for a config", "use letters, digits and dashes"
+        problem, remedy = f"{config_name!r} is not a valid name for a config", "use letters, digits and dashes"
         raise BadInput(problem, remedy=remedy, field="config_name")
     config, staged = config_name or manifest["method"], workspace / "files"
     (staged / config).mkdir(parents=True)
@@ -168,13 +170,13 @@ def read_manifest(folder: Path) -> dict:
     """A pruned dataset's manifest, with local paths reduced to plain names (ids are left as they are).
 
     Raises:
-        BadInput: there is none, or its method is no name for a config.
+        BadInput: there is none, or its method is not a valid name for a config.
     """
     manifest = staging.read_json(folder / MANIFEST)
     method = manifest.get("method")
     if not (isinstance(method, str) and method.replace("-", "").replace("_", "").isalnum()):
         raise BadInput(
-            f"{method!r} is no name for a config", remedy="make the set again with llava-mistral prune",
+            f"{method!r} is not a valid name for a config", remedy="make the set again with llava-mistral prune",
             file=folder / MANIFEST, field="method",
         )  # fmt: skip
     ids = {key: manifest[key] for key in ("kept", "dropped") if key in manifest}

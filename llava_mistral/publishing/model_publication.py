@@ -170,7 +170,7 @@ def prepare_model(
         api: the Hub's client, asked for the commit of an adapter's base; None contacts nothing and pins no base.
 
     Raises:
-        BadInput: the folder is no checkpoint, or holds what must not leave.
+        BadInput: the folder is not a checkpoint, or holds what must not leave.
     """
     if ask and (folder / "adapter_config.json").is_file():
         raise BadInput(
@@ -180,7 +180,7 @@ def prepare_model(
         open_picture(Path(ask[0]), field="ask")
     for field, name in (("base_model", base_model), ("dataset", dataset)):
         if name and not is_hub_id(name):
-            raise BadInput(f"{name!r} is no Hub id", remedy="give OWNER/NAME, or leave it out", field=field)
+            raise BadInput(f"{name!r} is not a Hub id", remedy="give OWNER/NAME, or leave it out", field=field)
     staged = workspace / "files"
     staged.mkdir()
     left_out = staging.stage_model(folder, staged, base_model)
@@ -225,4 +225,4 @@ def _recipe_text(recipe: str | Path | None, run: dict) -> str | None:
         return text
     except (OSError, ValueError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
-        raise BadInput(f"is no recipe ({said})", remedy="give a YAML file", file=recipe, field="recipe") from None
+        raise BadInput(f"is not a recipe ({said})", remedy="give a YAML file", file=recipe, field="recipe") from None

@@ -167,7 +167,7 @@ def clean_png(source: Any, **place: Any) -> bytes:
     """Decode a picture (`pictures.open_picture`) and encode its upright pixels as PNG, in its own mode.
 
     Raises:
-        BadInput: it is no picture that can be read; `place` names it.
+        BadInput: it is not a picture that can be read; `place` names it.
     """
     picture = open_picture(source, rgb=False, **place)
     if picture.mode not in PNG_MODES:

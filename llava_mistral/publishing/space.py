@@ -103,7 +103,7 @@ def prepare_space(model_id: str, repo_id: str, workspace: Path, *, revision: str
     """
     if not is_hub_id(model_id):
         raise BadInput(
-            f"{model_id!r} is no model on the Hub",
+            f"{model_id!r} is not a model on the Hub",
             remedy="publish the folder first and give OWNER/NAME",
             field="MODEL",
         )

@@ -49,7 +49,7 @@ def stage_model(folder: Path, staging: Path, base_model: str | None = None) -> l
         the names of the files that stay at home.
 
     Raises:
-        BadInput: the folder is no checkpoint, or one that cannot be published (missing shard, foreign code).
+        BadInput: the folder is not a checkpoint, or one that cannot be published (missing shard, foreign code).
     """
     files = own_files(folder) if folder.is_dir() else {}
     check_checkpoint(folder)
@@ -82,13 +82,13 @@ def write_picture(picture: Path, target: Path) -> None:
     """Write a chart's pixels as PNG, and nothing else that its file held.
 
     Raises:
-        BadInput: it is no picture.
+        BadInput: it is not a picture.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         clean = clean_png(picture.read_bytes())
     except BadInput:
-        raise BadInput("is no picture", remedy="give a PNG, or remove it", file=picture) from None
+        raise BadInput("is not a picture", remedy="give a PNG, or remove it", file=picture) from None
     target.write_bytes(clean)
 
 
@@ -98,13 +98,13 @@ def is_replaced(path: str) -> bool:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Refuse what is no checkpoint before anything is read at length: config, code and every weight file present."""
+    """Refuse a folder that is not a checkpoint before any weight is read: config, code and all weight files exist."""
     if not folder.is_dir():
         raise BadInput("the folder does not exist", remedy="give a checkpoint folder", file=folder)
     adapter = (folder / "adapter_config.json").is_file()
     if not adapter and not (folder / "config.json").is_file():
         raise BadInput(
-            "is no checkpoint: it has neither config.json nor adapter_config.json",
+            "is not a checkpoint: it has neither config.json nor adapter_config.json",
             remedy="give a folder written by save_pretrained, such as an output of llava-mistral train",
             file=folder,
         )
@@ -148,7 +148,7 @@ def weight_files(folder: Path) -> list[Path]:
     adapter = folder / "adapter_model.safetensors"
     files = checkpoint_headers.weight_files(folder) + [file for file in [adapter] if file.is_file()]
     if foreign := [file.name for file in files if not ALLOWED.fullmatch(file.name)]:
-        problem = f"points at {foreign[0]!r}, which is no weight file of this folder"
+        problem = f"points at {foreign[0]!r}, which is not a weight file of this folder"
         index = folder / checkpoint_headers.INDEX
         raise BadInput(problem, remedy="save the checkpoint again", file=index, field="weight_map")
     if not files:
@@ -228,7 +228,7 @@ def parse_json(data: bytes, name: str | Path) -> dict:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"is no JSON ({error})", remedy="save it again", file=name) from None
+        raise BadInput(f"is not JSON ({error})", remedy="save it again", file=name) from None
     if not isinstance(value, dict):
         raise BadInput("holds no JSON object", remedy="save it again", file=name)
     return value

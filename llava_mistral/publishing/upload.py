@@ -51,7 +51,7 @@ def check_repo_id(repo_id: str) -> str:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise BadInput(f"{repo_id!r} is no repository name ({error})", remedy="use OWNER/NAME") from None
+        raise BadInput(f"{repo_id!r} is not a repository name ({error})", remedy="use OWNER/NAME") from None
     if "/" not in repo_id:  # the Hub would put its owner in front, and the card would name another repository
         raise BadInput(f"{repo_id!r} names no owner", remedy="use OWNER/NAME")
     return repo_id

@@ -70,7 +70,7 @@ class AnswerCollator:
         try:
             return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
         except ValueError as error:  # the template's own refusal, of a role or an order of turns
-            remedy = "mend or drop it, or use another chat template"
+            remedy = "correct or drop it, or use another chat template"
             raise BadInput(str(error), remedy=remedy, record=row.get("id"), field="prompt") from None
 
     def _answers(self, ids: torch.Tensor, row: dict, image_tokens: list[int]) -> Iterator[tuple[int, int]]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import context_length
 from llava_mistral.training.packing import most_image_tokens, text_bytes
 
 TEMPLATE = 512  # more tokens than any chat template of ours adds to a short conversation
@@ -22,7 +23,9 @@ def beyond_context(rows: Any, processor: Any, config: Any) -> list[tuple[int, in
     """
     from llava_mistral.training.plan.workload import lengths_of
 
-    limit, each = context_of(config), most_image_tokens(config)
+    if (limit := context_of(config)) is None:
+        return []
+    each = most_image_tokens(config)
     bounds = (TEMPLATE + FOR_A_TURN * turns + text + each * pictures for text, turns, pictures in text_bytes(rows))
     long = [index for index, bound in enumerate(bounds) if bound > limit]
     if not long:
@@ -32,9 +35,9 @@ def beyond_context(rows: Any, processor: Any, config: Any) -> list[tuple[int, in
     return [(index, tokens) for index, tokens in zip(long, lengths, strict=True) if tokens > limit]
 
 
-def context_of(config: Any) -> int:
-    """Tokens that the text model of a `LlavaMistralConfig` has positions for."""
-    return config.text_config.max_position_embeddings
+def context_of(config: Any) -> int | None:
+    """Tokens that the text model has positions for, scaled ones counted; None where its configuration does not say."""
+    return context_length(config)
 
 
 def within_context(rows: Any, processor: Any, stage: Any, bad: BadSamples, source: str = "dataset") -> Any:

@@ -28,7 +28,7 @@ def load_options(stage: Any) -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         remedy = "use a machine with an NVIDIA GPU and the extra `qlora`, or leave it out for LoRA"
-        raise BadInput("weights of 4 bits need a GPU", remedy=remedy, field="load_in_4bit")
+        raise BadInput("4-bit weights need a GPU", remedy=remedy, field="load_in_4bit")
     place = {"": int(os.environ.get("LOCAL_RANK", 0))}
     return {"quantization_config": four_bit_config(), "device_map": place}
 

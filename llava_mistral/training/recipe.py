@@ -72,13 +72,13 @@ class StageArguments:
     on_bad_sample: str = field(default="error", metadata={"help": "error, or skip: listed in skipped.json"})
     max_bad_samples: float = field(default=0.01, metadata={"help": "share of skipped samples that stops the run"})
     chat_template: str | None = field(
-        default=None, metadata={"help": "wording of this stage; the checkpoint keeps its own"}
+        default=None, metadata={"help": "chat template of this stage; the checkpoint keeps its own"}
     )
     may_drop_question: bool = field(
         default=False, metadata={"help": "stage 2 with a template that drops the question, to measure what that costs"}
     )
     packed: bool = field(
-        default=True, metadata={"help": "lay samples end to end, without padding; loss and gradients are the same"}
+        default=True, metadata={"help": "place samples end to end, without padding; loss and gradients are the same"}
     )
     row_tokens: int = field(
         default=4096,
@@ -98,6 +98,10 @@ class StageArguments:
     eval_split: str | None = field(
         default=None, metadata={"help": "split of --eval_dataset that is held out; validation, or test"}
     )
+    held_out: float = field(
+        default=0.0,
+        metadata={"help": "rows kept out of training for --eval_strategy: how many, or below 1 a share (at most 500)"},
+    )
     sample_answers: int = field(default=4, metadata={"help": "held-out rows answered for you at each evaluation"})
     frozen_dtype: str = field(
         default="auto",
@@ -115,7 +119,7 @@ class StageArguments:
     )
     vision_cache_gb: float = field(default=32.0, metadata={"help": "gigabytes (10^9) that folder may take"})
     force_resume: bool = field(
-        default=False, metadata={"help": "go on from a checkpoint though data or recipe changed since"}
+        default=False, metadata={"help": "resume from a checkpoint although the data or the recipe changed"}
     )
     load_in_4bit: bool = field(
         default=False, metadata={"help": "QLoRA: the frozen text model in 4 bits; needs a GPU and bitsandbytes"}
@@ -166,14 +170,17 @@ class Recipe:
         values.setdefault("logging_nan_inf_filter", False)  # a loss that is no number is shown, not replaced by a mean
         values |= {"max_length": None, "remove_unused_columns": False}  # a cut would take image tokens with it
         values.setdefault("ddp_find_unused_parameters", False)  # none is unused, pictures or not: see VisionFeatures
-        if self.stage.plan and not torch.cuda.is_available():
-            values["use_cpu"] = True  # a plan for a GPU is made anywhere
+        if not torch.cuda.is_available():
+            if self.stage.plan:
+                values["use_cpu"] = True  # a plan for a GPU is made anywhere
+            elif not values.get("use_cpu"):
+                values.setdefault("bf16", False)  # TRL's default, which torch refuses without a GPU
         try:
             with warnings.catch_warnings():  # TRL sets the flag itself, by the name that transformers has given up
                 warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
                 return SFTConfig(**values)
         except (ValueError, TypeError) as error:
-            remedy = "mend the recipe or the flag; `llava-mistral train --help` lists them"
+            remedy = "correct the recipe or the flag; `llava-mistral train --help` lists them"
             raise BadInput(str(error), remedy=remedy) from None
 
     @property

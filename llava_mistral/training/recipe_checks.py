@@ -35,6 +35,7 @@ RANGES = {
     **dict.fromkeys(("weight_decay", "max_grad_norm", "sample_answers"), _not_negative),
     "lora_dropout": lambda value: 0 <= value < 1,
     "max_bad_samples": lambda value: 0 <= value <= 1,
+    "held_out": lambda value: 0 <= value < 1 or value == int(value) > 0,
 }
 OPTIONAL_RANGES = {"mm_projector_lr": _positive, "plan_gpus": _at_least(1), "neftune_noise_alpha": _positive}
 CHOICES = {
@@ -45,7 +46,7 @@ CHOICES = {
     "plan_gpu": (None, *PLANNED_GPUS),
 }
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout")
-OF_EVALUATION = ("eval_split", "sample_answers", "eval_steps", "eval_delay", "eval_on_start")
+OF_EVALUATION = ("sample_answers", "eval_steps", "eval_delay", "eval_on_start")
 OUT_OF_RANGE = "give a positive number"
 
 
@@ -62,7 +63,7 @@ def check_given(given: dict[str, Any], files: Mapping[str, str | None], config: 
     """
     for key, remedy in REFUSED.items():
         if key in given and given[key] not in accepted(key, config):
-            raise BadInput("has no place here", remedy=remedy, file=files[key], field=key)
+            raise BadInput("is not allowed here", remedy=remedy, file=files[key], field=key)
     for key in ("stage", "model_name_or_path", "dataset", "output_dir"):
         if not isinstance(given.get(key), str) or not given[key]:
             problem = f"{given[key]!r} is not text" if given.get(key) else "is not given"
@@ -146,7 +147,12 @@ def _check_packing(recipe: Recipe) -> None:
 
 
 def _check_evaluation(recipe: Recipe) -> None:
-    idle = [key for key in OF_EVALUATION if key in recipe.given and not recipe.stage.eval_dataset]
+    stage = recipe.stage
+    if stage.held_out and stage.eval_dataset:
+        remedy = "leave it out, or --eval_dataset"
+        raise BadInput("the held-out data is named already", remedy=remedy, **recipe.place("held_out"))
+    idle = [] if stage.eval_dataset or stage.held_out else [key for key in OF_EVALUATION if key in recipe.given]
+    idle += [] if stage.eval_dataset else [key for key in ("eval_split",) if key in recipe.given]
     if idle:
         raise BadInput("has no effect without --eval_dataset", remedy="leave it out", **recipe.place(idle[0]))
 
@@ -167,7 +173,7 @@ def _check_lora(recipe: Recipe) -> None:
     if not stage.load_in_4bit:
         return
     if not stage.use_peft:
-        problem, remedy = "weights of 4 bits cannot be trained", "add --use_peft or leave it out"
+        problem, remedy = "4-bit weights cannot be trained", "add --use_peft or leave it out"
         raise BadInput(problem, remedy=remedy, **recipe.place("load_in_4bit"))
     if not stage.plan and importlib.util.find_spec("bitsandbytes") is None:
         remedy = "pip install '.[qlora]' on a machine with a GPU, or leave it out for LoRA"

@@ -80,32 +80,33 @@ ACCEPTED = {"max_length": (None,), "remove_unused_columns": (False,), "completio
 
 # Without effect on a run, and yet nothing that anybody could be misled by.
 HARMLESS = {
-    "do_train": "training is what the verb does",
+    "do_train": "the command always trains",
     "prediction_loss_only": "an evaluation predicts nothing but the loss, whatever this says",
     "local_rank": "launchers pass it; the process finds its place in the environment",
 }
 
 # Of StageArguments and SFTConfig: what may differ between a checkpoint and the run that goes on from it. All else is
 # part of the run's identity.
-_SHOWN = "what is logged, and where to, moves no weight"
+_SHOWN = "what is logged, and where to, does not affect the weights"
 _EVALUATED = "an evaluation gives every random generator back as it found it"
 _COMPARED = "the rows themselves are compared, picture by picture"
-_STORED = "how often and how many checkpoints are kept moves no weight"
+_STORED = "how often and how many checkpoints are kept does not affect the weights"
 _LOADED = "batches are the same whoever prepares them"
-_PLANNED = "of the plan alone"
+_PLANNED = "used by the plan only"
 BESIDE_IDENTITY = {
     **dict.fromkeys(
         ("dataset", "dataset_split", "dataset_config", "conversations", "image_folder", "columns"), _COMPARED
     ),
     **dict.fromkeys(("check_pictures", "on_bad_sample", "max_bad_samples"), _COMPARED),
     "chat_template": "the words of the template are compared, wherever its file lies",
-    "may_drop_question": "permits a template, and that is compared",
+    "may_drop_question": "permits a template, which is compared itself",
+    "held_out": _COMPARED,
     **dict.fromkeys(("eval_dataset", "eval_split", "sample_answers"), _EVALUATED),
     **dict.fromkeys(("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_eval"), _EVALUATED),
     **dict.fromkeys(("per_device_eval_batch_size", "prediction_loss_only"), _EVALUATED),
     **dict.fromkeys(("vision_cache", "vision_cache_gb"), "stored features are the bits that the tower gives"),
     "frozen_dtype": "16 bits are kept where they lose nothing",
-    "force_resume": "says that a difference is wanted",
+    "force_resume": "allows a difference",
     **dict.fromkeys(("plan", "plan_gpu", "plan_gpus", "force_fit"), _PLANNED),
     **dict.fromkeys(("output_dir", "run_name", "do_train", "local_rank"), "names and places"),
     **dict.fromkeys(("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node"), _SHOWN),
@@ -116,5 +117,5 @@ BESIDE_IDENTITY = {
     **dict.fromkeys(("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"), _LOADED),
     **dict.fromkeys(("dataloader_prefetch_factor", "dataloader_multiprocessing_context"), _LOADED),
     "ddp_timeout": "how long a process waits for the others",
-    "use_cpu": "where it is computed, as the machine itself; told by the record",
+    "use_cpu": "where it is computed, as the machine itself; the record names it",
 }

@@ -25,10 +25,11 @@ def check_reports(recipe: Any) -> None:
         if name not in ("none", "all") and not any(importlib.util.find_spec(module) for module in modules):
             remedy = f"pip install '{EXTRAS.get(name, name)}', or use --report_to none"
             raise BadInput(f"{name!r} is not installed", remedy=remedy, **recipe.place("report_to"))
-    held_out, never = recipe.stage.eval_dataset, recipe.given.get("eval_strategy", "no") == "no"
+    key = "held_out" if recipe.stage.held_out else "eval_dataset"
+    held_out, never = getattr(recipe.stage, key), recipe.given.get("eval_strategy", "no") == "no"
     if held_out and never:
         remedy = "add --eval_strategy epoch, or steps with --eval_steps N"
-        raise BadInput("is never evaluated", remedy=remedy, **recipe.place("eval_dataset"))
+        raise BadInput("is never evaluated", remedy=remedy, **recipe.place(key))
     if not held_out and not never:
-        remedy = "add --eval_dataset PATH_OR_ID"
+        remedy = "add --eval_dataset PATH_OR_ID, or --held_out 0.02"
         raise BadInput("there is no data to evaluate on", remedy=remedy, **recipe.place("eval_strategy"))

@@ -70,7 +70,7 @@ class SampleAnswers:
             writer: a TensorBoard `SummaryWriter` that takes the pictures and texts as well.
         """
         if is_sharded():
-            print(f"step {step}: no sample answers, because FSDP and ZeRO spread the weights", file=sys.stderr)
+            print(f"step {step}: no sample answers, because FSDP and ZeRO shard the weights", file=sys.stderr)
             return
         answers = self.answers(model)
         samples = [

@@ -16,14 +16,14 @@ def conversation(row: dict[str, Any], image_token: str) -> tuple[list[dict], int
     """
     turns = [*row["prompt"], *row["completion"]]
     pictures, asked = len(row["images"] or ()), len(row["prompt"])
-    users = [place for place, turn in enumerate(turns) if turn["role"] != "assistant"]
+    users = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
     parts = [
         _parts(turn["content"], image_token if pictures and place in users else None)
         for place, turn in enumerate(turns)
     ]
     places = sum(part["type"] == "image" for content in parts for part in content)
     if pictures and not places:
-        first = next((place for place in users if turns[place]["role"] == "user"), None)
+        first = next(iter(users), None)
         if first is None:
             raise BadInput("has pictures and no user's turn", remedy="give a prompt", record=row.get("id"))
         parts[first] = [{"type": "image"}] * pictures + parts[first]

@@ -188,7 +188,7 @@ def moved(entry: dict, start: int, end: int) -> None:
 
 
 def twice(whole: bytes) -> bytes:
-    """A key that is there twice, which `json` and safetensors read as the last one."""
+    """A key that occurs twice, which `json` and safetensors read as the last one."""
     length = struct.unpack("<Q", whole[:8])[0]
     told = whole[8 : 8 + length].rstrip()
     end = told.index(PROJECTOR.encode())

@@ -27,8 +27,8 @@ LIBRARIES = (
     *("datasets", "huggingface_hub", "safetensors", "pillow"),
 )
 MARKED = pytest.StashKey[dict]()
-TALLY = pytest.StashKey[dict]()
-RAN = pytest.StashKey[set]()
+TALLY, RAN = "tally", "ran"
+_COUNTED: dict = {}  # what this process has counted: hooks of reports are given no configuration
 
 
 def groups() -> dict[str, dict]:
@@ -67,9 +67,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "case(id, outcome): a case of tests/reliability_cases.yaml, and what it shows")
-    config.stash[TALLY] = defaultdict(lambda: {"tests": 0, "passed": 0, "tried": 0, "seconds": 0.0, "libraries": {}})
-    config.stash[TALLY]["started"] = time.monotonic()
-    config.stash[RAN] = set()
+    _COUNTED[TALLY] = defaultdict(lambda: {"tests": 0, "passed": 0, "tried": 0, "seconds": 0.0, "libraries": {}})
+    _COUNTED[TALLY]["started"] = time.monotonic()
+    _COUNTED[RAN] = set()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -79,17 +79,22 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
+    """The report carries its cases to the process that counts, which under pytest-xdist is another one."""
     report = (yield).get_result()
-    if report.when != "call" and report.passed:
-        return
+    report.cases = marks(item) if report.when == "call" or not report.passed else []
+    report.seconds = call.duration
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
     given = dict(report.user_properties)
-    for case, outcome in marks(item):
-        item.config.stash[RAN].add(item.nodeid)
-        row = item.config.stash[TALLY][case, outcome]
+    for case, outcome in getattr(report, "cases", ()):
+        _COUNTED[RAN].add(report.nodeid)
+        row = _COUNTED[TALLY][case, outcome]
         row["tests"] += 1
         row["passed"] += report.passed
         row["tried"] += given.get("tried", 1) if report.passed else 0
-        row["seconds"] += call.duration
+        row["seconds"] += report.seconds
         row["libraries"] |= {
             name.removeprefix("library: "): said for name, said in given.items() if "library: " in name
         }
@@ -99,7 +104,7 @@ def pytest_terminal_summary(terminalreporter, config):
     folder = config.getoption("--reliability")
     if folder is None:
         return
-    tally = config.stash[TALLY]
+    tally = _COUNTED[TALLY]
     seconds = time.monotonic() - tally.pop("started")
     missing = sorted(f"{case} {outcome}" for case, outcome in expected() - tally.keys())
     if missing:
@@ -107,7 +112,7 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     record = {
         "seconds": round(seconds),
-        "tests": len(config.stash[RAN]),
+        "tests": len(_COUNTED[RAN]),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},

@@ -106,3 +106,12 @@ def with_gps() -> bytes:
     exif[0x010E] = "at /home/somebody"
     exif.get_ifd(0x8825)[1] = "N"
     return png(3, format="JPEG", exif=exif, comment=b"secret comment")
+
+
+def prepare(folder: Path, tmp_path: Path, **options):
+    """A data set's publication, staged in `tmp_path`."""
+    from llava_mistral.publishing.dataset_publication import prepare_dataset
+
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    return prepare_dataset(folder, "owner/name", workspace, **options)

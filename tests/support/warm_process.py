@@ -33,12 +33,24 @@ class Ended:
 
 
 class WarmProcess:
-    """The client's side. `run` starts `python command…` and waits for its end."""
+    """The client's side. `run` starts `python command…` and waits for its end.
+
+    Args:
+        environment: of the process; None: this one's.
+    """
+
+    def __init__(self, environment: dict[str, str] | None = None):
+        self.environment = environment
 
     def __enter__(self):
         command = [sys.executable, "-m", "tests.support.warm_process"]
         self.process = subprocess.Popen(
-            command, cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
+            command,
+            cwd=HOME,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.environment or {**os.environ},
         )
         return self
 
@@ -46,15 +58,21 @@ class WarmProcess:
         self.process.stdin.close()
         self.process.wait(timeout=60)
 
-    def run(self, command, watch, *, after=None, at=None, nth=1, send="SIGKILL", descriptors=None) -> Ended:
+    def run(self, command, watch, *, after=None, at=None, nth=1, send="SIGKILL", descriptors=None, cwd=HOME) -> Ended:
         """Run `command`; send it `send` after `after` seconds, or from its `nth` event on that matches `at`.
 
         An event is what Python is about to do to a file below `watch`, "os.rename .partial/checkpoint-2 checkpoint-2".
         Signals other than SIGKILL go to the whole group, as a terminal and a scheduler send them. `descriptors`: how
-        many files it may open at once.
+        many files it may open at once. `cwd`: where it runs.
         """
         request = {"command": list(map(str, command)), "watch": str(watch), "after": after}
-        request |= {"at": at, "nth": nth, "signal": int(getattr(signal, send)), "descriptors": descriptors}
+        request |= {
+            "cwd": str(cwd),
+            "at": at,
+            "nth": nth,
+            "signal": int(getattr(signal, send)),
+            "descriptors": descriptors,
+        }
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return Ended(**json.loads(self.process.stdout.readline()))
@@ -99,6 +117,7 @@ def _become(request: dict, said: Path) -> int:
     from llava_mistral.commands.study import become
 
     os.setsid()
+    os.chdir(request["cwd"])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)

@@ -31,7 +31,7 @@ def check_fit(stage: Any, config: Any, rows: Any, processor: Any) -> None:
     memory = memory_of(of_model, run, largest_batch(samples, run))
     if memory is None:
         if gpu is not None and not run.deepspeed:
-            said = f"the memory of {run.optim} is not known here, so nobody checked whether the run fits"
+            said = f"the memory of {run.optim} is not known here, so it was not checked whether the run fits"
             print(f"llava-mistral train: {said}", file=sys.stderr)
         return
     if gpu is None:
@@ -45,7 +45,7 @@ def check_fit(stage: Any, config: Any, rows: Any, processor: Any) -> None:
     changes = fitting_changes(of_model, run, lambda other: largest_batch(samples, other), gpu)
     raise BadInput(
         f"the run needs {memory.peak / GB:,.1f} GB and {gpu.name} has {gpu.memory / GB:,.1f} GB free for it",
-        remedy=f"{advice([change.said for change in changes])}; --force_fit tries all the same",
+        remedy=f"{advice([change.said for change in changes])}; --force_fit starts it anyway",
         field="plan",
     )
 

@@ -64,7 +64,7 @@ def _take(output: Path) -> int:
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
-            print(f"{output}: this file system knows no locks; start no second run on the folder", file=sys.stderr)
+            print(f"{output}: this file system has no locks; start no second run on the folder", file=sys.stderr)
             return descriptor
         if _is_current(descriptor, output / LOCK):
             return descriptor
