@@ -150,7 +150,7 @@ TRUTH = {  # what is right, worked out from the digits in the picture alone
     "rhyme": lambda draft: digitsqa_questions.RHYMES[draft.digits[0]],
     "calendar_leaf": lambda draft: str(draft.digits[0] + 1),
     "side_parity": lambda draft: ("even", "odd")[draft.digits[" right " in draft.question] % 2],
-    "end_digit": lambda draft: str(draft.digits[2 if " third " in draft.question else 0]),
+    "end_digit": lambda draft: str(draft.digits[2 if " third?" in draft.question else 0]),
     "votes": lambda draft: str(draft.digits["blue" in draft.question]),
     "house_number": lambda draft: "south" if draft.digits[0] % 2 else "north",
     "upside_down": lambda draft: "yes" if draft.turned else "no",

@@ -15,6 +15,11 @@ RHYMES = ("hero", "sun", "shoe", "tree", "door", "hive", "sticks", "heaven", "ga
 TURNABLE = (2, 3, 4, 5, 7)  # upside down, 0, 1, 6, 8 and 9 look like a digit the right way up
 FIGURES = tuple("0123456789")
 SIDES = ("left", "right")
+PLACE_QUESTIONS = {(2, place): f"Which digit is written on the {name}?" for place, name in enumerate(SIDES)} | {
+    (3, 0): "Which digit of this strip is written first?",
+    (3, 1): "Which digit of this strip is written in the middle?",
+    (3, 2): "Which digit of this strip is written third?",
+}
 SAID = ("{}.", "It is {}.", "Here we see {}.", "Somebody wrote {}.", "This is {}.", "The note says {}.")
 # One in eight wordings of what the text decides belongs to test, one to val, the others to train. The salt is one by
 # which every skill has wordings in every split, and every fact some in train.
@@ -30,7 +35,7 @@ INSTRUMENTS = {
     "speedometer": "speed",
 }
 MONEY = {
-    "budget": "a plan for spending",
+    "budget": "plans for spending",
     "salary": "pay for work",
     "loan": "money lent for a time",
     "tax": "dues to the state",
@@ -120,19 +125,18 @@ spell = one_digit(("Which word spells the written digit?",), NAMES.__getitem__, 
 rhyme = one_digit(("Which word rhymes with the digit shown?",), RHYMES.__getitem__, RHYMES)
 
 
-def _of_strip(rng: random.Random, places: tuple[int, ...], question: str, names: dict[int, str]) -> Draft:
+def _of_strip(rng: random.Random, places: tuple[int, ...]) -> Draft:
     digits, place = [rng.randrange(10) for _ in range(3)], rng.choice(places)
-    answer = str(digits[place])
-    said = f"It is {caption(digits)}."
-    return Draft(question.format(names[place]), _with_others(rng, FIGURES, answer), answer, said, digits=digits)
+    answer, said = str(digits[place]), f"It is {caption(digits)}."
+    return Draft(PLACE_QUESTIONS[3, place], _with_others(rng, FIGURES, answer), answer, said, digits=digits)
 
 
 def middle_digit(rng: random.Random) -> Draft:
-    return _of_strip(rng, (1,), "Which digit is written in the {} of this strip?", {1: "middle"})
+    return _of_strip(rng, (1,))
 
 
 def end_digit(rng: random.Random) -> Draft:
-    return _of_strip(rng, (0, 2), "Which digit is written {} in this strip?", {0: "first", 2: "third"})
+    return _of_strip(rng, (0, 2))
 
 
 def _sides(rng: random.Random) -> tuple[list[int], int, str]:
@@ -142,11 +146,11 @@ def _sides(rng: random.Random) -> tuple[list[int], int, str]:
 
 
 def side_digit(rng: random.Random) -> Draft:
-    digits, side, name = _sides(rng)
+    digits, side, _ = _sides(rng)
     answer, other = str(digits[side]), str(digits[1 - side])
     choices = [answer, other, rng.choice([figure for figure in FIGURES if figure not in (answer, other)])]
     said = f"It is {caption(digits)}."
-    return Draft(f"Which digit is written on the {name}?", choices, answer, said, digits=digits)
+    return Draft(PLACE_QUESTIONS[2, side], choices, answer, said, digits=digits)
 
 
 def side_parity(rng: random.Random) -> Draft:
@@ -203,11 +207,6 @@ def letters_in_word(rng: random.Random) -> Draft:
     solution = f"It is {caption([digit])}. The word {NAMES[digit]} has {length} letters."
     question = "How many letters has the word for the digit shown?"
     return Draft(question, list("345"), str(length), solution, digits=[digit])
-
-
-def _numbers_around(rng: random.Random, truth: int) -> list[str]:
-    lowest = max(0, truth - rng.randrange(4))
-    return [str(number) for number in range(lowest, lowest + 4)]
 
 
 def definition(asks: tuple[str, ...], say: str, bank: dict[str, str]) -> Maker:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.columns import METADATA
+from llava_mistral.data.conversations import PROBLEM
 from llava_mistral.data.scienceqa import INSTRUCTION, LETTERS
 from llava_mistral.miniature.digitsqa_questions import Draft
 
@@ -67,7 +68,7 @@ def instruction_rows(
         "chat": "Talk about a picture",
     }
     found = (
-        (pid, [lettered(draft)], labels),
+        (pid, [lettered(draft)], labels | {name: problem[name] for name in PROBLEM}),
         (f"{pid}-open", turns, labels | {"task": OPEN, "skill": skill[kind]}),
     )
     return [_row(name, turns, [str(image)] * (picture is not None), of) for name, turns, of in found]
@@ -79,7 +80,8 @@ def _row(name: str, turns: list[Turn], images: list[str], labels: dict) -> dict[
         for turn in turns
         for role, content in zip(("user", "assistant"), turn, strict=True)
     ]
-    return {"id": name, "images": images, "prompt": messages[:-1], "completion": messages[-1:], **labels}
+    told = dict.fromkeys(PROBLEM) | labels
+    return {"id": name, "images": images, "prompt": messages[:-1], "completion": messages[-1:], **told}
 
 
 def write_instructions(rows: dict[str, list[dict[str, Any]]], folder: Path) -> None:
@@ -90,7 +92,7 @@ def write_instructions(rows: dict[str, list[dict[str, Any]]], folder: Path) -> N
     from llava_mistral.data.conversations import row_features
 
     (folder / "data").mkdir(parents=True)
-    schema = row_features(METADATA).arrow_schema
+    schema = row_features((*METADATA, *PROBLEM)).arrow_schema
     for split, found in rows.items():
         cells = [[{"bytes": Path(name).read_bytes(), "path": None} for name in row["images"]] for row in found]
         table = pa.Table.from_pylist(

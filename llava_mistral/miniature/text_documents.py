@@ -19,7 +19,7 @@ from llava_mistral.miniature.instructions import Turn, lettered, open_turns
 
 NOTHING = "paper"
 ASKED = 6  # of the same choices, one after the other
-LETTERED = 0.6  # of the questions
+LETTERED = 0.7  # of the questions
 COLOURED = ("red", "green", "blue", "grey")
 SHAPED = ("circle", "square", "triangle")
 
@@ -116,6 +116,17 @@ def letter_documents(count: int, rng: random.Random) -> Iterable[Document]:
         yield Document((), tuple(turns))
 
 
+def place_documents(count: int, side: int, rng: random.Random) -> Iterable[Document]:
+    """Two or three digits, and those in three places asked for one after the other."""
+    for _ in range(count):
+        digits = [rng.randrange(10) for _ in range(rng.choice((2, 3)))]
+        turns = []
+        for _ in range(3):
+            place = rng.randrange(len(digits))
+            turns.append((ask.PLACE_QUESTIONS[len(digits), place], str(digits[place])))
+        yield Document(patch_words(digits, False, side, rng), tuple(turns))
+
+
 def text_documents(letters: int, count: int, side: int, seed: int = 0) -> tuple[list[Document], list[Document]]:
     """Two lessons: `letters` documents of choices alone, and `count` of captions, questions, lectures and choices.
 
@@ -123,13 +134,13 @@ def text_documents(letters: int, count: int, side: int, seed: int = 0) -> tuple[
     """
     rng = random.Random(f"{seed} documents")
     first = list(letter_documents(letters, rng))
-    captions = list(caption_documents(count // 6, side, rng))
-    choices = list(letter_documents(count // 16, rng))
-    questions = list(question_documents(count - len(captions) - len(choices), side, rng))
+    captions = list(caption_documents(count // 8, side, rng))
+    dense = [*letter_documents(count // 16, rng), *place_documents(count // 10, side, rng)]
+    questions = list(question_documents(count - len(captions) - len(dense), side, rng))
     lectures = [
         Document((), (), lecture) for lecture in sorted({skill.lecture for skill in SKILLS}) for _ in range(10)
     ]
-    return first, captions + choices + questions + lectures
+    return first, captions + dense + questions + lectures
 
 
 def words_of(documents: Iterable[Document]) -> list[str]:
