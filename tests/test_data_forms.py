@@ -1,8 +1,10 @@
 """Every form x every entrance: random samples, written in each form, come back the same wherever they are read."""
 
+import io
 import json
 import random
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,12 @@ from tests.support.data_forms import (
     pixels,
     plain_samples,
     pruned,
-    put_example,
     random_picture,
     random_samples,
     random_text,
     rows_as_read,
     trained,
+    written,
 )
 from tests.support.running import HOME
 
@@ -208,6 +210,28 @@ def test_a_set_on_the_hub_is_read_by_configuration_and_split_at_every_entrance(t
         said = run_apart("-c", read, tmp_path, **environment).stdout.splitlines()
     assert ["field dataset_config" in line and "red" in line and "blue" in line for line in said[:2]] == [True, True]
     assert "field split: has no split 'tset'; use one of train, test" in said[2]
+
+
+def put_example(file: Path, record: str) -> None:
+    """Write an example of docs/data.md: JSON as it is, other files by what their names say."""
+    from datasets import Dataset
+
+    if file.suffix in (".json", ".jsonl"):
+        written(file, record + "\n")
+    elif file.suffix == ".csv":
+        Dataset.from_list([json.loads(record)]).to_csv(str(file))
+    elif file.suffix == ".parquet":
+        Dataset.from_list([json.loads(record)]).to_parquet(str(file))
+    elif file.suffix == ".tar":
+        file.parent.mkdir()
+        with tarfile.open(file, "w") as tar:
+            for name, content in json.loads(record).items():
+                data = (Path("images") / content).read_bytes() if content.endswith(".png") else content.encode()
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    else:
+        Dataset.from_list([json.loads(record)]).save_to_disk(str(file))
 
 
 def test_the_examples_of_docs_data_are_read(tmp_path, monkeypatch):

@@ -256,28 +256,6 @@ def shards(samples: list[Sample], folder: Path) -> Path:
     return folder / "set"
 
 
-def put_example(file: Path, record: str) -> None:
-    """Write an example of docs/data.md: JSON as it is, other files by what their names say."""
-    from datasets import Dataset
-
-    if file.suffix in (".json", ".jsonl"):
-        written(file, record + "\n")
-    elif file.suffix == ".csv":
-        Dataset.from_list([json.loads(record)]).to_csv(str(file))
-    elif file.suffix == ".parquet":
-        Dataset.from_list([json.loads(record)]).to_parquet(str(file))
-    elif file.suffix == ".tar":
-        file.parent.mkdir()
-        with tarfile.open(file, "w") as tar:
-            for name, content in json.loads(record).items():
-                data = (Path("images") / content).read_bytes() if content.endswith(".png") else content.encode()
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    else:
-        Dataset.from_list([json.loads(record)]).save_to_disk(str(file))
-
-
 def written(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
