@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.commands import chat
-from llava_mistral.ground import foreign_code
+from llava_mistral.ground import environments, foreign_code
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.hub_here import TOKEN, hub_here
 from tests.support.loading_verbs import change, loads
@@ -216,7 +216,7 @@ def test_an_adapter_on_the_hub_cannot_name_a_folder_of_this_machine(tiny, proble
 
 def test_secrets_are_left_out_of_an_environment_by_their_names():
     secrets = {"HF_TOKEN": "1", "AWS_SECRET_ACCESS_KEY": "2", "WANDB_API_KEY": "3", "db_password": "4"}
-    assert foreign_code.without_secrets({**secrets, "PATH": "/bin", "HOME": "/root"}) == {
+    assert environments.without_secrets({**secrets, "PATH": "/bin", "HOME": "/root"}) == {
         "PATH": "/bin",
         "HOME": "/root",
     }

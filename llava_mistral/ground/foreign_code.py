@@ -7,9 +7,7 @@ reason to trust it. `custom_generate` and attention kernels of the Hub never run
 
 import argparse
 import json
-import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,6 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 OURS = {"configuration_llava_mistral", "modeling_llava_mistral", "processing_llava_mistral"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONFIGS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|AUTH|PRIVATE)_?KEY", re.IGNORECASE)
 _AGAIN = "save the checkpoint again so that all of it lies in its folder"
 _TRUSTED: dict[str, str] = {}  # Hub id -> the commit whose code this process may run
 
@@ -84,22 +81,6 @@ def trust(named: str) -> None:
         problem = f"{named!r} does not name a commit of a Hub repository"
         raise BadInput(problem, remedy="give OWNER/NAME@COMMIT, with all 40 hexadecimal digits", field=FLAG[2:])
     _TRUSTED[name] = commit
-
-
-def leave_secrets(arguments: Sequence[str]) -> None:
-    """Start this program again without the tokens and keys of its environment, where it is to run foreign code.
-
-    Taking them out of `os.environ` alone would leave them in /proc/self/environ.
-    """
-    kept = without_secrets(os.environ)
-    if any(one.split("=")[0] == FLAG for one in arguments) and len(kept) < len(os.environ):
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], kept)
-
-
-def without_secrets(environment: dict[str, str]) -> dict[str, str]:
-    """Return an environment without the variables that are named like a token, a key or a password."""
-    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
