@@ -14,6 +14,7 @@ from typing import Any
 
 from llava_mistral.data.arrow_sizes import check_arrow
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.bounded import read_bounded
 
 LEAST = 256 << 20  # bytes that any file may unpack to
 MOST_TIMES = 100  # its size; columns of few different texts pack well
@@ -80,15 +81,20 @@ def _card_of(name: str) -> Path | None:
 
 def _check_card(file: Path, name: str | Path) -> None:
     """Refuse `data_files` and `data_dir` of a card's configs that lead elsewhere."""
-    import yaml
+    from yaml import YAMLError
 
-    text = file.read_text(encoding="utf-8", errors="replace")
+    from llava_mistral.ground.bounded import Unfolds, load_yaml
+
+    text = read_bounded(file).decode(errors="replace")
     if file.suffix == ".md":
         found = re.match(r"\s*---\r?\n(.*?)\r?\n---", text, re.DOTALL)
         text = found[1] if found else ""
     try:
-        card = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
+        card = load_yaml(text)
+    except Unfolds as error:
+        remedy = "write out what its aliases mean"
+        raise BadInput(f"unfolds without end ({error})", remedy=remedy, file=name) from error
+    except (YAMLError, ValueError):
         return  # the library refuses it, too
     configs = card.get("configs") if isinstance(card, dict) else None
     for config in configs if isinstance(configs, list) else [configs]:
@@ -100,7 +106,9 @@ def _check_card(file: Path, name: str | Path) -> None:
 def _check_state(file: Path) -> None:
     """Refuse names of files and splits in the state of a saved set that lead elsewhere."""
     try:
-        state = json.loads(file.read_bytes())
+        state = json.loads(read_bounded(file))
+    except BadInput:
+        raise
     except (ValueError, RecursionError):
         return
     if not isinstance(state, dict):
