@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llava_mistral.data.confined import check_confined, check_parquet
+from llava_mistral.data.conversations import read_rows
 from llava_mistral.data.sources import load_splits
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.publishing.staging import own_files
@@ -219,6 +220,15 @@ def test_a_tar_of_files_and_folders_is_read(tmp_path):
         member.size = 5
         archive.addfile(member, io.BytesIO(b"words"))
     check_confined(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv"])
+@shows("S31", "refused")
+def test_a_file_that_is_a_hole_is_refused_unread(tmp_path, name):
+    (tmp_path / name).write_text("[")
+    os.truncate(tmp_path / name, 1 << 40)
+    with pytest.raises(BadInput, match="has 1,099,511,627,776 bytes, of which"):
+        read_rows(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["train.parquet", "README.md", "state.json", "rows.arrow", "rows.jsonl", "a.png"])

@@ -88,9 +88,14 @@ def huge_pictures(folder: Path) -> None:
     (folder / "processor_config.json").write_text(json.dumps(settings))
 
 
+def many_grids(folder: Path) -> None:
+    change(folder / "config.json", image_grid_pinpoints=[[336 * (i % 1000 + 1), 336] for i in range(10**6)])
+
+
 HOSTILE = {
     "S39 pipe": (pipe, ("evaluate", "train", "app"), "is not a regular file"),
     "S39 hole": (hole, ("evaluate", "train", "app"), "has 1,099,511,627,776 bytes, more than"),
+    "S39 grids": (many_grids, ("evaluate", "train", "app"), "lists 1,000,000 grids"),
     "S39 pictures": (huge_pictures, ("evaluate", "train", "app"), "makes pictures of more than 4096 pixels a side"),
     "S10": (pickled, ("evaluate", "train", "embedder", "scorer", "convert", "push", "app"), ""),
     "S13": (foreign_code, ("evaluate", "train", "plan", "embedder", "scorer", "push", "app"), "another repository"),

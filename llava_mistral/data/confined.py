@@ -14,7 +14,7 @@ from typing import Any
 
 from llava_mistral.data.arrow_sizes import check_arrow
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.bounded import read_bounded
+from llava_mistral.ground.bounded import check_hole, read_bounded
 
 LEAST = 256 << 20  # bytes that any file may unpack to
 MOST_TIMES = 100  # its size; columns of few different texts pack well
@@ -189,6 +189,7 @@ def _dictionary(chunk: Any) -> int:
 
 def _check_text(file: Path) -> None:
     """Refuse an archive under the name of a text: the library knows it by its first bytes, and unpacks it."""
+    check_hole(file)
     with file.open("rb") as opened:
         if opened.read(8).startswith((*_PACKED, b"Rar!")):
             raise BadInput("is an archive", remedy="unpack it and name what was in it", file=file)

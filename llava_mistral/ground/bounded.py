@@ -27,6 +27,19 @@ def read_bounded(path: str | Path, most: int = MOST_BYTES) -> bytes:
     return Path(path).read_bytes()
 
 
+def check_hole(path: str | Path) -> None:
+    """Refuse a file of gigabytes that takes next to nothing on its disk: reading its zeros takes hours.
+
+    Raises:
+        BadInput: it does.
+    """
+    state = Path(path).stat()
+    taken = getattr(state, "st_blocks", state.st_size) * 512
+    if state.st_size > 1 << 30 and taken * 1000 < state.st_size:
+        problem = f"has {state.st_size:,} bytes, of which {taken:,} are on the disk"
+        raise BadInput(problem, remedy="write it again from its source", file=path)
+
+
 class _Loader(yaml.SafeLoader):
     def flatten_mapping(self, node: Any) -> None:
         """Merge what `<<` names, a list of a list of a list of aliases perhaps."""

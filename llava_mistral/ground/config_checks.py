@@ -8,6 +8,7 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.bounded import MOST_BYTES
 
 AGAIN = "save the checkpoint again so that all of it lies in its folder"
+MOST_GRIDS = 1000  # LLaVA-NeXT lists 5, LLaVA-OneVision 36
 MOST_SIDE = 4096  # pixels that a processor may make of a picture's side; towers take 224 to 1,024
 
 
@@ -41,6 +42,10 @@ def check_kernels(config: Any, file: str) -> None:
 def check_sides(processor: dict, file: str) -> None:
     """Refuse a processor that makes pictures of many gigabytes; other keys of `size` count pixels, and are many."""
     pictures = processor.get("image_processor")
+    grid = processor.get("image_grid_pinpoints")
+    if isinstance(grid, list) and len(grid) > MOST_GRIDS:
+        problem = f"lists {len(grid):,} grids, more than {MOST_GRIDS:,}"
+        raise BadInput(problem, remedy=AGAIN, file=file, field="image_grid_pinpoints")
     for part in (processor, pictures if isinstance(pictures, dict) else {}):
         for key in ("size", "crop_size"):
             sides = part.get(key) if isinstance(part.get(key), dict) else {"height": part.get(key)}
