@@ -92,10 +92,16 @@ def many_grids(folder: Path) -> None:
     change(folder / "config.json", image_grid_pinpoints=[[336 * (i % 1000 + 1), 336] for i in range(10**6)])
 
 
+def many_layers(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    change(folder / "config.json", text_config={**text, "num_hidden_layers": 10**9})
+
+
 HOSTILE = {
     "S39 pipe": (pipe, ("evaluate", "train", "app"), "is not a regular file"),
     "S39 hole": (hole, ("evaluate", "train", "app"), "has 1,099,511,627,776 bytes, more than"),
     "S39 grids": (many_grids, ("evaluate", "train", "app"), "lists 1,000,000 grids"),
+    "S39 layers": (many_layers, ("evaluate", "train", "app"), "field num_hidden_layers: is 1,000,000,000"),
     "S39 pictures": (huge_pictures, ("evaluate", "train", "app"), "makes pictures of more than 4096 pixels a side"),
     "S10": (pickled, ("evaluate", "train", "embedder", "scorer", "convert", "push", "app"), ""),
     "S13": (foreign_code, ("evaluate", "train", "plan", "embedder", "scorer", "push", "app"), "another repository"),

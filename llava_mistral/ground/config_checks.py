@@ -8,6 +8,8 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.bounded import MOST_BYTES
 
 AGAIN = "save the checkpoint again so that all of it lies in its folder"
+MOST = {"num_hidden_layers": 1000, "vocab_size": 10**7, "hidden_size": 10**6, "intermediate_size": 10**7}
+MOST |= {"image_size": 10**5, "num_attention_heads": 10**4}
 MOST_GRIDS = 1000  # LLaVA-NeXT lists 5, LLaVA-OneVision 36
 MOST_SIDE = 4096  # pixels that a processor may make of a picture's side; towers take 224 to 1,024
 
@@ -23,12 +25,18 @@ def check_texts(name: str) -> None:
                 raise BadInput(problem, remedy=AGAIN, file=path)
 
 
-def check_kernels(config: Any, file: str) -> None:
-    """Refuse an implementation that is a repository of the Hub: the library would fetch and run it."""
+def check_config(config: Any, file: str) -> None:
+    """Refuse an implementation that is a repository of the Hub, which the library would fetch and run; and lies.
+
+    A model of 10**9 layers is built before its weights are looked at.
+    """
     parts = [config]
     while parts:
         part = parts.pop()
         for key, value in part.items() if isinstance(part, dict) else ():
+            if isinstance(value, int) and value > MOST.get(key, value):
+                problem, remedy = f"is {value:,}, more than any model has", "correct the configuration"
+                raise BadInput(problem, remedy=remedy, file=file, field=key)
             if str(key).lstrip("_").startswith(("attn_implementation", "experts_implementation")):
                 for one in value.values() if isinstance(value, dict) else [value]:
                     if isinstance(one, str) and "/" in one:

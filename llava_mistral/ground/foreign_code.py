@@ -15,7 +15,7 @@ from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.bounded import read_bounded
-from llava_mistral.ground.config_checks import AGAIN, check_kernels, check_sides, check_texts, check_tokenizer
+from llava_mistral.ground.config_checks import AGAIN, check_config, check_sides, check_texts, check_tokenizer
 
 FLAG = "--trust_code_of"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -181,7 +181,7 @@ def runs_code(name: str, revision: str | None = None) -> bool:
             elif config == "config.json" and found.get("model_type") != "llava_mistral":
                 problem = f"has model_type {found.get('model_type')!r}, and the code of llava_mistral"
                 raise BadInput(problem, remedy=AGAIN, file=f"{name}/{config}", field="model_type")
-        check_kernels(found, f"{name}/{config}")
+        check_config(found, f"{name}/{config}")
         check_sides(found, f"{name}/{config}")
         if config == "tokenizer_config.json":
             check_tokenizer(found, f"{name}/{config}")

@@ -9,7 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
-UNREACHABLE = ("ConnectionError", "ServiceError", "Max retries exceeded", "Connection refused", "timed out", "403", "404")
+UNREACHABLE = (
+    "ConnectionError",
+    "ServiceError",
+    "Max retries exceeded",
+    "Connection refused",
+    "timed out",
+    "403",
+    "404",
+)
 
 
 def outcome(code: int, said: str) -> tuple[int, str]:
