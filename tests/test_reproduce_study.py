@@ -74,6 +74,9 @@ def test_a_fork_of_the_warm_interpreter_is_a_typed_command(tmp_path, capfd):
         ("name: none", "has no list of steps"),
         ("steps: []\nstpes: 1", "field stpes: there is no such key"),
         ("steps: [{name: one}]", "record 0: needs a name and a command"),
+        ("steps: [{name: one, run: 5}]", "record 0: field run: is of another type; write a text"),
+        ("steps: [{name: one, run: prune, for: {a: 1}}]", "field for: is of another type"),
+        (f"steps: [{{name: one, run: prune, for: {{a: {[*range(99)]}, b: {[*range(99)]}}}}}]", "is 9,801 steps"),
         ("steps: [{name: one, run: x, maks: y}]", "record 0: field maks: there is no such key"),
     ],
 )

@@ -4,6 +4,7 @@ Whoever wrote the file may be a stranger: a step runs nothing else, and neither 
 """
 
 import itertools
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ KEYS = {"name", "output", "warm", "steps", "summary", "full"}
 OURS = r"llava_mistral\.(miniature|evaluation)\.\w+"
 WRITES = {"--output", "--output_dir", "--preview", "--embeddings", "--logging_dir", "--vision_cache"}
 BY_HAND = {"study", "hub", "chat", "init", "convert"}  # they serve, or write where an argument without a name says
+MOST_STEPS = 1000  # that one `for` may make
 STEP_KEYS = {"name", "run", "makes", "for"}
 
 
@@ -56,6 +58,7 @@ def read_study(path: str | Path, output: str | None, *, full: bool = False) -> t
         if not isinstance(step, dict) or not {"name", "run"} <= step.keys():
             raise BadInput("needs a name and a command", remedy="write name: and run:", file=path, record=index)
         _refuse_unknown(step, STEP_KEYS, path, index)
+        _check_form(step, path, index)
         for one in _expanded(step, study["output"]):
             _check_step(one, Path(study["output"]), path, index)
             if one.name in steps:
@@ -63,6 +66,20 @@ def read_study(path: str | Path, output: str | None, *, full: bool = False) -> t
                 raise BadInput(f"{one.name} occurs twice", remedy=remedy, file=path, record=index, field="name")
             steps[one.name] = one
     return study, list(steps.values())
+
+
+def _check_form(step: dict, path: str | Path, index: int) -> None:
+    """Refuse a step whose fields are of other types, or that is more steps than anybody wants."""
+    for key, kind in (("name", str), ("run", str), ("makes", str), ("for", dict)):
+        if step.get(key) is not None and not isinstance(step[key], kind):
+            remedy = "write {name: [values]}" if key == "for" else "write a text"
+            raise BadInput("is of another type", remedy=remedy, file=path, record=index, field=key)
+    choices = (step.get("for") or {}).values()
+    if not all(isinstance(values, list) for values in choices):
+        raise BadInput("is of another type", remedy="write {name: [values]}", file=path, record=index, field="for")
+    if (count := math.prod(map(len, choices))) > MOST_STEPS:
+        problem = f"is {count:,} steps, more than {MOST_STEPS:,}"
+        raise BadInput(problem, remedy="write fewer values", file=path, record=index, field="for")
 
 
 def _check_output(output: Path, path: str | Path) -> None:

@@ -23,6 +23,9 @@ UNREACHABLE = (
 def outcome(code: int, said: str) -> tuple[int, str]:
     """Return (exit code, a line) of what pip-audit said: known holes fail, an absent service does not."""
     if code == 0:
+        # pip-audit calls it a success, too, when the service knows none of the versions.
+        if unknown := [line.split()[0] for line in said.splitlines() if "could not be audited" in line]:
+            return 0, f"advisories: SKIPPED {len(unknown)}, which the service does not know: {', '.join(unknown)}"
         return 0, "advisories: none of the pinned versions has a known one"
     if "Found " in said and "known vulnerabilit" in said:
         return 1, said
