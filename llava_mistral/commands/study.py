@@ -22,11 +22,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_mistral.cli import run
-from llava_mistral.commands.study_file import Step, read_study
+from llava_mistral.cli import VERBS, run
+from llava_mistral.ground import study_files
 from llava_mistral.ground.bad_input import BadInput, check_folders_above
 from llava_mistral.ground.command_line import VerbParser, run_verb
 from llava_mistral.ground.recipe_files import RECIPES
+from llava_mistral.ground.study_files import Step
+
+
+def read_study(path: str | Path, output: str | None, *, full: bool = False) -> tuple[dict, list[Step]]:
+    """As `study_files.read_study`, with the commands of this project."""
+    return study_files.read_study(path, output, VERBS, full=full)
 
 
 def fingerprint(step: Step, before: str) -> str:

@@ -7,11 +7,10 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_mistral.cli import VERBS
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.foreign_code import FLAG
 from llava_mistral.ground.recipe_files import read_yaml, recipe_file
@@ -33,12 +32,15 @@ class Step:
     makes: Path | None
 
 
-def read_study(path: str | Path, output: str | None, *, full: bool = False) -> tuple[dict, list[Step]]:
+def read_study(
+    path: str | Path, output: str | None, verbs: Collection[str], *, full: bool = False
+) -> tuple[dict, list[Step]]:
     """Read a study's YAML; `{output}` in a command becomes the output folder.
 
     A step with `for: {name: [values], …}` is as many steps, one for each combination, in which `{name}` is the value.
 
     Args:
+        verbs: what a step may run, beside modules of ours.
         full: take the `full` steps in place of `steps`; their output folder is `…-full`.
 
     Raises:
@@ -60,7 +62,7 @@ def read_study(path: str | Path, output: str | None, *, full: bool = False) -> t
         _refuse_unknown(step, STEP_KEYS, path, index)
         _check_form(step, path, index)
         for one in _expanded(step, study["output"]):
-            _check_step(one, Path(study["output"]), path, index)
+            _check_step(one, Path(study["output"]), verbs, path, index)
             if one.name in steps:
                 remedy = "name every value of its `for`"
                 raise BadInput(f"{one.name} occurs twice", remedy=remedy, file=path, record=index, field="name")
@@ -112,7 +114,7 @@ def _expanded(step: dict, output: str) -> Iterator[Step]:
         yield Step(filled(step["name"]), words, Path(filled(step["makes"])) if step.get("makes") else None)
 
 
-def _check_step(step: Step, output: Path, path: str | Path, index: int) -> None:
+def _check_step(step: Step, output: Path, verbs: Collection[str], path: str | Path, index: int) -> None:
     """Refuse a step that runs more than this project's own verbs, or writes and removes beside the output folder.
 
     Raises:
@@ -123,7 +125,7 @@ def _check_step(step: Step, output: Path, path: str | Path, index: int) -> None:
         problem = f"{step.name!r} is not a valid name for a step"
         raise BadInput(problem, remedy="use letters, digits, dots and dashes", field="name", **place)
     module = len(step.command) > 1 and step.command[0] == "-m" and re.fullmatch(OURS, step.command[1])
-    if not module and (not step.command or step.command[0] not in VERBS.keys() - BY_HAND):
+    if not module and (not step.command or step.command[0] not in {*verbs} - BY_HAND):
         problem = f"runs {' '.join(step.command)[:80]!r}, which is not a step of this project"
         raise BadInput(problem, remedy="begin with a command, or with -m llava_mistral.…", field="run", **place)
     if FLAG in " ".join(step.command):
