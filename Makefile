@@ -17,6 +17,8 @@ slow: $(VENV)/installed
 # The promise under abuse, counted case by case into docs/reliability.md (tests/reliability_cases.yaml).
 abuse: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m case --reliability=docs
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,audit]'
+	$(VENV)/bin/python -m tests.support.advisories
 
 # The folder saved by the installed transformers, opened by older ones that pip brings into the user's cache.
 compat: $(VENV)/installed

@@ -18,7 +18,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface.co would be told of 
 for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(_name, None)
 
-pytest_plugins = ["tests.support.reliability"]
+pytest_plugins = ["tests.support.reliability", "tests.support.browser"]
 SHARED = Path(__file__).parents[2] / "shared"
 
 

@@ -165,7 +165,10 @@ def test_an_earlier_folder_is_replaced_whole(tmp_path):
             (folder / "made.json").write_text(text)
             (folder / extra).touch()
     assert beside(out) == ["out"]
-    assert sorted(os.listdir(out)) == ["made.json", "new.txt"] and (out / "made.json").read_text() == "2"
+    assert (
+        sorted(os.listdir(out)) == [output_folders.MARKER, "made.json", "new.txt"]
+        and (out / "made.json").read_text() == "2"
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -1,13 +1,21 @@
 """Rows stay inside the data set that was named, and files unpack to about what they are."""
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import os
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from llava_mistral.data.confined import check_confined, check_parquet
+from llava_mistral.data.conversations import read_rows
 from llava_mistral.data.sources import load_splits
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.publishing.staging import own_files
@@ -118,3 +126,115 @@ def test_a_snapshot_of_the_hubs_cache_may_be_published(tmp_path):
     (snapshot / "config.json").symlink_to("../../blobs/1")
     (snapshot / "again.json").symlink_to("config.json")
     assert list(own_files(snapshot)) == ["again.json", "config.json"]
+
+
+def save_arrow(file: Path, table: pa.Table, compression: str | None = None) -> Path:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    opened = pa.ipc.new_file if "file" in file.name else pa.ipc.new_stream
+    with opened(str(file), table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=1 << 20)
+    return file
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+@pytest.mark.parametrize("kind", ["zstd", "lz4", "dictionary", "nulls", "runs"])
+@shows("S31", "refused")
+def test_a_small_arrow_of_much_is_refused_before_it_is_unpacked(tmp_path, form, kind):
+    long = pa.array(["a" * (1 << 20)] * 300)
+    columns = {
+        "dictionary": pa.DictionaryArray.from_arrays(pa.array([0], pa.int8()), long),
+        "nulls": pa.nulls(1 << 30),
+        "runs": pa.RunEndEncodedArray.from_arrays(pa.array([1 << 30]), pa.array(["x"])),
+    }
+    packed = kind if kind in ("zstd", "lz4") else "zstd" if kind == "dictionary" else None
+    file = save_arrow(tmp_path / f"a {form}.arrow", pa.table({"text": columns.get(kind, long)}), packed)
+    assert file.stat().st_size < 2 << 20
+    with pytest.raises(BadInput, match="unpacks to"):
+        check_confined(file)
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+@shows("S31", "accepted")
+def test_an_arrow_of_about_what_it_says_is_read(tmp_path, form, compression):
+    labels = pa.array(["p", "q"] * 500).dictionary_encode()
+    table = pa.table({"a": ["x", "y"] * 500, "b": [[1, 2]] * 1000, "c": labels, "d": pa.nulls(1000)})
+    check_confined(save_arrow(tmp_path / f"a {form}.arrow", table, compression))
+
+
+@pytest.mark.parametrize("data", [b"", b"ARROW1\0\0", b"ARROW1\0\0" + b"\xff" * 100, b"\xff" * 8 + b"\x7f" * 90])
+@shows("S31", "refused")
+def test_what_is_no_arrow_is_refused_by_name(tmp_path, data):
+    (tmp_path / "a.arrow").write_bytes(data)
+    with pytest.raises(BadInput, match="a.arrow: is not a complete arrow file"):
+        check_confined(tmp_path)
+
+
+@pytest.mark.parametrize("column", [pa.array(np.full(60_000_000, 7)), pa.nulls(80_000_000, pa.int32())])
+@shows("S31", "refused")
+def test_a_parquet_of_few_numbers_many_times_is_refused_also_by_its_own_name(tmp_path, column):
+    pq.write_table(pa.table({"n": column}), tmp_path / "bomb.parquet")
+    with pytest.raises(BadInput, match="unpacks to"):
+        load_splits(tmp_path / "bomb.parquet")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.tar", "ROWS.TSV"])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@shows("S9", "refused")
+def test_an_archive_under_the_name_of_a_table_is_not_unpacked(tmp_path, name, pack):
+    (tmp_path / name).write_bytes(pack(b'{"question": "?"}\n' * 1000))
+    with pytest.raises(BadInput, match="is an archive; unpack it"):
+        check_confined(tmp_path)
+
+
+MEMBERS = {
+    "climbs": ({"name": "../../x.jpg"}, "a member outside of it"),
+    "absolute": ({"name": "/etc/x.jpg"}, "a member outside of it"),
+    "link": ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "not a regular file"),
+    "hard link": ({"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"}, "not a regular file"),
+    "device": ({"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 5}, "not a regular file"),
+    "pipe": ({"type": tarfile.FIFOTYPE}, "not a regular file"),
+    "sparse": ({"type": tarfile.GNUTYPE_SPARSE}, "not a complete tar file|not a regular file"),
+    "claims much": ({"size": 1 << 40}, "a member of 1,099,511,627,776 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+@shows("S8", "refused")
+def test_a_tar_of_more_than_files_is_refused(tmp_path, kind):
+    member, said = tarfile.TarInfo("a.jpg"), MEMBERS[kind][1]
+    for key, value in MEMBERS[kind][0].items():
+        setattr(member, key, value)
+    (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(BadInput, match=said):
+        check_confined(tmp_path)
+
+
+@shows("S8", "accepted")
+def test_a_tar_of_files_and_folders_is_read(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        folder = tarfile.TarInfo("part..1")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        member = tarfile.TarInfo("part..1/a.txt")
+        member.size = 5
+        archive.addfile(member, io.BytesIO(b"words"))
+    check_confined(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv"])
+@shows("S31", "refused")
+def test_a_file_that_is_a_hole_is_refused_unread(tmp_path, name):
+    (tmp_path / name).write_text("[")
+    os.truncate(tmp_path / name, 1 << 40)
+    with pytest.raises(BadInput, match="has 1,099,511,627,776 bytes, of which"):
+        read_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "README.md", "state.json", "rows.arrow", "rows.jsonl", "a.png"])
+@shows("S30", "refused")
+def test_a_pipe_in_a_data_folder_is_refused_and_not_waited_for(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(BadInput, match="is not a regular file"):
+        check_confined(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.commands import chat
-from llava_mistral.ground import foreign_code
+from llava_mistral.ground import environments, foreign_code
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.hub_here import TOKEN, hub_here
 from tests.support.loading_verbs import change, loads
@@ -22,9 +22,13 @@ shows = pytest.mark.case
 VERBS = ["evaluate", "train", "plan", "embedder", "scorer"]
 STRANGER = """
 import os
+import subprocess
+from huggingface_hub import get_token
 from transformers import LlavaProcessor
 
-environment = open("/proc/self/environ").read() + str(dict(os.environ))
+environment = open("/proc/self/environ").read() + str(dict(os.environ)) + str(get_token())
+environment += subprocess.run(["git", "credential", "fill"], input="protocol=https\\nhost=hf.example.org\\n\\n",
+                              capture_output=True, text=True).stdout
 open(RAN, "a").write("ran " + ("with the token" if TOKEN in environment else "without the token") + chr(10))
 
 
@@ -97,6 +101,38 @@ def test_code_on_the_hub_is_not_run_unasked(tiny, problems, rows_file, hub, tmp_
 def llava_mistral(hub, home: Path, *arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "llava_mistral", *map(str, arguments)]
     return subprocess.run(command, env=hub.environment(home), cwd=HOME, capture_output=True, text=True)
+
+
+def log_in(home: Path, environment: dict[str, str]) -> None:
+    """As `hf auth login --add-to-git-credential` leaves it: the token in two files and in none of the environment."""
+    for place in (home / "token", Path(environment["HOME"]) / ".cache" / "huggingface" / "token"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(TOKEN)
+    (Path(environment["HOME"]) / ".git-credentials").write_text(f"https://someone:{TOKEN}@hf.example.org\n")
+    (Path(environment["HOME"]) / ".gitconfig").write_text("[credential]\n\thelper = store\n")
+
+
+@shows("S38", "refused")
+def test_code_that_is_trusted_is_not_handed_the_login_of_a_file(tiny, problems, hub, tmp_path, ran):
+    commit = upload("evil/base", stranger(tmp_path / "folder", tiny, ran))
+    environment = {**hub.environment(tmp_path / "home"), "HOME": str(tmp_path / "user")}
+    environment.pop("HF_TOKEN")
+    log_in(tmp_path / "home", environment)
+    asked = ("evaluate", "--model", "evil/base", "--revision", commit, "--dataset", problems, "--split", "train")
+    command = [sys.executable, "-m", "llava_mistral", *map(str, asked), "--trust_code_of", f"evil/base@{commit}"]
+    done = subprocess.run(command, env=environment, cwd=HOME, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(ran.read_text().splitlines()) == {"ran without the token"}
+
+
+@shows("S38", "accepted")
+def test_an_environment_without_logins_shares_the_caches_and_is_itself_again():
+    given = {"HF_HOME": "/h", "HF_TOKEN": "1", "HF_TOKEN_PATH": "/t", "SSH_AUTH_SOCK": "/s", "PATH": "/bin"}
+    kept = environments.without_logins(given)
+    assert kept["HF_HUB_CACHE"] == "/h/hub" and kept["HF_DATASETS_CACHE"] == "/h/datasets" and kept["PATH"] == "/bin"
+    assert not {"HF_TOKEN", "HF_TOKEN_PATH", "SSH_AUTH_SOCK"} & kept.keys() and kept["HF_HOME"] != "/h"
+    assert environments.without_logins(kept) == kept, "else the program would start itself for ever"
+    assert environments.without_logins({"HF_HUB_CACHE": "/c"})["HF_HUB_CACHE"] == "/c"
 
 
 @shows("S12", "accepted")
@@ -216,7 +252,7 @@ def test_an_adapter_on_the_hub_cannot_name_a_folder_of_this_machine(tiny, proble
 
 def test_secrets_are_left_out_of_an_environment_by_their_names():
     secrets = {"HF_TOKEN": "1", "AWS_SECRET_ACCESS_KEY": "2", "WANDB_API_KEY": "3", "db_password": "4"}
-    assert foreign_code.without_secrets({**secrets, "PATH": "/bin", "HOME": "/root"}) == {
+    assert environments.without_secrets({**secrets, "PATH": "/bin", "HOME": "/root"}) == {
         "PATH": "/bin",
         "HOME": "/root",
     }

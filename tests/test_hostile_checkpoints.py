@@ -1,6 +1,7 @@
 """Checkpoints that would run code or read files of others' choosing are refused by every verb that loads one."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -72,7 +73,36 @@ def _weights(file: Path) -> list[str]:
         return list(opened.keys())
 
 
+def pipe(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+
+
+def hole(folder: Path) -> None:
+    os.truncate(folder / "tokenizer.json", 1 << 40)
+
+
+def huge_pictures(folder: Path) -> None:
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["image_processor"] |= {"size": {"shortest_edge": 10**9}, "crop_size": {"height": 10**9, "width": 10**9}}
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+
+
+def many_grids(folder: Path) -> None:
+    change(folder / "config.json", image_grid_pinpoints=[[336 * (i % 1000 + 1), 336] for i in range(10**6)])
+
+
+def many_layers(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    change(folder / "config.json", text_config={**text, "num_hidden_layers": 10**9})
+
+
 HOSTILE = {
+    "S39 pipe": (pipe, ("evaluate", "train", "app"), "is not a regular file"),
+    "S39 hole": (hole, ("evaluate", "train", "app"), "has 1,099,511,627,776 bytes, more than"),
+    "S39 grids": (many_grids, ("evaluate", "train", "app"), "lists 1,000,000 grids"),
+    "S39 layers": (many_layers, ("evaluate", "train", "app"), "field num_hidden_layers: is 1,000,000,000"),
+    "S39 pictures": (huge_pictures, ("evaluate", "train", "app"), "makes pictures of more than 4096 pixels a side"),
     "S10": (pickled, ("evaluate", "train", "embedder", "scorer", "convert", "push", "app"), ""),
     "S13": (foreign_code, ("evaluate", "train", "plan", "embedder", "scorer", "push", "app"), "another repository"),
     "S13 processor": (foreign_processor, ("evaluate", "train", "embedder", "push", "app"), "another repository"),
@@ -104,6 +134,7 @@ def test_a_hostile_checkpoint_is_refused(copy, problems, rows_file, hub, tmp_pat
 @shows("S14", "accepted")
 @shows("S15", "accepted")
 @shows("S16", "accepted")
+@shows("S39", "accepted")
 def test_its_legal_neighbours_are_loaded(copy, problems, tmp_path):
     """Safetensors in several files that an index names, code of its own beside them, a tokenizer of plain names."""
     sharded = tmp_path / "sharded"

@@ -4,11 +4,7 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from markdown_it import MarkdownIt
@@ -21,6 +17,7 @@ from llava_mistral.publishing.cards import card_html
 from llava_mistral.publishing.dataset_card import dataset_card
 from llava_mistral.publishing.model_card import model_card
 from llava_mistral.publishing.staging import stage_model
+from tests.support.browser import dom, elements
 from tests.support.hostile_words import HOSTILE
 from tests.support.result_folders import results
 from tests.support.running import run_here
@@ -157,51 +154,6 @@ def test_the_escapes_of_a_line_and_of_code_are_undone_by_a_renderer(text):
 
 
 # ---- in a browser
-
-
-@pytest.fixture
-def listener():
-    """An address that counts who calls it."""
-    calls = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            calls.append(self.path)
-            self.send_response(204)
-            self.end_headers()
-
-        do_POST = do_GET
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", calls
-        server.shutdown()
-
-
-def dom(page: Path) -> str:
-    """The page as Chromium has it after its scripts, if any, ran for two seconds."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("no Chromium is installed")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
-    command = [chromium, *options, f"--user-data-dir={page.parent / 'profile'}", page.resolve().as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
-
-
-def elements(page: str) -> list[tuple]:
-    """Every element of a page that may load or do something: its name, and the names and values of its attributes."""
-    found = []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag, attributes):
-            kept = [pair for pair in attributes if pair[0] in ("src", "href", "style") or pair[0].startswith("on")]
-            found.append((tag, *(part for pair in kept for part in pair)))
-
-    Reader().feed(page)
-    return found
 
 
 def pages(staged: Path, folder: Path, text: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import pytest
 
 from llava_mistral.commands import build, convert, prune
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.command_line import whole_folder
 from llava_mistral.ground.output_folders import OUTPUTS, check_output_folder
 from tests.support.running import run_here
 from tests.support.small_problems import save_problems
@@ -61,6 +62,38 @@ def test_an_output_that_holds_something_of_the_users_is_not_replaced(tmp_path, s
     (tmp_path / "out" / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(BadInput, match="notes/mine.txt, which this command does not write"):
         check_output_folder(tmp_path / "out", "manifest.json" if verb == "prune" else "config.json")
+
+
+@pytest.mark.parametrize("kind", ["added", "changed", "while it runs"])
+@pytest.mark.case("S28", "refused")
+def test_a_file_under_a_name_of_ours_that_the_verb_did_not_write_is_not_removed(tmp_path, kind):
+    """The patterns of `OUTPUTS` fit it; the list of what was written does not."""
+    out = tmp_path / "out"
+    with whole_folder(out, "open.json") as folder:
+        (folder / "open.json").write_text(json.dumps({"digit": [], "pictured": [], "text": []}))
+        if kind != "added":
+            (folder / "answers.json").write_text("{}")
+    if kind == "while it runs":
+        with (
+            pytest.raises(BadInput, match="answers.json, which was changed"),
+            whole_folder(out, "open.json") as folder,
+        ):
+            (out / "answers.json").write_text("mine, of an hour's work")
+    else:
+        (out / "answers.json").unlink(missing_ok=True)
+        (out / "answers.json").write_text("mine, of an hour's work")
+        with pytest.raises(BadInput, match=r"answers.json, which (this command did not write|was changed)"):
+            check_output_folder(out, "open.json")
+    assert (out / "answers.json").read_text() == "mine, of an hour's work"
+
+
+@pytest.mark.case("S28", "accepted")
+def test_its_neighbour_that_is_as_it_was_written_is_replaced(tmp_path):
+    for text in ("1", "2"):
+        with whole_folder(tmp_path / "out", "open.json") as folder:
+            (folder / "open.json").write_text(json.dumps({"digit": [], "pictured": [], "text": []}))
+            (folder / "answers.json").write_text(text)
+    assert (tmp_path / "out" / "answers.json").read_text() == "2"
 
 
 def test_a_trained_checkpoint_is_not_replaced_by_another_verb(tmp_path, stage0):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from llava_mistral.commands.prune import main
 from llava_mistral.ground.command_line import run_verb
+from llava_mistral.ground.output_folders import MARKER
 from llava_mistral.pruning.samples import read_samples
 from tests.support.running import run_light
 
@@ -77,7 +78,8 @@ def manifest(folder: Path) -> dict:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MARKER)
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def test_principles_keep_the_needed_images_and_load_with_datasets(prune, scienceqa, tmp_path):

@@ -1,7 +1,11 @@
 """The recipes are the study: every number is asserted, through the parser that llava-mistral train uses."""
 
+import itertools
+import os
+
 import pytest
 
+from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.recipe_files import RECIPES, read_yaml
 from llava_mistral.training.recipe import parse_recipe
 from llava_mistral.training.recipe_checks import OF_LORA, check_recipe
@@ -167,3 +171,36 @@ def test_the_full_size_model_has_the_parameters_of_the_published_ones(text, tmp_
     with torch.device("meta"):
         _, counts = add_lora(model, stage, config.seed)
     assert counts == {"trainable": LORA[text] + PROJECTOR, "frozen": WHOLE[text] - PROJECTOR}
+
+
+BOMBS = {
+    "aliases": "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefgh")),
+    "merges": "a: &a {x: 1, y: 2}\n"
+    + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in itertools.pairwise("abcdefgh")),
+    "itself": "a: &a [*a]\n",
+    "depth": "a: " + "[" * 5000,
+    "a Python object": "a: !!python/object/apply:os.system ['true']\n",
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+@pytest.mark.case("S40", "refused")
+def test_yaml_that_unfolds_without_end_is_refused_as_recipe_and_as_card(tmp_path, kind):
+    (tmp_path / "recipe.yaml").write_text(BOMBS[kind])
+    with pytest.raises(BadInput, match="is not YAML"):
+        read_yaml(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.case("S40", "refused")
+def test_a_recipe_of_a_terabyte_is_refused_unread(tmp_path):
+    (tmp_path / "recipe.yaml").touch()
+    os.truncate(tmp_path / "recipe.yaml", 1 << 40)
+    with pytest.raises(BadInput, match="has 1,099,511,627,776 bytes"):
+        read_yaml(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.case("S40", "accepted")
+def test_aliases_and_merges_of_a_few_values_are_read(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n")
+    assert read_yaml(tmp_path / "recipe.yaml") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": [{"x": 1}, {"x": 1}]}

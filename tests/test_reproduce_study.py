@@ -37,7 +37,7 @@ def steps_run(done) -> list[str]:
 
 
 def test_steps_run_once_and_again_only_after_what_changed(study):
-    command = ("-m", "llava_mistral", "study", "--config", study)
+    command = ("-m", "llava_mistral", "study", "--config", study, "--output", study.parent)
     assert steps_run(run_apart(*command)) == ["first", "second"]
     again = run_apart(*command)
     assert steps_run(again) == [] and "every step is done" in again.stdout
@@ -51,10 +51,12 @@ def test_a_failed_step_ends_the_study_and_is_where_it_goes_on(study):
     predictions = study.parent / "second.json"
     right = predictions.read_text()
     predictions.write_text("no JSON")
-    failed = run_apart("-m", "llava_mistral", "study", "--config", study, code=2)
+    failed = run_apart("-m", "llava_mistral", "study", "--config", study, "--output", study.parent, code=2)
     assert "step second failed; correct it and run the same command" in failed.stderr
     predictions.write_text(right)
-    assert steps_run(run_apart("-m", "llava_mistral", "study", "--config", study)) == ["second"]
+    assert steps_run(run_apart("-m", "llava_mistral", "study", "--config", study, "--output", study.parent)) == [
+        "second"
+    ]
 
 
 def test_a_fork_of_the_warm_interpreter_is_a_typed_command(tmp_path, capfd):
@@ -72,6 +74,9 @@ def test_a_fork_of_the_warm_interpreter_is_a_typed_command(tmp_path, capfd):
         ("name: none", "has no list of steps"),
         ("steps: []\nstpes: 1", "field stpes: there is no such key"),
         ("steps: [{name: one}]", "record 0: needs a name and a command"),
+        ("steps: [{name: one, run: 5}]", "record 0: field run: is of another type; write a text"),
+        ("steps: [{name: one, run: prune, for: {a: 1}}]", "field for: is of another type"),
+        (f"steps: [{{name: one, run: prune, for: {{a: {[*range(99)]}, b: {[*range(99)]}}}}}]", "is 9,801 steps"),
         ("steps: [{name: one, run: x, maks: y}]", "record 0: field maks: there is no such key"),
     ],
 )
@@ -153,6 +158,11 @@ VICTIM = {
     "the output itself": {"makes": "{output}"},
     "a file written elsewhere": {"run": "prune --dataset x --output {victim}"},
     "the same in one word": {"run": "prune --dataset x --output={victim}"},
+    "with a dash": {"run": "train --output-dir {victim}"},
+    "a cache elsewhere": {"run": "train --output_dir {output}/one --vision_cache {victim}"},
+    "a recipe that names a folder": {"run": "train --config mistral/finetune"},
+    "a recipe that writes elsewhere": {"run": "train --output_dir {output}/one --config {victim}/../recipe.yaml"},
+    "an argument without a name": {"run": "convert {victim} {victim} --to plugin"},
     "a stranger's code": {"run": "evaluate --model a/b --trust_code_of a/b@" + "a" * 40},
 }
 
@@ -163,10 +173,12 @@ def test_a_study_of_a_stranger_runs_and_removes_nothing_elsewhere(tmp_path, kind
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "mine.txt").write_text("mine")
+    (tmp_path / "recipe.yaml").write_text(f"vision_cache: {victim}\n")
     step = {"name": "one", "run": "prune --dataset x --output {output}/one", "makes": "{output}/one", **VICTIM[kind]}
     step = {key: text.replace("{victim}", str(victim)) for key, text in step.items()}
-    (tmp_path / "study.yaml").write_text(json.dumps({"output": str(tmp_path / "out"), "steps": [step]}))
-    said = run_apart("-m", "llava_mistral", "study", "--config", tmp_path / "study.yaml", code=2).stderr
+    (tmp_path / "study.yaml").write_text(json.dumps({"steps": [step]}))
+    command = ("-m", "llava_mistral", "study", "--config", tmp_path / "study.yaml", "--output", tmp_path / "out")
+    said = run_apart(*command, code=2).stderr
     assert "record 0: field" in said and (victim / "mine.txt").exists() and not (tmp_path / "out").exists()
 
 
@@ -178,10 +190,47 @@ def test_what_stood_in_the_output_before_the_study_is_not_removed(study):
     (made / "mine.txt").write_text("mine")
     (study.parent / "steps").mkdir()
     (study.parent / "steps" / "first.json").write_text(json.dumps({"fingerprint": "of another command"}))
-    said = run_apart("-m", "llava_mistral", "study", "--config", study, code=2).stderr
+    said = run_apart("-m", "llava_mistral", "study", "--config", study, "--output", study.parent, code=2).stderr
     assert "was there before this study" in said and (made / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("output", ["/", "~", "..", ".", "/tmp/elsewhere", "here/../..", "mine", "link"])
+@pytest.mark.case("S35", "refused")
+def test_a_study_does_not_choose_any_folder_for_its_output(tmp_path, monkeypatch, output):
+    here = tmp_path / "here"
+    (here / "mine").mkdir(parents=True)
+    (here / "mine" / "notes.txt").write_text("mine")
+    (here / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(here)
+    (here / "study.yaml").write_text(json.dumps({"output": output, "steps": []}))
+    with pytest.raises(BadInput, match="field output: names .*; give --output if it is meant"):
+        reproduce_study.read_study(here / "study.yaml", None)
+    assert reproduce_study.read_study(here / "study.yaml", output)[0]["output"] == output, "typed, it is meant"
+
+
+@pytest.mark.case("S35", "accepted")
+def test_a_study_chooses_a_new_folder_below_the_current_one_or_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "old" / "steps").mkdir(parents=True)
+    for output in ("outputs/new", "outputs/old", "./x"):
+        (tmp_path / "study.yaml").write_text(json.dumps({"output": output, "steps": []}))
+        assert reproduce_study.read_study(tmp_path / "study.yaml", None)[0]["output"] == output
+
+
+@pytest.mark.case("S35", "refused")
+def test_a_file_put_into_what_a_step_made_is_not_removed(study):
+    command = ("-m", "llava_mistral", "study", "--config", study, "--output", study.parent)
+    run_apart(*command)
+    mine = study.parent / "first-results" / "mine.txt"
+    mine.write_text("mine")
+    study.write_text(study.read_text().replace('{output}/first-results"', '{output}/first-results --verbose"', 1))
+    said = run_apart(*command, code=2).stderr
+    assert "holds mine.txt, which the step did not write; move it elsewhere" in said and mine.exists()
 
 
 @pytest.mark.case("S35", "accepted")
 def test_a_study_of_verbs_below_its_output_runs(study):
-    assert steps_run(run_apart("-m", "llava_mistral", "study", "--config", study)) == ["first", "second"]
+    assert steps_run(run_apart("-m", "llava_mistral", "study", "--config", study, "--output", study.parent)) == [
+        "first",
+        "second",
+    ]

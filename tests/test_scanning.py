@@ -12,6 +12,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llava_mistral.ground.bad_input import BadInput
@@ -173,6 +174,7 @@ OTHERS = [
     "pypi-" + "Ag1" * 20, "npm_" + "a1" * 18, "sk_live_" + "a1" * 12, "dapi" + "a1" * 16, "r8_" + "aB1" * 12,
     "dckr_pat_" + "aB1" * 9, "SG." + "a1" * 11 + "." + "b2" * 20, "gldt-" + "a1" * 10, "ya29." + "a1" * 12,
     "123456789:AA" + "a1" * 17, "wandb_v1_" + "aB1" * 9, "WANDB_API_KEY=" + "a1" * 20, "AccountKey=" + "aB1/" * 12,
+    "wandb login --relogin " + "a1" * 20, 'wandb.login(key="' + "b2" * 20, "git+ssh://someone@host.example.org/x.git",
     "COMET_API_KEY=a1b2c3d4e5f6g7h8i9", "machine example.org\n  login someone\n  password s3cret",
     "x" + TOKEN, "_" + TOKEN,
 ]  # fmt: skip
@@ -181,11 +183,15 @@ PLACES = [
     "/nfs/homes/x", "/storage/a/b",
     "/projects/group/x", "/media/somebody/x", "/Volumes/Disk", "/content/drive/MyDrive", "/kaggle/working/x",
     "/home2/somebody", "/export/home/x", "/run/user/1000/x", "D:\\work\\secret", "key:/home/somebody", "file:/home/x",
+    r"\\nas\projects", r"\\fs01\homes$", r"\\host.example.org\share\x",
     "%2Fhome%2Fsomebody", "\\/home\\/somebody",
 ]  # fmt: skip
 HARMLESS = [
     "the bearer of good news about characterisation", "Basic understanding of characterizations", "https://x.org/data/a/b",
     "password: see the manual", "tokens: 12345678901234567890", "train/data-00000", "a ratio of 3:/4", "x/opt/y/z",
+    r"a \\ \hline b \\hline\textbf{x}",
+    r"\\alpha\beta \\d\\w", "wandb at commit " + "a1" * 20, "sha256 " + "5f" * 32, "ssh://git@github.com/a/b.git",
+    "home = 'a' + 'b'", "text: >\n  one\n  two\n",
 ]  # fmt: skip
 
 
@@ -199,6 +205,12 @@ def test_further_kinds_are_found(text):
 @pytest.mark.case("S36", "accepted")
 def test_what_only_resembles_one_passes(text):
     assert not list(scan_bytes(text.encode(), "file")) and not list(scan_bytes(json.dumps([text]).encode(), "file"))
+
+
+def _npz(text: str) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, notes=np.array(["fine", f"see {text}"]))
+    return buffer.getvalue()
 
 
 DISGUISES = {
@@ -218,6 +230,15 @@ DISGUISES = {
     "full width": lambda text: "".join(
         chr(ord(sign) + 0xFEE0) if "!" <= sign <= "~" else sign for sign in text
     ).encode(),
+    "concatenated": lambda text: f"token = '{text[:6]}' + '{text[6:]}'\n".encode(),
+    "side by side": lambda text: f'token = ("{text[:6]}"\n    "{text[6:]}")\n'.encode(),
+    "over a line's end": lambda text: f"export X={text[:6]}\\\n{text[6:]}\n".encode(),
+    "folded YAML": lambda text: f"key: >-\n  {text[:6]}\n  {text[6:]}\nnext: 1\n".encode(),
+    "hexadecimal": lambda text: f"key = {f'the token is {text}'.encode().hex()}\n".encode(),
+    "escapes": lambda text: ("key = '" + "".join(f"\\x{ord(sign):02x}" for sign in text) + "'").encode(),
+    "concatenated in a notebook": lambda text: json.dumps({"source": [f"t = '{text[:6]}' + '{text[6:]}'"]}).encode(),
+    "npz of wide letters": lambda text: _npz(text),
+    "gzip in a pickle": lambda text: pickle.dumps({"a": gzip.compress(text.encode())}),
     "percent": lambda text: "".join(f"%{ord(sign):02X}" for sign in text).encode(),
 }
 
@@ -235,7 +256,26 @@ def test_a_record_that_calls_a_value_a_secret_is_found(key):
 
 
 @pytest.mark.parametrize(
-    "part", ["a+", "eyJ-", "A_", "machine x login ", "x://", "/data/", "Bearer ", "%", "[", '{"a":']
+    "part",
+    [
+        "a+",
+        "eyJ-",
+        "A_",
+        "machine x login ",
+        "x://",
+        "/data/",
+        "Bearer ",
+        "%",
+        "[",
+        '{"a":',
+        "wandb ",
+        '" + "',
+        "\\x6",
+        "6f",
+        ">\n a\n",
+        "\\\\nas",
+        "\\\n",
+    ],
 )
 def test_the_time_of_a_search_grows_with_the_text(part):
     """Four times the text takes about four times the time; by a square law it would take sixteen times as long."""

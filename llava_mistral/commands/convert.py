@@ -10,7 +10,6 @@ from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
-from llava_mistral.ground.output_folders import mark
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -39,8 +38,6 @@ def main() -> None:
     with whole_folder(args.output, "config.json") as folder:
         layout = convert(source, folder, args.to, max_shard_size=limit)
         found = convert_processor(source, folder, layout, args.to)
-        if args.to != "plugin":
-            mark(folder)
     print(f"{args.output}: {layout} to {args.to}, weights equal byte for byte, with {found}")
 
 

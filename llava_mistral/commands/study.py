@@ -10,7 +10,6 @@ publish.
 """
 
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -20,109 +19,20 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from llava_mistral.cli import VERBS, run
+from llava_mistral.ground import study_files
 from llava_mistral.ground.bad_input import BadInput, check_folders_above
 from llava_mistral.ground.command_line import VerbParser, run_verb
-from llava_mistral.ground.foreign_code import FLAG
-from llava_mistral.ground.recipe_files import RECIPES, read_yaml, recipe_file
-
-KEYS = {"name", "output", "warm", "steps", "summary", "full"}
-OURS = r"llava_mistral\.(miniature|evaluation)\.\w+"
-WRITES = {"--output", "--output_dir", "--preview", "--embeddings", "--logging_dir"}
-STEP_KEYS = {"name", "run", "makes", "for"}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of a study: its name, its arguments (the program first) and the folder it makes, if any."""
-
-    name: str
-    command: tuple[str, ...]
-    makes: Path | None
+from llava_mistral.ground.recipe_files import RECIPES
+from llava_mistral.ground.study_files import Step
 
 
 def read_study(path: str | Path, output: str | None, *, full: bool = False) -> tuple[dict, list[Step]]:
-    """Read a study's YAML; `{output}` in a command becomes the output folder.
-
-    A step with `for: {name: [values], …}` is as many steps, one for each combination, in which `{name}` is the value.
-
-    Args:
-        full: take the `full` steps in place of `steps`; their output folder is `…-full`.
-
-    Raises:
-        BadInput: no YAML, an unknown key, a step without a command, two steps of one name.
-    """
-    path = recipe_file(path)
-    study, key = read_yaml(path), "full" if full else "steps"
-    if not isinstance(study.get(key), list):
-        raise BadInput("has no list of steps", remedy="see the recipe miniature/study", file=path, field=key)
-    _refuse_unknown(study, KEYS, path, None)
-    study["output"] = output or str(study.get("output") or f"outputs/{Path(path).parent.name}") + "-full" * full
-    steps: dict[str, Step] = {}
-    for index, step in enumerate(study[key]):
-        if not isinstance(step, dict) or not {"name", "run"} <= step.keys():
-            raise BadInput("needs a name and a command", remedy="write name: and run:", file=path, record=index)
-        _refuse_unknown(step, STEP_KEYS, path, index)
-        for one in _expanded(step, study["output"]):
-            _check_step(one, Path(study["output"]), path, index)
-            if one.name in steps:
-                remedy = "name every value of its `for`"
-                raise BadInput(f"{one.name} occurs twice", remedy=remedy, file=path, record=index, field="name")
-            steps[one.name] = one
-    return study, list(steps.values())
-
-
-def _expanded(step: dict, output: str) -> Iterator[Step]:
-    choices = step.get("for") or {}
-    for values in itertools.product(*choices.values()):
-        named = {"output": output, **dict(zip(choices, values, strict=True))}
-
-        def filled(text: str, named: dict = named) -> str:
-            for name, value in named.items():
-                text = text.replace(f"{{{name}}}", str(value))
-            return text
-
-        words = tuple(filled(word) for word in shlex.split(step["run"]))
-        yield Step(filled(step["name"]), words, Path(filled(step["makes"])) if step.get("makes") else None)
-
-
-def _check_step(step: Step, output: Path, path: str | Path, index: int) -> None:
-    """Refuse a step that runs more than this project's own verbs, or writes and removes beside the output folder.
-
-    Raises:
-        BadInput: naming the step and the field.
-    """
-    place = {"file": path, "record": index}
-    if not re.fullmatch(r"[\w][\w.=+-]*", step.name):
-        problem = f"{step.name!r} is not a valid name for a step"
-        raise BadInput(problem, remedy="use letters, digits, dots and dashes", field="name", **place)
-    module = len(step.command) > 1 and step.command[0] == "-m" and re.fullmatch(OURS, step.command[1])
-    if not module and (not step.command or step.command[0] not in VERBS.keys() - {"study", "hub", "chat"}):
-        problem = f"runs {' '.join(step.command)[:80]!r}, which is not a step of this project"
-        raise BadInput(problem, remedy="begin with a command, or with -m llava_mistral.…", field="run", **place)
-    if FLAG in " ".join(step.command):
-        problem = f"gives {FLAG}, by which a user vouches for a stranger's code"
-        raise BadInput(problem, remedy="run that step by hand", field="run", **place)
-    real = output.resolve()
-    if step.makes and not (step.makes.resolve() != real and step.makes.resolve().is_relative_to(real)):
-        problem = f"makes {str(step.makes)!r}, which is not below the output folder {output}"
-        raise BadInput(problem, remedy="write {output}/NAME", field="makes", **place)
-    words = [part for word in step.command for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for flag, word in itertools.pairwise(words):
-        if flag in WRITES and not Path(word).resolve().is_relative_to(real):
-            problem = f"writes to {word!r}, which is not below the output folder {output}"
-            raise BadInput(problem, remedy="write {output}/NAME", field="run", **place)
-
-
-def _refuse_unknown(values: dict, known: set[str], path: str | Path, record: int | None) -> None:
-    for key in values:
-        if key not in known:
-            remedy = f"use {', '.join(sorted(known))}"
-            raise BadInput("there is no such key", remedy=remedy, file=path, record=record, field=str(key))
+    """As `study_files.read_study`, with the commands of this project."""
+    return study_files.read_study(path, output, VERBS, full=full)
 
 
 def fingerprint(step: Step, before: str) -> str:
@@ -249,6 +159,23 @@ def pending(steps: list[Step], output: Path) -> list[tuple[int, Step, str]]:
     return todo
 
 
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+
+
+def _remove_made(made: Path, written: list[str] | None) -> None:
+    """Remove a folder that a step made, of which `written` are the files; stamps of 0.1.0 list none (None).
+
+    Raises:
+        BadInput: there is another file among them, or it is no folder any more.
+    """
+    others = sorted(_files(made) - set(written)) if written is not None else []
+    if others or made.is_symlink() or not made.is_dir():
+        problem = f"holds {others[0]}, which the step did not write" if others else "is not a folder"
+        raise BadInput(problem, remedy="move it elsewhere, for the step is to run again", file=made)
+    shutil.rmtree(made)
+
+
 def run_steps(study: dict, todo: list[tuple[int, Step, str]], total: int, output: Path, isolated: bool) -> int:
     """Run what is pending; returns the exit code of the step that failed, or 0."""
     hub = LocalHubProcess(output / "hub")
@@ -262,7 +189,7 @@ def run_steps(study: dict, todo: list[tuple[int, Step, str]], total: int, output
                 if not begun_file.exists():
                     problem = "was there before this study, which would replace it"
                     raise BadInput(problem, remedy="remove it yourself, or name another output", file=step.makes)
-                shutil.rmtree(step.makes)
+                _remove_made(step.makes, json.loads(stamp.read_text()).get("files"))
             stamp.unlink(missing_ok=True)
             if step.makes and not step.makes.exists():
                 begun_file.touch()  # what stands there from now on is this step's
@@ -275,6 +202,7 @@ def run_steps(study: dict, todo: list[tuple[int, Step, str]], total: int, output
                 )
                 return code if code > 0 else 1
             record = {"fingerprint": stamp_of, "command": step.command, "seconds": round(time.time() - begun, 1)}
+            record["files"] = sorted(_files(step.makes)) if step.makes and step.makes.is_dir() else []
             partial = stamp.with_suffix(".partial")
             partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             partial.replace(stamp)

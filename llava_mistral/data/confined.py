@@ -7,41 +7,51 @@ folders of this machine would be read, shown in reports and published.
 import json
 import os
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llava_mistral.data.arrow_sizes import check_arrow
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.bounded import check_hole, read_bounded
 
 LEAST = 256 << 20  # bytes that any file may unpack to
 MOST_TIMES = 100  # its size; columns of few different texts pack well
 _CARDS = ("README.md", ".huggingface.yaml")
 _STATES = ("state.json", "dataset_dict.json", "dataset_infos.json")
+_TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 _BATCH = 64 << 20
+_PACKED = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 
 
 def check_confined(path: Path) -> None:
     """Refuse a data set that names files elsewhere or unpacks to much more than it is; nothing of it is read as rows.
 
     Args:
-        path: a folder, or the Hub id of a data set, of which the card is looked at.
+        path: a file, a folder, or the Hub id of a data set, of which the card alone is looked at.
 
     Raises:
         BadInput: naming the file and what it points at.
     """
-    if not path.is_dir():
+    if not path.exists():
         if (card := _card_of(str(path))) is not None:
             _check_card(card, f"{path}/README.md")
         return
-    for file in _files(path):
+    for file in [path] if path.is_file() else _files(path):
+        suffix = file.suffix.lower()
         if file.name in _CARDS:
             _check_card(file, file)
         elif file.name in _STATES:
             _check_state(file)
-        elif file.suffix == ".parquet":
+        elif suffix == ".parquet":
             check_parquet(file)
-        elif file.suffix == ".arrow":
-            _check_arrow(file)
+        elif suffix == ".arrow":
+            check_arrow(file)
+        elif suffix == ".tar":
+            _check_tar(file)
+        elif suffix in _TEXTS:
+            _check_text(file)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -53,7 +63,10 @@ def _files(folder: Path) -> Iterator[Path]:
             if path.is_symlink() and not path.resolve().is_relative_to(real):
                 problem = "is a link to somewhere outside of the folder"
                 raise BadInput(problem, remedy="copy what it leads to into the folder", file=path)
-        yield from (Path(root) / name for name in files)
+        for path in (Path(root) / name for name in files):
+            if path.exists() and not path.is_file():  # a pipe: whoever opens it waits for ever
+                raise BadInput("is not a regular file", remedy="take it out of the folder", file=path)
+            yield path
 
 
 def _card_of(name: str) -> Path | None:
@@ -68,15 +81,20 @@ def _card_of(name: str) -> Path | None:
 
 def _check_card(file: Path, name: str | Path) -> None:
     """Refuse `data_files` and `data_dir` of a card's configs that lead elsewhere."""
-    import yaml
+    from yaml import YAMLError
 
-    text = file.read_text(encoding="utf-8", errors="replace")
+    from llava_mistral.ground.bounded import Unfolds, load_yaml
+
+    text = read_bounded(file).decode(errors="replace")
     if file.suffix == ".md":
         found = re.match(r"\s*---\r?\n(.*?)\r?\n---", text, re.DOTALL)
         text = found[1] if found else ""
     try:
-        card = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
+        card = load_yaml(text)
+    except Unfolds as error:
+        remedy = "write out what its aliases mean"
+        raise BadInput(f"unfolds without end ({error})", remedy=remedy, file=name) from error
+    except (YAMLError, ValueError):
         return  # the library refuses it, too
     configs = card.get("configs") if isinstance(card, dict) else None
     for config in configs if isinstance(configs, list) else [configs]:
@@ -88,7 +106,9 @@ def _check_card(file: Path, name: str | Path) -> None:
 def _check_state(file: Path) -> None:
     """Refuse names of files and splits in the state of a saved set that lead elsewhere."""
     try:
-        state = json.loads(file.read_bytes())
+        state = json.loads(read_bounded(file))
+    except BadInput:
+        raise
     except (ValueError, RecursionError):
         return
     if not isinstance(state, dict):
@@ -132,7 +152,7 @@ def check_parquet(file: Path) -> None:
             for group in range(opened.metadata.num_row_groups):
                 for index in range(opened.metadata.num_columns):
                     chunk = opened.metadata.row_group(group).column(index)
-                    plain += chunk.total_uncompressed_size
+                    plain += max(chunk.total_uncompressed_size, chunk.num_values * _width(chunk, opened.schema, index))
                     if "BYTE_ARRAY" in chunk.physical_type and any("DICTIONARY" in kind for kind in chunk.encodings):
                         name = chunk.path_in_schema.split(".")[0]
                         values, longest = doubted.get(name, (0, 1))
@@ -154,6 +174,12 @@ def check_parquet(file: Path) -> None:
         raise BadInput(problem, remedy="fetch or write it again", file=file) from error
 
 
+def _width(chunk: Any, schema: Any, index: int) -> int:
+    """At least how many bytes one value of a column takes in memory, however often a page says it at once."""
+    fixed = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 4}
+    return fixed.get(chunk.physical_type) or max(1, schema.column(index).length)
+
+
 def _dictionary(chunk: Any) -> int:
     """At most how long one value of a column's dictionary is: what of its pages can be that dictionary."""
     start = chunk.dictionary_page_offset
@@ -161,24 +187,38 @@ def _dictionary(chunk: Any) -> int:
     return max(1, chunk.total_uncompressed_size - chunk.total_compressed_size + max(0, packed))
 
 
-def _check_arrow(file: Path) -> None:
-    import pyarrow as pa
+def _check_text(file: Path) -> None:
+    """Refuse an archive under the name of a text: the library knows it by its first bytes, and unpacks it."""
+    check_hole(file)
+    with file.open("rb") as opened:
+        if opened.read(8).startswith((*_PACKED, b"Rar!")):
+            raise BadInput("is an archive", remedy="unpack it and name what was in it", file=file)
 
-    most, seen = max(LEAST, MOST_TIMES * file.stat().st_size), 0
+
+def _check_tar(file: Path) -> None:
+    """Refuse a tar of a WebDataset whose members are more than files, or claim bytes that it does not hold.
+
+    Nothing is unpacked; the library reads the members where they lie, and packed tars it would unpack first.
+    """
+    _check_text(file)
+    whole = file.stat().st_size
     try:
-        with pa.memory_map(str(file)) as source:
-            try:
-                batches = pa.ipc.open_stream(source)
-            except pa.ArrowInvalid:
-                source.seek(0)
-                opened = pa.ipc.open_file(source)
-                batches = (opened.get_batch(index) for index in range(opened.num_record_batches))
-            for batch in batches:
-                seen += batch.nbytes
-                if seen > most:
-                    raise _too_much(file, seen)
-    except (pa.ArrowException, OSError) as error:
-        problem = f"is not a complete arrow file ({' '.join(str(error).split())[:120]})"
+        with tarfile.open(file, "r:") as archive:
+            for member in archive:
+                name = ascii(member.name)[:200]
+                if member.name.startswith("/") or ".." in re.split(r"[/\\]", member.name):
+                    raise BadInput(f"has a member outside of it, {name}", remedy="write the tar again", file=file)
+                if not (member.isreg() or member.isdir()) or member.issparse():
+                    problem = f"has a member that is not a regular file, {name}"
+                    raise BadInput(problem, remedy="write the tar again with plain files", file=file)
+                if member.size > min(whole, LEAST):
+                    problem = f"has a member of {member.size:,} bytes, {name}"
+                    raise BadInput(problem, remedy="write the tar again without it", file=file)
+                archive.members = []  # of a million members none is kept
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        problem = f"is not a complete tar file ({' '.join(str(error).split())[:120]})"
         raise BadInput(problem, remedy="fetch or write it again", file=file) from error
 
 

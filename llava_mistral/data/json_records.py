@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.bounded import check_hole
 from llava_mistral.ground.strict_json import check_parsed, decoder, too_deep
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -21,6 +22,7 @@ _AGAIN = "write the file again from its source"
 
 def first_sign(path: str | Path) -> str:
     """Return the first character of a text file that is no space ("[" of a list); "" when there is none."""
+    check_hole(path)
     text = codecs.getincrementaldecoder("utf-8-sig")("replace")
     with Path(path).open("rb") as file:
         while part := file.read(4096):

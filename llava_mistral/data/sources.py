@@ -240,6 +240,7 @@ def is_fresh(file: str | Path) -> bool:
 def _check_loadable(path: Path) -> None:
     """Refuse what can be no data set before `datasets` is imported, which takes seconds."""
     if path.is_file():
+        check_confined(path)
         return
     if path.is_dir():
         for packed in sorted(file for file in path.rglob("*") if file.suffix.lower() in _ARCHIVES):

@@ -14,6 +14,7 @@ from typing import Any
 
 from llava_mistral.evaluation.statistics import POWER
 from llava_mistral.evaluation.study_figures import MAIN, SHOWN, TESTED, floors, restated, study_results
+from llava_mistral.ground.escaping import markdown
 
 NAMES = {
     "stage1-only": "stage 1 only",
@@ -31,7 +32,7 @@ def study_page(found: Mapping[str, Any]) -> str:
     """Return `study.md` of a `study.json`."""
     shown = [column for column in SHOWN if any(own.get(column) for own in found["models"].values())]
     sections = [
-        [f"# {found['title']}"],
+        [f"# {markdown(found['title'])}"],
         [fill(" ".join([*_about(found), *_about_backbones(found)]), WIDTH)],
         _accuracies(found, shown),
         ["![Accuracy by backbone and data](study.png)"],
@@ -52,7 +53,7 @@ def _about(found: Mapping[str, Any]) -> list[str]:
         "95 % intervals count seeds and questions both as samples; the seeds' variance is pooled over the rows.",
     ]
     if found.get("of"):
-        said.append(f"The figures are those of {found['of']}.")
+        said.append(f"The figures are those of {markdown(found['of'])}.")
     if not found["answers_kept"]:
         said.append(
             "Of this run the accuracies by seed were kept and not the single answers, so the questions' part is the "
@@ -179,7 +180,7 @@ def _pair_row(pair: Mapping[str, Any]) -> str:
 
 def _named(name: str) -> str:
     backbone, data = name.split("/")
-    return f"{backbone}, {NAMES.get(data, data)}"
+    return markdown(f"{backbone}, {NAMES.get(data, data)}")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.bounded import read_bounded
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "the file is damaged, download or build it again"
@@ -116,7 +117,9 @@ def read_config_file(folder: str | Path, field: str | None = None) -> dict[str, 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_bounded(file).decode())
+    except BadInput:
+        raise
     except (ValueError, RecursionError) as error:
         raise BadInput(f"is not valid JSON ({error})", remedy="write it again from its source", file=file) from error
     if not isinstance(value, dict):

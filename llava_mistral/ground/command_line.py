@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.environments import leave_secrets
 from llava_mistral.ground.escaping import terminal
-from llava_mistral.ground.foreign_code import leave_secrets
-from llava_mistral.ground.output_folders import check_output_folder
+from llava_mistral.ground.output_folders import check_output_folder, record_files
 from llava_mistral.ground.whole_file import whole_folder_at
 
 __all__ = ["VerbParser", "check_output_folder", "run_verb", "whole_folder"]
@@ -128,6 +128,11 @@ def whole_folder(path: str | Path, made_by: str) -> Iterator[Path]:
 
     A reader of `path` sees the old folder or the new one, never a mixture. `made_by` is the file that marks a folder
     as an earlier output of the same verb, which may be replaced (`check_output_folder`).
+
+    Raises:
+        BadInput: the folder holds something else, at the beginning or when it is to be replaced, hours later.
     """
     with whole_folder_at(check_output_folder(path, made_by)) as folder:
         yield folder
+        record_files(folder)
+        check_output_folder(path, made_by)

@@ -7,15 +7,15 @@ reason to trust it. `custom_generate` and attention kernels of the Hub never run
 
 import argparse
 import json
-import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.bounded import read_bounded
+from llava_mistral.ground.config_checks import AGAIN, check_config, check_sides, check_texts, check_tokenizer
 
 FLAG = "--trust_code_of"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -23,8 +23,6 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 OURS = {"configuration_llava_mistral", "modeling_llava_mistral", "processing_llava_mistral"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONFIGS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|AUTH|PRIVATE)_?KEY", re.IGNORECASE)
-_AGAIN = "save the checkpoint again so that all of it lies in its folder"
 _TRUSTED: dict[str, str] = {}  # Hub id -> the commit whose code this process may run
 
 
@@ -84,22 +82,6 @@ def trust(named: str) -> None:
         problem = f"{named!r} does not name a commit of a Hub repository"
         raise BadInput(problem, remedy="give OWNER/NAME@COMMIT, with all 40 hexadecimal digits", field=FLAG[2:])
     _TRUSTED[name] = commit
-
-
-def leave_secrets(arguments: Sequence[str]) -> None:
-    """Start this program again without the tokens and keys of its environment, where it is to run foreign code.
-
-    Taking them out of `os.environ` alone would leave them in /proc/self/environ.
-    """
-    kept = without_secrets(os.environ)
-    if any(one.split("=")[0] == FLAG for one in arguments) and len(kept) < len(os.environ):
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], kept)
-
-
-def without_secrets(environment: dict[str, str]) -> dict[str, str]:
-    """Return an environment without the variables that are named like a token, a key or a password."""
-    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -185,6 +167,7 @@ def runs_code(name: str, revision: str | None = None) -> bool:
     Raises:
         BadInput: as `origin`.
     """
+    check_texts(name)
     _check_index(name, revision)
     foreign = None
     for config in _CONFIGS:
@@ -192,15 +175,16 @@ def runs_code(name: str, revision: str | None = None) -> bool:
         for reference in _references(found.get("auto_map")):
             if "--" in reference and reference.split("--")[0] != name:
                 problem = f"takes its code from another repository ({reference})"
-                raise BadInput(problem, remedy=_AGAIN, file=f"{name}/{config}", field="auto_map")
+                raise BadInput(problem, remedy=AGAIN, file=f"{name}/{config}", field="auto_map")
             if reference.rsplit("--", 1)[-1].split(".")[0] not in OURS:
                 foreign = foreign or (config, reference)
             elif config == "config.json" and found.get("model_type") != "llava_mistral":
                 problem = f"has model_type {found.get('model_type')!r}, and the code of llava_mistral"
-                raise BadInput(problem, remedy=_AGAIN, file=f"{name}/{config}", field="model_type")
-        _check_kernels(found, f"{name}/{config}")
+                raise BadInput(problem, remedy=AGAIN, file=f"{name}/{config}", field="model_type")
+        check_config(found, f"{name}/{config}")
+        check_sides(found, f"{name}/{config}")
         if config == "tokenizer_config.json":
-            _check_tokenizer(found, f"{name}/{config}")
+            check_tokenizer(found, f"{name}/{config}")
     return foreign is not None and _allowed(name, revision, *foreign)
 
 
@@ -232,35 +216,7 @@ def _check_index(name: str, revision: str | None) -> None:
     for shard in shards.values() if isinstance(shards, dict) else ():
         if not _is_text(shard) or re.search(r"[/\\]", shard):
             problem = f"names the weights {str(shard)[:80]!r}, which are outside of its folder"
-            raise BadInput(problem, remedy=_AGAIN, file=f"{name}/model.safetensors.index.json", field="weight_map")
-
-
-def _check_kernels(config: Any, file: str) -> None:
-    """Refuse an implementation that is a repository of the Hub: the library would fetch and run it."""
-    parts = [config]
-    while parts:
-        part = parts.pop()
-        for key, value in part.items() if isinstance(part, dict) else ():
-            if str(key).lstrip("_").startswith(("attn_implementation", "experts_implementation")):
-                for one in value.values() if isinstance(value, dict) else [value]:
-                    if _is_text(one) and "/" in one:
-                        raise BadInput(
-                            f"names a kernel of the Hub ({one})", remedy="take it out", file=file, field=key
-                        )
-            parts.append(value)
-        parts += part if isinstance(part, list) else []
-
-
-def _check_tokenizer(tokenizer: dict, file: str | Path) -> None:
-    """Refuse a tokenizer's configuration that names a file by a path that climbs out of its folder.
-
-    Raises:
-        BadInput: naming the entry.
-    """
-    for key, value in tokenizer.items():
-        names = value if isinstance(value, list) else [value]
-        if re.search("_files?$", key) and any(".." in re.split(r"[/\\]", name) for name in names if _is_text(name)):
-            raise BadInput(f"names a file outside of its folder ({value!r})", remedy=_AGAIN, file=file, field=key)
+            raise BadInput(problem, remedy=AGAIN, file=f"{name}/model.safetensors.index.json", field="weight_map")
 
 
 def _is_text(value: Any) -> bool:
@@ -289,7 +245,9 @@ def _file(name: str, file: str, revision: str | None) -> Path | None:
 def _read(name: str, config: str, revision: str | None) -> dict[str, Any]:
     try:
         path = _file(name, config, revision)
-        found = json.loads(path.read_bytes()) if path else {}
+        found = json.loads(read_bounded(path)) if path else {}
+    except BadInput:
+        raise
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

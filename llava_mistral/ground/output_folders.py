@@ -7,7 +7,7 @@ nothing: the file has to hold what only this project writes, and the folder noth
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from llava_mistral.ground.bad_input import BadInput, check_folders_above
 from llava_mistral.ground.whole_file import is_partial
 
-MARKER = ".llava-mistral"  # where a folder's own files cannot say who wrote them: checkpoints in layouts of others
+MARKER = ".llava-mistral"  # lists the files that a verb wrote, with their sizes
 GENERATOR = '<meta name="generator" content="llava-mistral publish">'
 
 
@@ -48,7 +48,7 @@ def _digitsqa(found: Any) -> bool:
 _CHECKPOINT = (
     r"[\w-]*config\.json|model[\w.-]*\.safetensors(\.index\.json)?|[\w-]+_llava_mistral\.py|chat_template\.(jinja|json)"
     r"|additional_chat_templates/[\w-]+\.jinja|tokenizer\.(json|model)|(special_tokens_map|added_tokens|vocab)\.json"
-    r"|merges\.txt|tekken\.json|\.llava-mistral|README\.md|vision_tower/.*"
+    r"|merges\.txt|tekken\.json|README\.md|vision_tower/[\w-]+\.(json|safetensors)"
 )
 OUTPUTS = {
     "manifest.json": Output(
@@ -58,12 +58,16 @@ OUTPUTS = {
     "comparison.json": Output(_comparison, r"comparison\.json|chart\.png|report\.(html|png)"),
     "summary.json": Output(
         _keys("ALL", "question_hash", "unread"),
-        r"(blank/)?(summary\.json|predictions\.jsonl?|chart\.png|answers\.html|samples/.*)",
+        r"(blank/)?(summary\.json|predictions\.jsonl?|chart\.png|answers\.html)",
     ),
     "study.json": Output(_keys("models", "title", "chance"), r"study\.(json|md|png)"),
-    "problems.json": Output(_digitsqa, r"(problems|pid_splits)\.json|(images|alignment)/.*"),
+    "problems.json": Output(
+        _digitsqa, r"(problems|pid_splits)\.json|alignment/alignment\.json|(images|alignment/images)/[\w/]+\.png"
+    ),
     "open.json": Output(_keys("digit", "pictured", "text"), r"(open|answers)\.json"),
-    "components.json": Output(_keys("config"), r"components\.json|(mistral|llama|vision|tokenizer)/.*"),
+    "components.json": Output(
+        _keys("config"), r"components\.json|(mistral|llama|vision|tokenizer)/[\w-]+\.(json|safetensors|jinja|model)"
+    ),
     "config.json": Output(lambda found: found.get("model_type") == "llava_mistral", _CHECKPOINT),
     "README.html": Output(lambda found: GENERATOR in found, r"README\.(md|html)|[\w./-]+\.(md|png)"),
 }
@@ -94,9 +98,28 @@ def check_output_folder(path: str | Path, made_by: str, sources: Iterable[str | 
     return path
 
 
-def mark(folder: Path) -> None:
-    """Note in a folder that this project wrote it."""
-    (folder / MARKER).write_text("written by llava-mistral, which may replace this folder\n", encoding="utf-8")
+def record_files(folder: Path) -> None:
+    """List in a folder what this project wrote into it: each file with its size."""
+    files = {name: path.lstat().st_size for name, path in _files(folder)}
+    (folder / MARKER).write_text(json.dumps({"written by": "llava-mistral", "files": files}), encoding="utf-8")
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file and link below a folder, by its path in it."""
+    for root, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        for path in (Path(root) / name for name in sorted([*files, *links])):
+            if path != folder / MARKER:
+                yield path.relative_to(folder).as_posix(), path
+
+
+def _recorded(folder: Path) -> dict[str, int] | None:
+    """What `record_files` listed; None where a folder has no list, as those of 0.1.0."""
+    try:
+        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return None
+    return files if isinstance(files, dict) else None
 
 
 def _something_else(folder: Path, made_by: str) -> str | None:
@@ -106,7 +129,7 @@ def _something_else(folder: Path, made_by: str) -> str | None:
     file = folder / made_by
     if not file.is_file():
         return f"no {made_by} in it"
-    output = OUTPUTS[made_by]
+    output, recorded = OUTPUTS[made_by], _recorded(folder)
     if not (folder / MARKER).is_file():
         try:
             text = file.read_text(encoding="utf-8")
@@ -115,10 +138,13 @@ def _something_else(folder: Path, made_by: str) -> str | None:
             ours = False
         if not ours:
             return f"its {made_by} was not written by this command"
-    for root, folders, files in os.walk(folder):
-        links = [name for name in folders if (Path(root) / name).is_symlink()]
-        for path in (Path(root) / name for name in [*files, *links]):
-            name = path.relative_to(folder).as_posix()
-            if not is_partial(path) and not re.fullmatch(output.files, name):
-                return f"{name}, which this command does not write"
+    for name, path in _files(folder):
+        if is_partial(path):
+            continue
+        if not re.fullmatch(output.files, name):
+            return f"{name}, which this command does not write"
+        if recorded is not None and name not in recorded:
+            return f"{name}, which this command did not write"
+        if recorded is not None and recorded[name] != path.lstat().st_size:
+            return f"{name}, which was changed since this command wrote it"
     return None

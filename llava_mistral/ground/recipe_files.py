@@ -30,8 +30,12 @@ def read_yaml(path: str | Path) -> dict:
     """Read a YAML file of keys and values; raises `BadInput` for anything else."""
     import yaml
 
+    from llava_mistral.ground.bounded import load_yaml, read_bounded
+
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = load_yaml(read_bounded(path).decode())
+    except BadInput:
+        raise
     except OSError as error:
         raise BadInput(f"cannot be read ({error.strerror})", remedy="give a YAML recipe", file=path) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.bounded import read_bounded
 
 _ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")
+MOST_BYTES = 4 << 30  # of a file that is read whole
 DEEPEST = 100  # lists and objects in each other; Python gives up at some 1,000, where depends on who reads
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -26,7 +28,7 @@ def read_json(path: str | Path) -> Any:
     if not path.is_file():
         raise BadInput("no such file", remedy="check the path", file=path)
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, MOST_BYTES)
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if data.startswith(_ARCHIVES):

@@ -87,7 +87,9 @@ def _take_place(staging: Path, path: Path) -> None:
     if not path.exists():
         staging.rename(path)
     elif not _exchange(staging, path):
-        old = path.parent / f".{path.name}.old"  # a kill after this line: the next run puts it back
+        old = (
+            path.parent / f".{path.name}.replaced-by-llava-mistral"
+        )  # a kill after this line: the next run puts it back
         path.rename(old)
         staging.rename(path)
         _remove(old)
@@ -104,7 +106,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _clear(path: Path) -> None:
-    old = path.parent / f".{path.name}.old"
+    old = path.parent / f".{path.name}.replaced-by-llava-mistral"
     if old.is_dir():
         _remove(old) if path.exists() else old.rename(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):

@@ -3,8 +3,11 @@
 import re
 from typing import Any
 
+from yaml import YAMLError
+
+from llava_mistral.ground.bounded import Unfolds, load_yaml
+
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-MOST = 100_000  # values
 _LISTS = (
     "tags",
     "datasets",
@@ -22,16 +25,14 @@ def read_front_matter(readme: str) -> tuple[dict[str, Any], list[str], list[str]
     found = _FRONT_MATTER.match(readme)
     if not found:
         return {}, [], ["empty or missing yaml metadata in repo card"]
-    import yaml  # huggingface_hub brings it; the standard library reads no YAML
-
     try:
-        metadata = yaml.safe_load(found.group(1) or "")
-    except yaml.YAMLError as error:
+        metadata = load_yaml(found.group(1) or "")
+    except Unfolds:
+        return {}, ["YAML metadata in README.md refers to itself, or unfolds to more than anybody wrote"], []
+    except YAMLError as error:
         return {}, [f"YAML metadata in README.md is invalid: {' '.join(str(error).split())}"], []
     if metadata is None:
         return {}, [], ["empty or missing yaml metadata in repo card"]
-    if _size(metadata, {}) > MOST:
-        return {}, ["YAML metadata in README.md refers to itself, or unfolds to more than anybody wrote"], []
     if not isinstance(metadata, dict):
         return {}, ["YAML metadata in README.md must be a mapping of keys to values"], []
     errors = [f'"{key}" must be an array' for key in _LISTS if not isinstance(metadata.get(key, []), list)]
@@ -40,18 +41,6 @@ def read_front_matter(readme: str) -> tuple[dict[str, Any], list[str], list[str]
     if not isinstance(metadata.get("model-index", []), list):
         errors.append('"model-index" must be an array')
     return ({} if errors else metadata), errors, []
-
-
-def _size(value: Any, known: dict[int, float]) -> float:
-    """Return how many values there are with every alias written out; infinity where one holds itself."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = float("inf")
-        known[id(value)] = 1 + sum(
-            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
-        )
-    return known[id(value)]
 
 
 def front_matter_tags(metadata: dict[str, Any], kind: str) -> list[str]:

@@ -13,21 +13,18 @@ import os
 import pickletools
 import re
 import tempfile
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import unquote
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import read_header
-from llava_mistral.publishing.secret_patterns import LOCAL_PATH, SECRET_KEYS, SECRETS
+from llava_mistral.publishing.secret_patterns import LOCAL_PATH, SECRET_KEYS, SECRETS, joined, undisguised
 
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in {**SECRETS, "a local path": LOCAL_PATH}.items()}
-_HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")  # drawn as nothing
 _UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 MAX_MEMBER_BYTES = 256 * 2**20  # a zip member that unpacks to more is refused unread: an archive bomb
@@ -93,7 +90,9 @@ def scan_bytes(data: bytes, name: str, place: str = "", depth: int = 0, known: t
         yield from _scan_packed(unpack, data, name, place, depth, known)
     elif data[:1] == b"\x80" and data[-1:] == b".":
         strings = _pickle_strings(data)
-        yield from _scan_value(strings, name, f"{place}pickle", known)
+        yield from _scan_value(strings, name, f"{place}pickle", known, depth + 1)
+    elif data.startswith(b"\x93NUMPY"):  # its header would hide that letters take four bytes
+        yield from scan_bytes(data[data.find(b"\n", 0, 1 << 16) + 1 :], name, f"{place}array ", depth + 1, known)
     else:
         # JSON is searched twice: by value because escapes hide text, by line because what is cut hides the rest.
         text, found = _decoded(data), False
@@ -101,7 +100,11 @@ def scan_bytes(data: bytes, name: str, place: str = "", depth: int = 0, known: t
             found = True
             yield finding
         if not found:
-            yield from _scan_lines(text, name, place, known)
+            for finding in _scan_lines(text, name, place, known):
+                found = True
+                yield finding
+        if not found and (whole := joined(text)) != text:
+            yield from _scan_lines(whole, name, f"{place}joined ", known)
 
 
 def _decoded(data: bytes) -> str:
@@ -174,17 +177,9 @@ def _scan_lines(text: str, name: str, place: str, known: tuple) -> Iterator[Find
             yield from _scan_text(line, name, f"{place}line {number}", known)
 
 
-def _plain(text: str) -> str:
-    """Text without what hides a secret from a search and not from a reader."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", _HIDDEN.sub("", text))
-    text = text.replace("\\/", "/")
-    return f"{text} {unquote(text)}" if "%" in text else text
-
-
 def _scan_text(text: str, name: str, place: str, known: tuple) -> Iterator[Finding]:
     # A SentencePiece model carries the path its trainer read from: Mistral's own holds one, and every copy of it does.
-    others_paths, text = name.endswith(".model"), _plain(text)
+    others_paths, text = name.endswith(".model"), undisguised(text)
     for kind, pattern in _PATTERNS.items():
         if (match := pattern.search(text)) and not (others_paths and kind == "a local path"):
             shown = match[0][:60] if kind == "a local path" else f"{match[0][:6]}…"
@@ -197,14 +192,17 @@ def _scan_text(text: str, name: str, place: str, known: tuple) -> Iterator[Findi
             return
 
 
-def _scan_value(value, name: str, place: str, known: tuple) -> Iterator[Finding]:
+def _scan_value(value, name: str, place: str, known: tuple, depth: int = 0) -> Iterator[Finding]:
     """Walk a JSON-like value; the place of a finding is its key path."""
     if isinstance(value, str):
         yield from _scan_text(value, name, place, known)
         if packed := _from_base64(value):
             yield from scan_bytes(packed, name, f"{place} in base64 ", MAX_DEPTH - 1, known)
     elif isinstance(value, bytes) and not value.startswith(b"\x89PNG"):
-        yield from scan_bytes(value, name, f"{place} ", known=known)
+        if depth <= MAX_DEPTH:
+            yield from scan_bytes(value, name, f"{place} ", depth, known)
+        else:
+            yield Finding(name, place, "an archive that cannot be searched", "too deep")
     elif isinstance(value, dict | _Pairs):
         for key, item in value.items() if isinstance(value, dict) else value:
             where = f"{place}.{key}".lstrip(".") if len(str(key)) < 80 else place
@@ -212,10 +210,10 @@ def _scan_value(value, name: str, place: str, known: tuple) -> Iterator[Finding]
                 yield Finding(name, where, "a secret by its name", f"{item[:2]}…")
                 continue
             yield from _scan_text(str(key), name, f"{place} a key".strip(), known)
-            yield from _scan_value(item, name, where, known)
+            yield from _scan_value(item, name, where, known, depth)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _scan_value(item, name, f"{place}[{index}]", known)
+            yield from _scan_value(item, name, f"{place}[{index}]", known, depth)
 
 
 def _from_base64(text: str) -> bytes | None:
@@ -246,13 +244,11 @@ def _scan_zip(data: bytes, name: str, place: str, depth: int, known: tuple) -> I
                 yield from scan_bytes(archive.read(member), name, where, depth + 1, known)
 
 
-def _pickle_strings(data: bytes) -> list[str]:
+def _pickle_strings(data: bytes) -> list[str | bytes]:
     strings = []
     try:
         for _, argument, _ in pickletools.genops(data):
-            if isinstance(argument, bytes):
-                strings.append(argument.decode("utf-8", errors="replace"))
-            elif isinstance(argument, str):
+            if isinstance(argument, str | bytes):
                 strings.append(argument)
     except ValueError:  # not a pickle after all, or a cut one: search what it holds as text
         strings.append(data.decode("utf-8", errors="replace"))

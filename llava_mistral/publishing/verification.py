@@ -6,6 +6,7 @@ address alone, with the token only where files are fetched.
 
 import json
 import os
+import site
 import subprocess
 import sys
 import tempfile
@@ -130,10 +131,12 @@ def _in_clean_process(*tasks: dict) -> dict:
 def _run_cleanly(task: dict, home: str) -> dict:
     from huggingface_hub import get_token
 
-    from llava_mistral.ground.foreign_code import without_secrets
+    from llava_mistral.ground.environments import without_logins
 
-    dropped = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON")
-    kept = {name: value for name, value in without_secrets(os.environ).items() if not name.startswith(dropped)}
+    dropped = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON", "XDG_")
+    kept = {name: value for name, value in without_logins(os.environ).items() if not name.startswith(dropped)}
+    # Logins lie in the home folder, and so may the libraries that pip installed for this user alone.
+    kept |= {"HOME": home, "USERPROFILE": home, "PYTHONUSERBASE": site.getuserbase()}
     ours = {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_HUB_DISABLE_XET") if name in os.environ}
     ours |= {"HF_HOME": home, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
     ours |= {"DISABLE_SAFETENSORS_CONVERSION": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -142,7 +145,7 @@ def _run_cleanly(task: dict, home: str) -> dict:
     elif token := get_token():
         ours["HF_TOKEN"] = token
     done = subprocess.run(
-        [sys.executable, "-E", "-P", Path(__file__).with_name("receiving.py")],
+        [sys.executable, "-P", Path(__file__).with_name("receiving.py")],
         input=json.dumps({**task, "home": str(Path(__file__).parents[2])}),
         env={**kept, **ours},
         cwd=home,

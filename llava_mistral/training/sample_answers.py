@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from llava_mistral.ground.escaping import POLICY_TAG
+from llava_mistral.ground.escaping import POLICY_TAG, fence
 from llava_mistral.ground.pictures import open_picture
 from llava_mistral.ground.whole_file import write_whole
 from llava_mistral.training.collator import AnswerCollator
@@ -134,7 +134,8 @@ class SampleAnswers:
     def _to_tensorboard(self, record: dict, writer) -> None:
         for row, sample in zip(self.rows, record["samples"], strict=True):
             name = f"samples/{sample['id']}"
-            text = "\n\n".join(f"**{key}**: {sample[key]}" for key in ("question", "gold", "answer"))
+            # TensorBoard draws Markdown, and would fetch the pictures that an answer names.
+            text = "\n\n".join(f"**{key}**\n\n{fence(sample[key])}" for key in ("question", "gold", "answer"))
             writer.add_text(name, text, record["step"])
             for index, picture in enumerate(row["images"]):
                 pixels = numpy.asarray(small(picture))
