@@ -24,10 +24,14 @@ abuse: $(VENV)/installed
 compat: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow -s tests/test_compat.py
 
+# vLLM, llama.cpp and others' trainers on the miniature, each in an environment that pip builds once in the user's cache.
+engines: demo
+	OMP_NUM_THREADS=2 $(VENV)/bin/python -m pytest -m engines -s tests/test_real_engines.py
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow abuse compat
+.PHONY: demo test slow abuse compat engines

@@ -94,7 +94,11 @@ def test_principles_keep_the_needed_images_and_load_with_datasets(prune, science
     from datasets import load_dataset
 
     rows = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
-    assert rows["id"] == told["kept"]
+    assert rows["id"] == told["kept"] and "messages" not in rows.column_names  # TRL refuses rows that have both
+    spoken = load_dataset(str(out), "messages", split="train", cache_dir=str(tmp_path / "cache"))
+    assert spoken["messages"] == [
+        prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True)
+    ]
     assert rows[0]["images"][0].getpixel((0, 0)) == (10 * int(told["kept"][0]), 0, 99)
     assert rows[0]["prompt"][0]["content"].startswith("Which colour is shown?\nA. red\nB. blue")
     assert rows[0]["completion"] == [{"role": "assistant", "content": "AB"[int(told["kept"][0]) // 3 % 2]}]

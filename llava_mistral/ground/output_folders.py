@@ -53,7 +53,7 @@ _CHECKPOINT = (
 OUTPUTS = {
     "manifest.json": Output(
         _keys("method", "recipe", "counts", "dropped", "versions"),
-        r"(manifest|skipped|llava)\.json|report[\w-]*\.(html|png)|data/[\w.-]+\.parquet|images/[\w.-]+\.png",
+        r"(manifest|skipped|llava)\.json|README\.md|report[\w-]*\.(html|png)|data/[\w.-]+\.parquet|images/[\w.-]+\.png",
     ),
     "comparison.json": Output(_comparison, r"comparison\.json|chart\.png|report\.(html|png)"),
     "summary.json": Output(

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mistral.data.card_configs import card_configs
 from llava_mistral.data.llava_json import llava_record
 from llava_mistral.data.sources import undecoded
 from llava_mistral.ground.pictures import open_picture, png_bytes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 DATA_FILE = "data/train-00000-of-00001.parquet"
+CARD = "README.md"
 ROWS_PER_GROUP = 100  # as https://huggingface.co/docs/hub/datasets-image recommends for rows with pictures
 
 
@@ -54,6 +56,19 @@ def write_rows(table: "Dataset", path: Path, *, source: str | Path) -> None:
             batch["messages"] = [prompt + completion for prompt, completion in turns]
             writer.write_table(pa.Table.from_pydict(batch, schema=schema))
             bar.update(len(batch["id"]))
+
+
+def write_card(table: "Dataset", folder: Path) -> None:
+    """Write the README.md by which `datasets` shows the rows as TRL's, or as `messages` where these are asked for."""
+    import yaml
+
+    files = [{"split": "train", "path": "data/train-*.parquet"}]
+    head = yaml.safe_dump(
+        {"configs": card_configs("default", files, [*table.column_names, "messages"])}, sort_keys=False
+    )
+    (folder / CARD).write_text(
+        f"---\n{head}---\n\nMade by `llava-mistral prune`; see manifest.json.\n", encoding="utf-8"
+    )
 
 
 def write_llava_json(table: "Dataset", folder: Path, *, source: str | Path) -> None:

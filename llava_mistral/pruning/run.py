@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.pruning import manifest, methods, principles
 from llava_mistral.pruning.model_evidence import ModelEvidence
-from llava_mistral.pruning.output import DATA_FILE, write_llava_json, write_rows
+from llava_mistral.pruning.output import DATA_FILE, write_card, write_llava_json, write_rows
 from llava_mistral.pruning.recipe import PLACES, Machine, PruneRecipe
 from llava_mistral.pruning.samples import Samples, check_ids, read_samples
 from llava_mistral.pruning.words import ties_of
@@ -128,6 +128,7 @@ class PrunedSet:
         if self.samples.pictures:
             table = self.samples.rows(self.choice.picks)
             write_rows(table, folder / DATA_FILE, source=self.recipe.dataset)
+            write_card(table, folder)
             if self.recipe.llava_json:
                 write_llava_json(table, folder, source=self.recipe.dataset)
         self.bad.write(folder)

@@ -5,6 +5,7 @@ import re
 import shlex
 from typing import Any
 
+from llava_mistral.data.card_configs import card_configs
 from llava_mistral.ground.escaping import code, markdown, one_line
 from llava_mistral.publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
 from llava_mistral.publishing.known_sources import known_source
@@ -35,6 +36,7 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
 
     names = sorted(configs)
     infos = [{"config_name": name, **_without(configs[name]["info"], "config_name")} for name in names]
+    entries = [entry for info in infos for entry in _entries(info, configs[info["config_name"]])]
     sources = sorted({_source(configs[name]["manifest"]) for name in names})
     known = {id(found): found for source in sources if (found := known_source(source))}.values()
     makers = sorted({maker for found in known for maker in found.annotations_creators})
@@ -50,11 +52,8 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
         source_datasets=[_extended(source) for source in sources if source != UNKNOWN] or None,
         annotations_creators=makers or None,
         tags=["image", "text", "data-selection", *(f"selection:{name}" for name in names)],
-        configs=[
-            {"config_name": name, "data_files": configs[name].get("data_files") or _data_files(info)}
-            for name, info in zip(names, infos, strict=True)
-        ],
-        dataset_info=infos if len(infos) > 1 else infos[0],
+        configs=[entry for entry, _ in entries],
+        dataset_info=[info for _, info in entries] if len(entries) > 1 else entries[0][1],
     )
     text = pour(
         "dataset_card.md",
@@ -75,6 +74,23 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
 def _extended(source: str) -> str:
     """A source in the Hub's words: `other-` for one that is not on the Hub."""
     return f"extended|{source}" if is_hub_id(source) else f"extended|other-{source}"
+
+
+def _entries(info: dict, config: dict) -> list[tuple[dict, dict]]:
+    """What `configs` and `dataset_info` have for one set of rows: a pair, or two where they have both forms."""
+    columns = [feature["name"] for feature in info["features"]]
+    shown = card_configs(info["config_name"], config.get("data_files") or _data_files(info), columns)
+    return [
+        (
+            entry,
+            {
+                **info,
+                "config_name": entry["config_name"],
+                "features": [part for part in info["features"] if part["name"] in entry.get("columns", columns)],
+            },
+        )
+        for entry in shown
+    ]
 
 
 def _data_files(info: dict) -> list[dict[str, str]]:

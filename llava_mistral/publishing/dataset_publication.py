@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from llava_mistral.data.card_configs import card_configs, messages_config
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.publishing import licences, parquet, staging, verification
 from llava_mistral.publishing.dataset_card import dataset_card, dataset_snippet
@@ -61,9 +62,11 @@ class DatasetPublication:
 
     def verify(self, published: Publication) -> str:
         """Receive it as a stranger; say what was compared."""
-        seen = verification.verify_dataset(
-            published.repo_id, published.commit, published.files, self.config, self.sources
-        )
+        columns = [feature["name"] for feature in self.info["features"]]
+        shown = {
+            entry["config_name"]: entry.get("columns", columns) for entry in card_configs(self.config, [], columns)
+        }
+        seen = verification.verify_dataset(published.repo_id, published.commit, published.files, shown, self.sources)
         rows = ", ".join(f"{split} {count:,}" for split, count in seen["rows"].items())
         return f"verified: {seen['files']} files equal by sha256, rows and pixels equal, loaded and streamed ({rows})"
 
@@ -241,4 +244,9 @@ def _card_configs(card: bytes, name: str) -> tuple[dict[str, dict], str | None]:
         name: {"manifest": {}, "revision": "main", "info": info, "data_files": files.get(name)}
         for name, info in zip(names, infos, strict=True)
     }
+    for name in [name for name in entries if messages_config(name) in entries]:  # two faces of the same rows
+        info, other = entries[name]["info"], entries.pop(messages_config(name))["info"]
+        known = [feature["name"] for feature in info["features"]]
+        more = [feature for feature in other["features"] if feature["name"] not in known]
+        entries[name]["info"] = {**info, "features": [*info["features"], *more]}
     return entries, data.get("license")

@@ -259,20 +259,31 @@ def _dataset(task: dict) -> dict:
     report = {"files": len(task["files"]), "rows": {}, "columns": []}
     for split, sources in task["splits"].items():
         here = load_dataset("parquet", data_files={split: sources}, split=split)
-        pinned = {"split": split, "revision": task["commit"]}
-        there = load_dataset(task["repo_id"], task["config"], **pinned)
-        streamed = load_dataset(task["repo_id"], task["config"], **pinned, streaming=True)
-        if here.column_names != there.column_names or here.features != there.features:
-            sys.exit(f"the published columns {there.column_names} are not the folder's {here.column_names}")
-        sent = _row_sums(here)
-        for how, rows in (("loaded", there), ("streamed", streamed)):
-            came = _row_sums(rows)
-            if came != sent:
-                where = next((i for i, pair in enumerate(zip(sent, came, strict=False)) if pair[0] != pair[1]), None)
-                what = f"row {where} differs" if where is not None else f"{len(came)} rows instead of {len(sent)}"
-                sys.exit(f"the published {split} split is not the folder's when {how}: {what}")
-        report["rows"][split], report["columns"] = len(sent), here.column_names
+        left = here.column_names
+        for name, columns in task["configs"].items():
+            pinned = {"name": name, "split": split, "revision": task["commit"]}
+            there = load_dataset(task["repo_id"], **pinned)
+            expected = here.select_columns(columns)
+            if expected.column_names != there.column_names or expected.features != there.features:
+                sys.exit(f"the published columns of {name} are {there.column_names}, the folder's are {columns}")
+            new, left = [name for name in columns if name in left], [name for name in left if name not in columns]
+            sent = _row_sums(here.select_columns(new))
+            for how, rows in (
+                ("loaded", there),
+                ("streamed", load_dataset(task["repo_id"], **pinned, streaming=True)),
+            ):
+                _compare_rows(sent, _row_sums(rows.select_columns(new)), f"{split} split", how)
+        if left:
+            sys.exit(f"no published config shows the columns {left}")
+        report["rows"][split], report["columns"] = len(here), here.column_names
     return report
+
+
+def _compare_rows(sent: list, came: list, what: str, how: str) -> None:
+    if came != sent:
+        where = next((i for i, pair in enumerate(zip(sent, came, strict=False)) if pair[0] != pair[1]), None)
+        problem = f"row {where} differs" if where is not None else f"{len(came)} rows instead of {len(sent)}"
+        sys.exit(f"the published {what} is not the folder's when {how}: {problem}")
 
 
 def _space(task: dict) -> dict:

