@@ -91,6 +91,19 @@ class LlavaMistralModel(LlavaMistralPreTrainedModel, LlavaModel):
 
     pack_image_features = LlavaNextModel.pack_image_features
 
+    def forward(self, input_ids=None, pixel_values=None, attention_mask=None, position_ids=None, **kwargs):
+        """As [`LlavaModel.forward`]; positions are counted from a row's first token and not from its padding.
+
+        The library does so in `generate` alone, and Ministral3, dynamic and longrope positions depend on the count.
+        """
+        given = kwargs.get("inputs_embeds") if input_ids is None else input_ids
+        is_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2
+        if position_ids is None and is_mask and given is not None:
+            position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -given.shape[1] :]
+        return super().forward(
+            input_ids, pixel_values, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+        )
+
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
