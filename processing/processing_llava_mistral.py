@@ -192,6 +192,8 @@ class LlavaMistralProcessor(LlavaProcessor):
                 raise wrong(index, "role", f"{str(role)[:40]!r} is unknown", f"use {', '.join(ROLES)}")
             if own_template and role == "system" and index:
                 raise wrong(index, "role", "the system message must come first", "move it or drop it")
+            if own_template and message.get("tool_calls"):
+                raise wrong(index, "tool_calls", "tools are not supported", "leave them out")
             content = message.get("content")
             if isinstance(content, str):
                 continue
