@@ -156,12 +156,14 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
         raise ValueError(f"an array of {pixels.shape} is not a picture; give height, width and 1, 3 or 4 channels")
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     pixels = pixels[..., :3] if pixels.ndim == 3 else pixels
+    if pixels.dtype.kind not in "buif":
+        raise ValueError(f"an array of {pixels.dtype} is not a picture; {TAKEN}")
     low, high = pixels.min(), pixels.max()
     if pixels.dtype == np.uint8:
         eight = pixels
     elif pixels.dtype == bool:
         eight = pixels * np.uint8(255)
-    elif pixels.dtype == np.uint16 or (pixels.dtype.kind == "f" and low >= 0 and high <= 1):
+    elif pixels.dtype.newbyteorder("=") == np.uint16 or (pixels.dtype.kind == "f" and low >= 0 and high <= 1):
         eight = _scaled(pixels)
     elif pixels.dtype.kind in "iuf" and low >= 0 and high <= 255 and (pixels == np.round(pixels)).all():
         eight = pixels

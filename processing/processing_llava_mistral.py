@@ -11,6 +11,8 @@ from .pictures_llava_mistral import PICTURE_KEYS, check_form, decoded, decoded_c
 # Between the first two characters of a control token that a user wrote: it shows nothing, and the token stays text.
 WORD_JOINER = "\u2060"
 ROLES = ("system", "user", "assistant")
+# What the library keeps of the call that opened a tokenizer, and would write into its folder, which may be published.
+CALL_ARGUMENTS = ("local_files_only", "is_local", "cache_dir", "token", "proxies", "force_download", "subfolder")
 
 
 class RefusedRequest(TemplateError, ValueError):
@@ -82,6 +84,8 @@ class LlavaMistralProcessor(LlavaProcessor):
         # LLaMA's tokenizer is told `legacy` and does not save it; its copy would begin words with other tokens.
         if getattr(tokenizer, "legacy", None) is not None:
             tokenizer.init_kwargs["legacy"] = tokenizer.legacy
+        for name in CALL_ARGUMENTS:
+            getattr(tokenizer, "init_kwargs", {}).pop(name, None)
         # The library sets this when it saves and drops it when it loads; a processor is then unequal to its own copy.
         self.auto_map = {"AutoProcessor": "processing_llava_mistral.LlavaMistralProcessor"}
 
@@ -188,6 +192,8 @@ class LlavaMistralProcessor(LlavaProcessor):
                 raise wrong(index, "role", f"{str(role)[:40]!r} is unknown", f"use {', '.join(ROLES)}")
             if own_template and role == "system" and index:
                 raise wrong(index, "role", "the system message must come first", "move it or drop it")
+            if own_template and message.get("tool_calls"):
+                raise wrong(index, "tool_calls", "tools are not supported", "leave them out")
             content = message.get("content")
             if isinstance(content, str):
                 continue

@@ -139,3 +139,43 @@ def test_shards_hold_what_one_file_holds(stage0, tmp_path, to):
 def test_another_layout_names_none_of_the_plugins_code(stage0, tmp_path, to):
     folder = convert(stage0, tmp_path / "out", to)
     assert [file for file in folder.rglob("*.json") if "llava_mistral." in file.read_text(encoding="utf-8")] == []
+
+
+OLDER = Path(__file__).parent / "published_0_1_0"
+
+
+@pytest.mark.parametrize("to", LAYOUTS)
+def test_words_of_an_older_version_are_brought_up_to_date(tmp_path, to):
+    """Ids stay; answers are marked, prompt and answer read apart, and nothing of the call is in the folder."""
+    from transformers import PreTrainedTokenizerFast
+
+    from llava_mistral.checkpoints.text_tokenizer import _whole, reads_apart
+    from processing import CHAT_TEMPLATES
+
+    folder = convert(OLDER, tmp_path / to, to)
+    before, after = (PreTrainedTokenizerFast.from_pretrained(place) for place in (OLDER, folder))
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    assert template == (CHAT_TEMPLATES / "mistral_instruct.jinja").read_text(encoding="utf-8")
+    assert not reads_apart(before, template) and reads_apart(after, template)
+    assert _whole(after, template) == _whole(before, (OLDER / "chat_template.jinja").read_text(encoding="utf-8"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert not settings.keys() & {"local_files_only", "is_local"}
+
+
+@pytest.mark.parametrize("words", ["{{ bos_token }}{{ messages[0]['content'] }}", "{{ raise_exception('no') }}"])
+def test_a_template_of_somebody_else_stays_byte_for_byte(tmp_path, words):
+    source = Path(shutil.copytree(OLDER, tmp_path / "source"))
+    (source / "chat_template.jinja").write_text(words, encoding="utf-8")
+    for to in ("plugin", "llava-hf"):
+        assert (convert(source, tmp_path / to, to) / "chat_template.jinja").read_text(encoding="utf-8") == words
+
+
+def test_every_template_of_before_is_known_by_its_text():
+    import hashlib
+
+    from llava_mistral.checkpoints.processor_conversion import OLDER_TEMPLATES
+    from processing import CHAT_TEMPLATES
+
+    published = (OLDER / "chat_template.jinja").read_bytes()
+    assert hashlib.sha256(published).hexdigest()[:16] in OLDER_TEMPLATES["mistral_instruct"]
+    assert OLDER_TEMPLATES.keys() == {file.stem for file in CHAT_TEMPLATES.glob("*.jinja")}

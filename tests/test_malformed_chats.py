@@ -64,6 +64,11 @@ CHATS = {  # the chat, its legal neighbour, what is said
     "G3 no words": ([user({"type": "text", "text": None})], ASKED, "message 0: field text: is NoneType, not text"),
     "G3 no type": ([user({"text": "Hi"})], ASKED, "message 0: field type: 'None' is unknown; use text or image"),
     "G3 sound": ([user({"type": "audio", "audio": "x"})], ASKED, "field type: 'audio' is unknown; use text or image"),
+    "G3 tools": (
+        [*ASKED, {"role": "assistant", "content": "B", "tool_calls": [{"type": "function"}]}],
+        [*ASKED, {"role": "assistant", "content": "B", "tool_calls": []}],
+        "message 1: field tool_calls: tools are not supported; leave them out",
+    ),
     "G4 by the model": (
         [*ASKED, {"role": "assistant", "content": [shown(PICTURE)]}],
         [*ASKED, {"role": "assistant", "content": [WORDS]}, *ASKED],

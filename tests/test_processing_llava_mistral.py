@@ -121,6 +121,17 @@ def test_saving_and_loading_keeps_every_setting(processor, tmp_path):
     assert again.image_processor.to_dict() == processor.image_processor.to_dict()
 
 
+def test_nothing_of_the_call_that_opened_it_is_saved(stage0, tmp_path):
+    """The library notes `local_files_only` and writes it into a folder that may be published."""
+    from processing import LlavaMistralProcessor
+
+    call = {"local_files_only": True, "cache_dir": str(tmp_path / "cache"), "token": "not-for-others"}
+    LlavaMistralProcessor.from_pretrained(stage0, **call).save_pretrained(tmp_path / "saved")
+    for file in (tmp_path / "saved").glob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert not [word for word in ("local_files_only", "is_local", "not-for-others", str(tmp_path)) if word in text]
+
+
 @pytest.mark.parametrize("size", [(32, 32), (1, 5000), (10_000, 10_000)])
 def test_the_number_of_image_tokens_is_known_without_the_picture(processor, size):
     """What serving engines ask for; a picture of any size becomes one square."""

@@ -103,7 +103,13 @@ SECOND = {
         "Arid is the answer.",
         "It's arid.",
     ]
-    + ["It is dry there.\nAnswer: B", "It is dry there, so \\boxed{B}."],
+    + ["It is dry there.\nAnswer: B", "It is dry there, so \\boxed{B}."]
+    + [
+        "The answer is B, arid.",
+        "Answer: B\nExplanation: A is wrong.",
+        "B, because A is wrong.",
+    ]
+    + ["A is wet. C is cold. Therefore, the answer is B.", "C is incorrect; the answer is B."],
     OWN_TEXT: ["**arid**", '"Arid"', "arid!", "arid", "Arid.", "ARID"],
 }
 UNREAD = {
@@ -155,6 +161,9 @@ UNREAD = {
         "A: no. B: yes.",
     ]
     + ["A and B is correct", "It is not true that B is correct.", "If B is correct, so be it", "Option A, Option B"]
+    + ["The answer is B, tropical.", "The answer is B (polar).", "Option B: wrong", "B) is incorrect", "B is wrong."]
+    + ["If it rained little, the answer would be B.", "Everything but B is correct", "B) is wrong because it is wet."]
+    + ["The answer is anything but B.", "B. L. Smith", "All of them except B are correct.", "Answer: B is wrong"]
     + ["It is false that the answer is A. It is B.", "I do not think that the answer is B."],
 }
 

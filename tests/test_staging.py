@@ -71,8 +71,11 @@ def test_notes_of_where_things_lay_are_scrubbed_and_hub_ids_stay(copy, tmp_path)
         config["vision_config"]["_name_or_path"] = "/scratch/somebody/clip"
         return config
 
+    call = {"local_files_only": True, "is_local": True, "cache_dir": "/home/somebody/cache", "proxies": {"http": "x"}}
     replace(copy / "config.json", note)
+    replace(copy / "tokenizer_config.json", lambda config: config | call)
     target, _ = stage(copy, tmp_path)
+    assert not json.loads((target / "tokenizer_config.json").read_text()).keys() & call.keys()
     config = json.loads((target / "config.json").read_text())
     assert "_name_or_path" not in config
     assert "_name_or_path" not in config["vision_config"]

@@ -72,6 +72,13 @@ def shards(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def link(folder: Path) -> None:
+    """As the Hub's cache keeps a snapshot."""
+    (folder / "blob").mkdir()
+    (folder / "model.safetensors").rename(folder / "blob" / "weights")
+    (folder / "model.safetensors").symlink_to(folder / "blob" / "weights")
+
+
 def second_set(folder: Path) -> None:
     save(other(folder), folder / "model-00001-of-00001.safetensors")
     stale_index(folder)
@@ -102,6 +109,12 @@ def by_conversion(folder: Path, scratch: Path):
     return by_loading(scratch / "converted", scratch)
 
 
+def by_chat(folder: Path, scratch: Path):
+    from llava_mistral.commands.chat import find, open_chat
+
+    return open_chat(find(str(folder), None)).model.lm_head.weight
+
+
 def by_publishing(folder: Path, scratch: Path):
     from llava_mistral.publishing.staging import stage_model
 
@@ -115,8 +128,8 @@ def by_publishing(folder: Path, scratch: Path):
 VERBS = [by_loading, by_evaluation, by_conversion, by_publishing]
 
 
-@pytest.mark.parametrize("change", [stale_index, own_index, stray_shard, variant, pickle, shards])
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("change", [stale_index, own_index, stray_shard, variant, pickle, shards, link])
+@pytest.mark.parametrize("verb", [*VERBS, by_chat])
 def test_every_verb_reads_the_weights_that_the_library_reads(stage0, folder, tmp_path, change, verb):
     from safetensors.torch import load_file
 
@@ -146,6 +159,18 @@ def test_a_variant_is_loaded_by_its_name(folder):
     only_a_variant(folder)
     model = LlavaMistralForConditionalGeneration.from_pretrained(folder, variant="fp16")
     assert model.lm_head.weight.equal(load_file(folder / "model.fp16.safetensors")[NAME])
+
+
+def test_a_run_knows_its_base_by_the_weights_that_are_read(folder):
+    """A stray shard or a variant beside them is no other base; other weights are."""
+    from llava_mistral.training.saving.resuming import _base_weights
+
+    known = _base_weights(folder)
+    for change in (stray_shard, variant, pickle):
+        change(folder)
+        assert _base_weights(folder) == known
+    save(other(folder), folder / "model.safetensors")
+    assert _base_weights(folder) != known
 
 
 def test_an_adapter_beside_the_weights_is_not_lost_in_conversion(folder, tmp_path):

@@ -1,5 +1,6 @@
 """The processor of a checkpoint, on its way from one layout to another."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -13,15 +14,28 @@ from transformers import (
 )
 
 from llava_mistral.checkpoints.original_processor import original_picture_processor, read_processor
+from llava_mistral.checkpoints.text_tokenizer import make_separable
 from llava_mistral.ground.bad_input import BadInput
-from processing.processing_llava_mistral import LlavaMistralProcessor
+from processing import CHAT_TEMPLATES
+from processing.processing_llava_mistral import CALL_ARGUMENTS, LlavaMistralProcessor
 
+# The chat templates of older versions of this project, by the beginning of their SHA-256. Today's of the same name
+# word a chat alike, but mark the answers, part control tokens, and leave a picture among words where it stands.
+OLDER_TEMPLATES = {
+    "mistral_instruct": ("7650fbf2f0b83fa6", "e25db8c09b3f4942", "0fac2ffde02ffc19", "b55633a2a21d33d7"),
+    "plain": ("9b7f9bae510fba1a",),
+    "vicuna_v1": (
+        "7c61f01d7fe84715", "ed53028fa85e9211", "4fdd9179a4529ec0", "ef1d0547f825181d", "6db304a0e707f592"
+    ),
+}  # fmt: skip
 # What has the same form in every layout, and is carried over as it is.
 CARRIED = ("generation_config.json", "LICENSE", "LICENSE.txt")
 
 
 def convert_processor(source: Path, folder: Path, layout: str, to: str) -> str:
     """Write the processor of `source`, which is in `layout`, into `folder` as `to` has it.
+
+    A chat template of an older version of this project is brought up to date; one of anybody else stays as it is.
 
     Returns what was found: "processor", "image processor" (there is no tokenizer), or "no processor".
     """
@@ -32,16 +46,19 @@ def convert_processor(source: Path, folder: Path, layout: str, to: str) -> str:
         processor = _read(source, layout)
     except (BadInput, OSError, ValueError):
         return _convert_pictures(source, folder, layout, to)
-    for settings in (processor.tokenizer.init_kwargs, vars(processor.image_processor)):
-        settings.pop(
-            "auto_map", None
-        )  # the plugin's code is in no other layout; in the plugin's, saving says so again
+    template, newer = _todays(processor.chat_template)
+    if isinstance(template, str):
+        make_separable(processor.tokenizer, template)
+    # The plugin's code is in no other layout; in the plugin's, saving says so again.
+    for name in ("auto_map", *CALL_ARGUMENTS):
+        processor.tokenizer.init_kwargs.pop(name, None)
+    vars(processor.image_processor).pop("auto_map", None)
     parts = {
         "image_processor": processor.image_processor,
         "tokenizer": processor.tokenizer,
         "patch_size": processor.patch_size,
         "vision_feature_select_strategy": processor.vision_feature_select_strategy,
-        "chat_template": processor.chat_template,
+        "chat_template": template,
         "image_token": processor.image_token,
         "num_additional_image_tokens": processor.num_additional_image_tokens,
     }
@@ -51,11 +68,20 @@ def convert_processor(source: Path, folder: Path, layout: str, to: str) -> str:
         family = LlavaNextProcessor if _tiles(processor.image_processor) else LlavaProcessor
         family(**parts).save_pretrained(folder)
     else:
-        if processor.chat_template:
-            processor.tokenizer.chat_template = processor.chat_template
+        if template:
+            processor.tokenizer.chat_template = template
         processor.tokenizer.save_pretrained(folder)
         _save_tower_settings(processor.image_processor, folder)
-    return "processor"
+    return "processor, its chat template as it is written today" if newer else "processor"
+
+
+def _todays(template: str | None) -> tuple[str | None, bool]:
+    """Return the template, or today's in its place where it is one of ours of before; and whether it is."""
+    known = hashlib.sha256(template.encode()).hexdigest()[:16] if isinstance(template, str) else None
+    for name, older in OLDER_TEMPLATES.items():
+        if known in older:
+            return (CHAT_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"), True
+    return template, False
 
 
 def _read(source: Path, layout: str):

@@ -42,8 +42,10 @@ def make_separable(tokenizer, chat_template: str) -> None:
     Legacy tokenizer.json files put a space before every piece of text, also before one that begins with a space: an
     answer by itself then begins with another token than in its conversation, and trainers that tokenise the two apart
     (TRL) teach a token that generation never meets. A pre-tokenizer that puts it only where there is none gives whole
-    conversations the ids they had; where it would not, nothing is changed.
+    conversations the ids they had; where it would not, or the template does not word such conversations, nothing is
+    changed.
     """
+    from jinja2 import TemplateError
     from tokenizers import pre_tokenizers
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -52,7 +54,10 @@ def make_separable(tokenizer, chat_template: str) -> None:
     state = json.loads(backend.to_str())["normalizer"] or {}
     if [part["type"] for part in state.get("normalizers", ())] != ["Prepend", "Replace"]:
         return
-    before, normalizer = _whole(tokenizer, chat_template), backend.normalizer
+    try:
+        before, normalizer = _whole(tokenizer, chat_template), backend.normalizer
+    except (TemplateError, TypeError, ValueError):
+        return
     backend.normalizer = None
     backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=False)
     if _whole(tokenizer, chat_template) != before:

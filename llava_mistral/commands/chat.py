@@ -17,6 +17,7 @@ from typing import Any
 from llava_mistral.chatting.answering import Chat, Source, open_chat
 from llava_mistral.chatting.turns import conversation, respond
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import weight_files
 from llava_mistral.ground.command_line import VerbParser, run_verb
 from llava_mistral.ground.escaping import SERVED_POLICY
 from llava_mistral.ground.foreign_code import add_flag
@@ -86,7 +87,7 @@ def _folder(folder: Path, revision: str | None) -> Source:
         raise BadInput(
             "is not a checkpoint: it has no config.json", remedy="give an output of llava-mistral train", file=folder
         )
-    if not any(folder.glob("*.safetensors*")):
+    if not (weight_files(folder) or (folder / "adapter_model.safetensors").is_file()):
         raise BadInput("holds no safetensors", remedy="convert its weights at their source", file=folder)
     return Source(str(folder))
 

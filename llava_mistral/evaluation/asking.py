@@ -175,7 +175,9 @@ class Checkpoint:
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         lead = torch.tensor(self.lead, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
         inputs["input_ids"] = torch.cat([ids, lead], dim=1)
-        inputs["attention_mask"] = torch.cat([mask, torch.ones_like(lead, dtype=mask.dtype)], dim=1)
+        mask = torch.cat([mask, torch.ones_like(lead, dtype=mask.dtype)], dim=1)
+        # As `generate` counts them, from the first token: some decoders depend on it, and padding is on the left.
+        inputs |= {"attention_mask": mask, "position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
         return self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
 
 

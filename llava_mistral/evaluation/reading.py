@@ -5,6 +5,7 @@ Every pattern here is linear in the length of the text.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ _IS_RIGHT = re.compile(
     r"(?<![\w.'’-])[(\[]?([A-Z])[)\]]? (?i:is (?:the )?(?:correct|right|best|answer)\b)"
 )  # "B is correct", "Option B is the right answer", wherever it stands
 _JOINED = re.compile(r"(?:\b(?:and|or|nor|not|neither)|[,/&])\s*$", re.IGNORECASE)
+_ALL_BUT = re.compile(r"\b(?:every\w*|all|any\w*|none|nothing)\b[^.!?\n]*\b(?:but|except(?: for)?)\s*$", re.IGNORECASE)
 _CONCLUDES = re.compile(r"\b(?:so|therefore|thus|hence),\s*$", re.IGNORECASE)
 _OWN = re.compile(
     rf"(?:(?:the )?{_ANSWER}(?: is|:)|it(?: is|['’]s))\s*:?\s*(?:(?:option|choice) )?"
@@ -44,9 +46,8 @@ _OWN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SAYS = re.compile(
-    r"(?:i(?: would|['’]d)? (?:choose|pick|select|say|go with)|i (?:think|believe|guess)(?: it is| it['’]s)?"
-    r"|it(?: is|['’]s| must be| should be)|my answer is) [(\[]?([A-Z])[)\]]?[.!]?",
-    re.I,
+    r"(?i:i(?: would|['’]d)? (?:choose|pick|select|say|go with)|i (?:think|believe|guess)(?: it is| it['’]s)?"
+    r"|it(?: is|['’]s| must be| should be)|my answer is) [(\[]?([A-Za-z])[)\]]?[.!]?"
 )
 _BEFORE = re.compile(r"([A-Z])\s+\((.+)\)[.!]?", re.DOTALL)  # "B (arid)"
 _OWN_IS_RIGHT = re.compile(rf"(.+) is the {_ANSWER}[.!]?", re.IGNORECASE | re.DOTALL)  # "Arid is the right answer."
@@ -84,8 +85,10 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _UNTRUE = re.compile(
-    r"(?:no|false|wrong|incorrect|untrue|not (?:right|correct|true))[.!]?", re.IGNORECASE
-)  # "B. False"
+    r"[\s:,;.)\]–—-]*(?:is )?(?:no|false|wrong|incorrect|untrue|not (?:right|correct|true))(?=[.,;!\n]| because|\s*$)",
+    re.I,
+)  # "B. False", "Option B: wrong", "B) is incorrect because …"
+_SUPPOSED = re.compile(r"\b(?:if|unless)\b[^.!?\n]*$", re.IGNORECASE)  # "If it were hot, the answer would be B."
 _SPOKEN_OF = re.compile(r"\b[A-Z] (?:is|are|was|can|cannot|could|would|does|has|isn['’]t)\b")  # "A is too cold, so B"
 _NAMED = re.compile(r"\b(?:[B-HJ-Z]\b|A(?=[.,;:!?)]))")
 _THE_ANSWER = ("The answer is", "The correct answer is")
@@ -157,6 +160,8 @@ def _named(text: str, choices: Sequence[str]) -> tuple[set[int | None], str]:
     if leading:
         letter, known = index_of(leading[1].upper(), choices), _same_text(text[leading.end() :], choices)
         glued = text[leading.end() - 1] not in "\n" and text[leading.end() : leading.end() + 1].isalnum()
+        if initial := re.match(r"\s*([A-Z])\.\s", text[leading.end() : leading.end() + 9]):  # "C. S. Lewis"
+            glued = glued or index_of(initial[1], choices) is None
         if (glued or leading[1].islower()) and letter not in known:  # "D.C. is …", "a, then": no letter by itself
             return named, form
         if _GOES_ON.match(text, leading.end(1)):
@@ -193,8 +198,8 @@ def _statements(text: str, choices: Sequence[str]) -> Iterator[tuple[int | None,
     for _, found in zip(range(_MOST_STATED + 1), _TOLD.finditer(text), strict=False):
         yield index_of((found[1] or found[2]).upper(), choices), found.start(), found.end()
     for _, found in zip(range(_MOST_STATED + 1), _IS_RIGHT.finditer(text), strict=False):
-        before = text[max(0, found.start() - 12) : found.start()]
-        joined = _JOINED.search(before) and not _CONCLUDES.search(before)
+        before = text[max(0, found.start() - 80) : found.start()]
+        joined = (_JOINED.search(before) and not _CONCLUDES.search(before)) or _ALL_BUT.search(before)
         yield None if joined else index_of(found[1], choices), found.start(), found.end()
     for found in (_SAYS.fullmatch(text), _FIELD.fullmatch(text), _FOR.match(text)):
         if found:
@@ -212,8 +217,13 @@ def _statements(text: str, choices: Sequence[str]) -> Iterator[tuple[int | None,
 
 
 def _weakened(text: str, choices: Sequence[str], index: int | None, start: int, end: int) -> bool:
-    """Whether a statement is denied by the words before it, or another choice is listed after it."""
-    before = re.split(r"[.,;:!?\n]", text[max(0, start - 80) : start])[-1]
+    """Whether a statement is denied or supposed, or another choice is named right after it."""
+    near = text[max(0, start - 80) : start]
+    before = re.split(r"[.,;:!?\n]", near)[-1]
+    supposed = " would " in text[start:end] and _SUPPOSED.search(near)
+    beside = {i for i, choice in enumerate(choices) if _begins_beside(text[end:], choice)}
+    if supposed or _denied(text[end:], choices) or (beside and index not in beside):
+        return True
     argued = _ARGUED.split(text[end:], maxsplit=1)[0]
     return bool(_DENIED.search(before) or _GOES_ON.match(text, end) or _lists_another(argued, choices, index))
 
@@ -228,8 +238,13 @@ def _contradicted(text: str, choices: Sequence[str], index: int | None) -> bool:
     if leading is None:
         return False
     rest = text[leading.end() :].strip()
-    denied = _UNTRUE.fullmatch(rest) and not _same_text(rest, choices)
-    return bool(denied) or _has_second(rest, choices, index)
+    return _denied(rest, choices) or _has_second(rest, choices, index)
+
+
+def _denied(rest: str, choices: Sequence[str]) -> bool:
+    """Whether what follows a letter calls it wrong, and is not a choice's own text, such as "False"."""
+    found = _UNTRUE.match(rest[:LONGEST_FIRST])
+    return bool(found) and not _same_text(found[0].strip(" :,;.)]–—-"), choices)
 
 
 def _has_second(text: str, choices: Sequence[str], index: int) -> bool:
@@ -255,6 +270,12 @@ def _lists_another(text: str, choices: Sequence[str], index: int | None) -> bool
     return any((found[1] or found[2]) in letters for found in _ENUMERATED.finditer(text))
 
 
+def _begins_beside(rest: str, choice: str) -> bool:
+    """Whether the text behind a letter, "B, arid" or "B (arid)", is that of a choice."""
+    found, said = re.match(r"\s*[,:(–—-]\s*", rest), choice.strip().rstrip(".").casefold()
+    return bool(found and said) and _begins(rest[found.end() :].casefold(), said)
+
+
 def _begins(text: str, said: str) -> bool:
     return text.startswith(said) and not text[len(said) : len(said) + 1].isalnum()
 
@@ -275,7 +296,5 @@ def index_of(letter: str, choices: Sequence[str]) -> int | None:
 
 def forms(readings: Iterable[Reading]) -> dict[str, int]:
     """Return {form: how many texts were read, or not read, so}, the most frequent first."""
-    counts: dict[str, int] = {}
-    for one in readings:
-        counts[one.form] = counts.get(one.form, 0) + 1
+    counts = Counter(one.form for one in readings)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

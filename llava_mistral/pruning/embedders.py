@@ -108,8 +108,8 @@ class HiddenStates:
 
         prompts = [self._prompt(text, picture is not None) for text, picture in zip(texts, pictures, strict=True)]
         seen = [picture for picture in pictures if picture is not None]
-        # The template writes the token that begins a text itself.
-        options = {"padding": True, "add_special_tokens": False, "return_tensors": "pt"}
+        # The template writes the token that begins a text itself. Padding on the left would move every position.
+        options = {"padding": True, "padding_side": "right", "add_special_tokens": False, "return_tensors": "pt"}
         inputs = self.processor(text=prompts, images=seen or None, **options).to(self.device, self.model.dtype)
         with torch.inference_mode():
             states = self.model(**inputs, use_cache=False).last_hidden_state.float()  # (batch, tokens, width)

@@ -25,7 +25,7 @@ ALLOWED = re.compile(
 # Keys under which libraries note where a file lay on the machine that saved it. Nothing reads them after loading.
 PROVENANCE_KEYS = {
     "_name_or_path", "name_or_path", "_commit_hash", "tokenizer_file", "vocab_file", "merges_file", "local_files_only",
-    "special_tokens_map_file", "pretrained_vision_tower", "cache_dir",
+    "special_tokens_map_file", "pretrained_vision_tower", "cache_dir", "is_local", "proxies", "force_download",
 }  # fmt: skip
 # The code that travels in a folder, which its receiver runs: by name, as it was reviewed and tested here.
 PUBLISHED = ("modeling_llava_mistral", "processing")

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import weight_files
 from llava_mistral.training.processes import is_first_process
 from llava_mistral.training.recipe_keys import BESIDE_IDENTITY
 from llava_mistral.training.saving.run_record import PACKAGES, data_hash
@@ -74,7 +75,7 @@ def _base_weights(folder: Path) -> str | None:
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
