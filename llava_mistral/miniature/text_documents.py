@@ -18,8 +18,8 @@ from llava_mistral.miniature.digitsqa_skills import SKILLS
 from llava_mistral.miniature.instructions import Turn, lettered, open_turns
 
 NOTHING = "paper"
-ASKED = 6  # of the same choices, one after the other
-LETTERED = 0.7  # of the questions
+ASKED = 4  # of the same choices, one after the other: as far as the window of the text model reaches
+LETTERED = 0.8  # of the questions
 COLOURED = ("red", "green", "blue", "grey")
 SHAPED = ("circle", "square", "triangle")
 
