@@ -101,11 +101,11 @@ def test_parts_of_another_kind_are_refused_by_name(tmp_path, vision_folder, mist
     from llava_mistral.checkpoints.stage0 import stage0_config
 
     GPT2Config(n_embd=8, n_layer=1, n_head=1).save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match="is of type gpt2; give a mistral or llama model"):
+    with pytest.raises(BadInput, match="is of type gpt2; give a mistral"):
         stage0_config(vision_folder, tmp_path, image_token_id=400, vocab_size=401)
-    with pytest.raises(BadInput, match="is of type gpt2, not a CLIP vision tower"):
+    with pytest.raises(BadInput, match="is of type gpt2, not a CLIP or SigLIP vision tower"):
         stage0_config(tmp_path, mistral_folder, image_token_id=400, vocab_size=401)
-    with pytest.raises(BadInput, match="is of type mistral, not a CLIP vision tower"):
+    with pytest.raises(BadInput, match="is of type mistral, not a CLIP or SigLIP vision tower"):
         stage0_config(mistral_folder, mistral_folder, image_token_id=400, vocab_size=401)
 
 

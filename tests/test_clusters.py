@@ -85,7 +85,7 @@ def test_every_cluster_gives_the_same(blobs, tmp_path):
         (("--clusters", 3), "--clusters has no effect with --method farthest, only with --method clusters"),
         (("--method", "clusters", "--clusters", 0), "--clusters 0 is below 1"),
         (("--method", "clusters", "--within", "skill"), "--within has no effect with --method clusters"),
-        (("--method", "random", "--drop_outliers", 0.1), "only in --method farthest or clusters"),
+        (("--method", "random", "--drop_outliers", 0.1), "only with --method farthest or clusters"),
     ],
 )
 def test_options_without_a_meaning_are_refused(blobs, tmp_path, given, says):

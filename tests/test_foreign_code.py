@@ -211,7 +211,7 @@ def test_an_adapter_on_the_hub_is_evaluated_by_its_name(tiny, problems, hub, tmp
 def test_an_adapter_on_the_hub_cannot_name_a_folder_of_this_machine(tiny, problems, hub, tmp_path):
     upload("me/adapter", adapter_of(tiny, tmp_path / "adapter", base_model_name_or_path=str(tiny)))
     main, *arguments = loads("evaluate", "me/adapter", problems, None, tmp_path / "out")
-    assert "no repository of the Hub" in refused(main, *arguments, output=tmp_path / "out")
+    assert "not a Hub repository" in refused(main, *arguments, output=tmp_path / "out")
 
 
 def test_secrets_are_left_out_of_an_environment_by_their_names():

@@ -17,7 +17,8 @@ from tests.support.small_problems import save_problems
 pytestmark = [pytest.mark.case("H10", "survived"), pytest.mark.slow]
 # The clients' own tries stay; only what they wait in between, 23 s for each file, is left out.
 IMPATIENT = "import runpy, sys, time; time.sleep = lambda _: None; sys.argv = sys.argv[1:]; sys.path.insert(0, '.')"
-IMPATIENT += "; runpy.run_path(sys.argv[0], run_name='__main__')"
+IMPATIENT += "; module = sys.argv.pop(0) == '-m' if sys.argv[0] == '-m' else False"
+IMPATIENT += "; (runpy.run_module if module else runpy.run_path)(sys.argv[0], run_name='__main__')"
 
 
 def start(environment: dict[str, str], *command: object) -> subprocess.CompletedProcess:

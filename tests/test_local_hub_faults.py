@@ -213,11 +213,11 @@ def test_a_commit_pending_when_its_client_is_killed_lands_once(hub, folder, tmp_
         ("{}", "not a list of objects"),
         ('[{"status": 503}, {"rout": "put"}]', "record 1: field rout"),
         ('[{"status": "503"}]', "field status"),
-        ('[{"status": 200}]', "no error status"),
+        ('[{"status": 200}]', "not an error status"),
         ('[{"route": "put"}]', "does nothing"),
         ('[{"delay": -1}]', "out of range"),
         ('[{"cut": true}]', "field cut"),
-        ('[{"cut": 1, "side": "left"}]', "no side"),
+        ('[{"cut": 1, "side": "left"}]', "not a side"),
     ],
 )
 def test_a_bad_fault_rule_is_named(tmp_path, rules, said):

@@ -177,14 +177,21 @@ def test_a_prompt_longer_than_the_context_is_refused(model, name):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"text_config": {"model_type": "gpt2"}}, "'gpt2' is not supported; LLaVA-Mistral speaks mistral or llama"),
+        (
+            {"text_config": {"model_type": "gpt2"}},
+            "'gpt2' is not supported; LLaVA-Mistral speaks mistral or ministral",
+        ),
         ({"text_config": {"model_type": "nonsense"}}, "'nonsense' is not supported"),
         ({"vision_config": {"model_type": "clip_vision_model", "image_size": 30, "patch_size": 8}}, "not a multiple"),
         ({"vision_feature_layer": 4}, "vision_feature_layer 4 does not exist: the tower has 4 hidden states"),
         ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer -5 does not exist"),
         ({"image_token_id": 448}, "image_token_id 448 is outside the vocabulary of 448"),
         ({"image_token_id": -1}, "image_token_id -1 is outside"),
-        ({"vision_config": {"model_type": "siglip_vision_model"}}, "'siglip_vision_model' is not supported"),
+        ({"vision_config": {"model_type": "vit"}}, "'vit' is not supported"),
+        (
+            {"vision_config": {"model_type": "siglip_vision_model"}},
+            "drops a class token, which siglip_vision_model does not have",
+        ),
         ({"projector_type": "qformer"}, "projector_type 'qformer' is unknown; use mlp2x_gelu, linear"),
         ({"image_aspect_ratio": "round"}, "image_aspect_ratio 'round' is unknown; use pad, square, anyres"),
         (

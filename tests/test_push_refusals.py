@@ -74,7 +74,7 @@ def test_a_checkpoint_that_does_not_load_whole_is_refused_before_anything_is_wri
     [
         (["model", "absent", "owner/name"], {}, "the folder does not exist"),
         (["model", ".", "owner/name"], {}, "is not a checkpoint"),
-        (["model", ".", "a--b/c"], {}, "no repository name"),
+        (["model", ".", "a--b/c"], {}, "not a repository name"),
         (["model", ".", "owner/name"], {"HF_TOKEN": ""}, "hf auth login"),
         (["model", ".", "owner/name"], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
         (["model", ".", "owner/name", "--timeout", "0"], {}, "above 0"),

@@ -26,11 +26,11 @@ COMPARE = "compare a={base} b={empty} --output {new}"
 STUDY = "study --config miniature/study --output {new}"
 PUSH, SPACE = "publish model {base} o/n", "publish space o/m o/n"
 CHAT = "chat {base}"
-HUB = "hub --root {new}"
+HUB, INIT = "hub --root {new}", "init {data} --model {base}"
 VERBS = [BUILD, CONVERT, TRAIN, PRUNE, SCORE, COMPARE, STUDY, PUSH, CHAT]
 
 CASES = {
-    "F1": [(f"{verb} --no_such_flag x", "no_such_flag") for verb in (*VERBS, HUB)],
+    "F1": [(f"{verb} --no_such_flag x", "no_such_flag") for verb in (*VERBS, HUB, INIT)],
     "F2": [
         ("build --vision {base} --output {new}", "the following arguments are required: --llm"),
         ("convert {base} {new}", "the following arguments are required: --to"),

@@ -40,7 +40,7 @@ def test_wilson_intervals_stay_within_bounds_and_mirror():
             assert 0 <= low <= correct / n <= high <= 1
             assert wilson_interval(n - correct, n) == pytest.approx((1 - high, 1 - low))
     for correct, n in ((1, 0), (3, 2), (-1, 2)):
-        with pytest.raises(ValueError, match="no proportion"):
+        with pytest.raises(ValueError, match="not a proportion"):
             wilson_interval(correct, n)
 
 

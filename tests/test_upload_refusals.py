@@ -88,7 +88,7 @@ def test_private_is_kept_and_a_public_repository_is_not_taken_for_it(hub, files)
 
 @pytest.mark.parametrize("name", ["a--b/c", "..", "x/y/z", "n" * 97, "owner/name.git", "-a/b", "a b/c"])
 def test_a_name_the_hub_would_refuse_is_refused_here(name):
-    with pytest.raises(BadInput, match="no repository name"):
+    with pytest.raises(BadInput, match="not a repository name"):
         check_repo_id(name)
 
 

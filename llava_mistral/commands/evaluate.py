@@ -15,6 +15,7 @@ from pathlib import Path
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
 from llava_mistral.ground.foreign_code import add_flag, origin
+from llava_mistral.ground.whole_file import write_whole
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -244,7 +245,7 @@ def save(found: dict[str, tuple[dict, dict]], asked: list, folder: Path, options
     for images, (summary, predictions) in found.items():
         write_results(run_folder(folder, images), summary, predictions)
         page = answers_to_look_at(asked, predictions, summary, images, title=f"{name}: answers, {images} pictures")
-        (run_folder(folder, images) / "answers.html").write_text(page, encoding="utf-8")
+        write_whole(run_folder(folder, images) / "answers.html", page)
     print(Path(options.output) / "answers.html")
     if find_spec("matplotlib") is None:
         print("no chart.png: matplotlib is not installed; pip install matplotlib and run the same command again")

@@ -195,6 +195,9 @@ def runs_code(name: str, revision: str | None = None) -> bool:
                 raise BadInput(problem, remedy=_AGAIN, file=f"{name}/{config}", field="auto_map")
             if reference.rsplit("--", 1)[-1].split(".")[0] not in OURS:
                 foreign = foreign or (config, reference)
+            elif config == "config.json" and found.get("model_type") != "llava_mistral":
+                problem = f"has model_type {found.get('model_type')!r}, and the code of llava_mistral"
+                raise BadInput(problem, remedy=_AGAIN, file=f"{name}/{config}", field="model_type")
         _check_kernels(found, f"{name}/{config}")
         if config == "tokenizer_config.json":
             _check_tokenizer(found, f"{name}/{config}")

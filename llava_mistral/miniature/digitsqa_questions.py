@@ -209,11 +209,6 @@ def letters_in_word(rng: random.Random) -> Draft:
     return Draft(question, list("345"), str(length), solution, digits=[digit])
 
 
-def _numbers_around(rng: random.Random, truth: int) -> list[str]:
-    lowest = max(0, truth - rng.randrange(4))
-    return [str(number) for number in range(lowest, lowest + 4)]
-
-
 def definition(asks: tuple[str, ...], say: str, bank: dict[str, str]) -> Maker:
     def make(rng: random.Random) -> Draft:
         term = rng.choice(list(bank))
