@@ -19,7 +19,7 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.recipe_files import read_yaml, recipe_file
 from llava_mistral.miniature.digitsqa_questions import NAMES
 from llava_mistral.miniature.fitting import Course, fit
-from llava_mistral.miniature.text_documents import END, NO_PLACE, Document, encode, text_documents, words_of
+from llava_mistral.miniature.text_documents import END, NO_PLACE, NOT_ASKED, Document, encode, text_documents, words_of
 from llava_mistral.miniature.tokenizer import train_tokenizer
 
 MATCHING = 1.6  # times the random weights
@@ -55,6 +55,7 @@ class ComponentsConfig:
     text_batch_size: int = 32
     clip_rates: tuple[float, float] = (1e-3, 1e-2)
     text_rates: tuple[float, float] = (3e-3, 5e-3)
+    early: float = 1.0
     seed: int = 0
 
     @classmethod
@@ -148,20 +149,25 @@ def pretrain_text_model(lessons: Sequence[list[Document]], tokenizer, model_type
 
     def loss_of(batch):
         columns = zip(*(rows[index] for index in batch.tolist()), strict=True)
-        input_ids, places, labels = (
+        input_ids, places, labels, meanings = (
             torch.nn.utils.rnn.pad_sequence(column, batch_first=True, padding_value=padding)
-            for column, padding in zip(columns, (tokenizer.pad_token_id, NO_PLACE, -100), strict=True)
+            for column, padding in zip(columns, (tokenizer.pad_token_id, NO_PLACE, -100, NOT_ASKED), strict=True)
         )
         embed = model.get_input_embeddings()
         vectors = embed(input_ids) + embed(places.clamp(min=0)) * (places != NO_PLACE).unsqueeze(-1)
-        hidden = model.model(
-            inputs_embeds=vectors, attention_mask=input_ids != tokenizer.pad_token_id
-        ).last_hidden_state
+        read = model.model(
+            inputs_embeds=vectors, attention_mask=input_ids != tokenizer.pad_token_id, output_hidden_states=True
+        )
         learned = labels[:, 1:] != -100  # logits of what is learned alone: a quarter of the tokens
-        logits = model.lm_head(hidden[:, :-1][learned])
-        return torch.nn.functional.cross_entropy(logits, labels[:, 1:][learned])
+        logits = model.lm_head(read.last_hidden_state[:, :-1][learned])
+        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][learned])
+        asked = meanings != NOT_ASKED
+        if not asked.any():
+            return loss
+        early = model.model.norm(read.hidden_states[-2][asked]) @ embed.weight.t()
+        return loss + config.early * torch.nn.functional.cross_entropy(early, meanings[asked])
 
-    lengths = torch.tensor([len(ids) for ids, _, _ in rows])
+    lengths = torch.tensor([len(ids) for ids, *_ in rows])
     sizes = tuple(map(len, lessons))
     course = Course(1, config.text_batch_size, config.text_rates, config.seed, parts=2, lessons=sizes)
     fit(model, loss_of, lengths, course, f"tiny {model_type}")
@@ -204,10 +210,10 @@ def encoded(documents: list[Document], tokenizer) -> list[tuple]:
 
     rows = []
     for document in documents:
-        ids, places, learned = encode(document, ids_of)
+        ids, places, learned, meanings = encode(document, ids_of)
         ids = [tokenizer.eos_token_id if token == END else token for token in ids]
         labels = [token if wanted else -100 for token, wanted in zip(ids, learned, strict=True)]
-        columns = [tokenizer.bos_token_id, *ids], [NO_PLACE, *places], [-100, *labels]
+        columns = [tokenizer.bos_token_id, *ids], [NO_PLACE, *places], [-100, *labels], [NOT_ASKED, *meanings]
         rows.append(tuple(map(torch.tensor, columns)))
     return rows
 

@@ -24,7 +24,7 @@ COLOURED = ("red", "green", "blue", "grey")
 SHAPED = ("circle", "square", "triangle")
 
 
-NO_PLACE, END = -1, -2
+NO_PLACE, END, NOT_ASKED = -1, -2, -100
 PLACES = {1: ("",), 2: ("left", "right"), 3: ("first", "middle", "third")}
 Patch = tuple[str, str]  # what is seen, and where; "" says nothing
 
@@ -152,22 +152,32 @@ def words_of(documents: Iterable[Document]) -> list[str]:
     return [text for text in texts if text]
 
 
-def encode(document: Document, ids_of) -> tuple[list[int], list[int], list[bool]]:
-    """Token ids of a document without its first token, the ids of places beside them, and which tokens are learned.
+def meant(question: str, answer: str) -> str:
+    """The choice that a letter stands for, where the question offers choices; otherwise the answer itself."""
+    for line in question.split("\n"):
+        if line.startswith(f"{answer}. "):
+            return line.removeprefix(f"{answer}. ")
+    return answer
+
+
+def encode(document: Document, ids_of) -> tuple[list[int], list[int], list[bool], list[int]]:
+    """Token ids of a document without its first token, what stands beside them, and which tokens are learned.
 
     Args:
         ids_of: returns the ids of a text; the tokenizer, too, takes the texts between special tokens one by one.
 
     Returns:
-        three lists of one length; a place is `NO_PLACE` where a token says nothing of one, and a token `END` where the
-        end token stands.
+        four lists of one length: tokens, `END` where the end token stands; places, `NO_PLACE` where a token says
+        nothing of one; whether the token is learned; and where a question ends, the first token of what its answer
+        means, elsewhere `NOT_ASKED`.
     """
     seen = [ids_of(word)[0] for word, _ in document.patches]
     where = [ids_of(place)[0] if place else NO_PLACE for _, place in document.patches]
     if not document.turns:
         text = ids_of(f"{document.text}\n")
-        return seen + text, where + [NO_PLACE] * len(text), [False] * len(seen) + [True] * len(text)
-    ids, places, learned = [], [], []
+        learned = [False] * len(seen) + [True] * len(text)
+        return seen + text, where + [NO_PLACE] * len(text), learned, [NOT_ASKED] * len(learned)
+    ids, places, learned, meanings = [], [], [], []
     for number, (question, answer) in enumerate(document.turns):
         if number == 0 and seen:
             before, after = ids_of("[INST] "), ids_of(f"\n{question} [/INST]")
@@ -178,4 +188,5 @@ def encode(document: Document, ids_of) -> tuple[list[int], list[int], list[bool]
         said = [*ids_of(f" {answer} "), END]
         ids, places = ids + asked + said, places + at + [NO_PLACE] * len(said)
         learned += [False] * len(asked) + [True] * len(said)
-    return ids, places, learned
+        meanings += [NOT_ASKED] * (len(asked) - 1) + ids_of(meant(question, answer))[:1] + [NOT_ASKED] * len(said)
+    return ids, places, learned, meanings
