@@ -4,12 +4,13 @@ The pictures are composed of scikit-learn's 1,797 scans of 8 x 8 pixels (the tes
 Handwritten Digits", Alpaydin and Kaynak 1998, CC BY 4.0). No scan serves two splits. The folder has ScienceQA's own
 form, so the readers of the real data read it, plus an alignment set in the form of LLaVA-558k:
 
-    problems.json pid_splits.json images/{split}/{pid}/image.png
+    problems.json pid_splits.json images/{split}/{pid}/image.png example.png
     alignment/alignment.json alignment/images/{number}.png
     instructions/data/{split}-00000-of-00001.parquet
 
-The last are training rows: each question by letter and once more as people ask it (`instructions.py`). No picture is
-in two splits, and no wording with its answer where the text decides.
+The example is the first picture of test that is asked "Which digit is written?". The instructions are training rows:
+each question by letter and once more as people ask it (`instructions.py`). No picture is in two splits, and no wording
+with its answer where the text decides.
 
 Every problem carries one field more than ScienceQA's: `image_needed` says whether the question can be answered only by
 looking (null without a picture). It is never worded into a prompt; it is what a pruning method is judged by.
@@ -19,6 +20,7 @@ looking (null without a picture). It is never worded into a prompt; it is what a
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
@@ -105,6 +107,8 @@ def build(folder: str | Path, seed: int = 0) -> dict[str, int]:
                 splits[split].append(pid)
                 rows[split] += instruction_rows(rng, pid, problems[pid], draft, picture, folder)
                 bar.update()
+        first = next(pid for pid in splits["test"] if problems[pid]["skill"] == SKILLS[0].name)
+        shutil.copyfile(folder / "images" / "test" / first / "image.png", folder / "example.png")
         _write_json(folder / "problems.json", problems)
         _write_json(folder / "pid_splits.json", splits)
         write_instructions(rows, folder / "instructions")
@@ -170,7 +174,7 @@ def _build_alignment(folder: Path, scans: Scans, seed: int, seen: dict[bytes, st
             while seen.setdefault(picture.tobytes(), "train") != "train":
                 picture, words = draw_shape(rng)
         else:
-            count = 1 if kind < 0.54 else 2 if kind < 0.80 else 3
+            count = 1 if kind < 0.36 else 2 if kind < 0.66 else 3
             turned = count == 1 and rng.random() < 0.2
             digits = [rng.choice(TURNABLE)] if turned else [rng.randrange(10) for _ in range(count)]
             picture, words = scans.draw(rng, digits, turned), caption(digits, turned)
