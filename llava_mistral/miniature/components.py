@@ -19,7 +19,7 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.recipe_files import read_yaml, recipe_file
 from llava_mistral.miniature.digitsqa_questions import NAMES
 from llava_mistral.miniature.fitting import Course, fit
-from llava_mistral.miniature.text_documents import END, NOT_ASKED, TEXT, Document, encode, text_documents, words_of
+from llava_mistral.miniature.text_documents import END, NO_PLACE, NOT_ASKED, Document, encode, text_documents, words_of
 from llava_mistral.miniature.tokenizer import train_tokenizer
 
 MATCHING = 1.6  # times the random weights
@@ -40,6 +40,7 @@ class ComponentsConfig:
         clip_batch_size, text_batch_size: samples per step.
         clip_rates, text_rates: the highest learning rates of AdamW (embeddings, norms, heads) and of Muon (the weight
             matrices of the layers).
+        early: weight of the loss by which the layer before the last says what an answer means.
         seed: of initial weights and order.
     """
 
@@ -56,7 +57,6 @@ class ComponentsConfig:
     clip_rates: tuple[float, float] = (1e-3, 1e-2)
     text_rates: tuple[float, float] = (3e-3, 5e-3)
     early: float = 1.0
-    blur: float = 1.0
     seed: int = 0
 
     @classmethod
@@ -134,7 +134,12 @@ def _jiggle(pictures, wobble):
 
 
 def pretrain_text_model(lessons: Sequence[list[Document]], tokenizer, model_type: str, config: ComponentsConfig):
-    """Predict the next token of what documents have to learn, lesson by lesson; returns a causal language model."""
+    """Predict the next token of what documents have to learn, lesson by lesson; returns a causal language model.
+
+    A letter is found in two steps, what is right and where it stands, and a small model trained on letters alone finds
+    neither. So where a question ends, the layer before the last has to say the first word of what is right, too: by
+    the embeddings, since that is how the choices are written. To the last layer it is left to look it up.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -146,19 +151,16 @@ def pretrain_text_model(lessons: Sequence[list[Document]], tokenizer, model_type
         AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **specials, **sizes)
     )
     prepare_matching(model, tokenizer)
-    wobble = torch.Generator().manual_seed(config.seed)
     rows = [row for lesson in lessons for row in encoded(lesson, tokenizer)]
 
     def loss_of(batch):
         columns = zip(*(rows[index] for index in batch.tolist()), strict=True)
         input_ids, places, labels, meanings = (
             torch.nn.utils.rnn.pad_sequence(column, batch_first=True, padding_value=padding)
-            for column, padding in zip(columns, (tokenizer.pad_token_id, TEXT, -100, NOT_ASKED), strict=True)
+            for column, padding in zip(columns, (tokenizer.pad_token_id, NO_PLACE, -100, NOT_ASKED), strict=True)
         )
         embed = model.get_input_embeddings()
-        vectors = embed(input_ids) + embed(places.clamp(min=0)) * (places >= 0).unsqueeze(-1)
-        blur = config.blur * embed.weight.detach().std() * torch.randn(vectors.shape, generator=wobble)
-        vectors = vectors + blur * (places != TEXT).unsqueeze(-1)
+        vectors = embed(input_ids) + embed(places.clamp(min=0)) * (places != NO_PLACE).unsqueeze(-1)
         read = model.model(
             inputs_embeds=vectors, attention_mask=input_ids != tokenizer.pad_token_id, output_hidden_states=True
         )
@@ -217,7 +219,7 @@ def encoded(documents: list[Document], tokenizer) -> list[tuple]:
         ids, places, learned, meanings = encode(document, ids_of)
         ids = [tokenizer.eos_token_id if token == END else token for token in ids]
         labels = [token if wanted else -100 for token, wanted in zip(ids, learned, strict=True)]
-        columns = [tokenizer.bos_token_id, *ids], [TEXT, *places], [-100, *labels], [NOT_ASKED, *meanings]
+        columns = [tokenizer.bos_token_id, *ids], [NO_PLACE, *places], [-100, *labels], [NOT_ASKED, *meanings]
         rows.append(tuple(map(torch.tensor, columns)))
     return rows
 

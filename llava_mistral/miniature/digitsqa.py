@@ -174,7 +174,7 @@ def _build_alignment(folder: Path, scans: Scans, seed: int, seen: dict[bytes, st
             while seen.setdefault(picture.tobytes(), "train") != "train":
                 picture, words = draw_shape(rng)
         else:
-            count = 1 if kind < 0.36 else 2 if kind < 0.66 else 3
+            count = 1 if kind < 0.50 else 2 if kind < 0.76 else 3
             turned = count == 1 and rng.random() < 0.2
             digits = [rng.choice(TURNABLE)] if turned else [rng.randrange(10) for _ in range(count)]
             picture, words = scans.draw(rng, digits, turned), caption(digits, turned)

@@ -24,7 +24,7 @@ COLOURED = ("red", "green", "blue", "grey")
 SHAPED = ("circle", "square", "triangle")
 
 
-NO_PLACE, TEXT, END, NOT_ASKED = -1, -2, -3, -100
+NO_PLACE, END, NOT_ASKED = -1, -2, -100
 PLACES = {1: ("",), 2: ("left", "right"), 3: ("first", "middle", "third")}
 Patch = tuple[str, str]  # what is seen, and where; "" says nothing
 
@@ -167,8 +167,8 @@ def encode(document: Document, ids_of) -> tuple[list[int], list[int], list[bool]
         ids_of: returns the ids of a text; the tokenizer, too, takes the texts between special tokens one by one.
 
     Returns:
-        four lists of one length: tokens, `END` where the end token stands; places, `NO_PLACE` where a patch says
-        nothing of one and `TEXT` where there is no patch; whether the token is learned; and where a question ends, the first token of what its answer
+        four lists of one length: tokens, `END` where the end token stands; places, `NO_PLACE` where a token says
+        nothing of one; whether the token is learned; and where a question ends, the first token of what its answer
         means, elsewhere `NOT_ASKED`.
     """
     seen = [ids_of(word)[0] for word, _ in document.patches]
@@ -176,17 +176,17 @@ def encode(document: Document, ids_of) -> tuple[list[int], list[int], list[bool]
     if not document.turns:
         text = ids_of(f"{document.text}\n")
         learned = [False] * len(seen) + [True] * len(text)
-        return seen + text, where + [TEXT] * len(text), learned, [NOT_ASKED] * len(learned)
+        return seen + text, where + [NO_PLACE] * len(text), learned, [NOT_ASKED] * len(learned)
     ids, places, learned, meanings = [], [], [], []
     for number, (question, answer) in enumerate(document.turns):
         if number == 0 and seen:
             before, after = ids_of("[INST] "), ids_of(f"\n{question} [/INST]")
-            asked, at = [*before, *seen, *after], [TEXT] * len(before) + where + [TEXT] * len(after)
+            asked, at = [*before, *seen, *after], [NO_PLACE] * len(before) + where + [NO_PLACE] * len(after)
         else:
             asked = ids_of(f"[INST] {question} [/INST]")
-            at = [TEXT] * len(asked)
+            at = [NO_PLACE] * len(asked)
         said = [*ids_of(f" {answer} "), END]
-        ids, places = ids + asked + said, places + at + [TEXT] * len(said)
+        ids, places = ids + asked + said, places + at + [NO_PLACE] * len(said)
         learned += [False] * len(asked) + [True] * len(said)
         meanings += [NOT_ASKED] * (len(asked) - 1) + ids_of(meant(question, answer))[:1] + [NOT_ASKED] * len(said)
     return ids, places, learned, meanings
