@@ -176,7 +176,9 @@ def test_choices_are_distinct_and_the_answer_is_one_of_them(problems):
 def test_the_example_that_the_study_asks_about_is_a_digit_of_test(built, problems):
     from llava_mistral.ground.recipe_files import read_yaml, recipe_file
 
-    first = next(problem for problem in problems if problem.split == "test" and problem.skill == "Read a written digit")
+    first = next(
+        problem for problem in problems if problem.split == "test" and problem.skill == "Read a written digit"
+    )
     assert (built[0] / "example.png").read_bytes() == Path(first.image).read_bytes()
     asked = [step["run"] for step in read_yaml(recipe_file("miniature/study"))["steps"] if "--ask" in step["run"]]
     assert len(asked) == 1 and '--ask {output}/digitsqa/example.png "Which digit is written?"' in asked[0]

@@ -92,7 +92,7 @@ SKILLS = (
     Skill(SOCIAL, "economics", "Money", "Money beside a drawing", (8, 12), decorated(money), PURSE),
     Skill(LANGUAGE, "spelling", "Number words", "Spell a written digit", (2, 4), ask.spell, SPELLED),
     Skill(LANGUAGE, "spelling", "Number words", "Spell a named digit", (2, 4), in_words(ask.spell), SPELLED),
-    Skill(LANGUAGE, "spelling", "Letters", "Count the letters of a number word", (5, 7), ask.letters_in_word, SPELLED, 2),
+    Skill(LANGUAGE, "spelling", "Letters", "Count the letters of a number word", (5, 7), ask.letters_in_word, SPELLED),
     Skill(LANGUAGE, "rhyme", "Rhymes", "Find a rhyme", (4, 6), ask.rhyme, RHYMED),
     Skill(LANGUAGE, "vocabulary", "Meanings", "Know the meaning of a word", (7, 12), meaning, GLOSSARY, 2),
     Skill(LANGUAGE, "vocabulary", "Meanings", "Meanings beside a drawing", (7, 12), decorated(meaning), GLOSSARY),
