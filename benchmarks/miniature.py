@@ -1,8 +1,10 @@
 """docs/miniature.md, poured from docs/miniature.json: what each change to the miniature gave, as it was measured.
 
 python -m benchmarks.miniature
+python -m benchmarks.miniature --add "what was changed" outputs/miniature/results/stage2 outputs/miniature/digitsqa
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -42,13 +44,47 @@ def page(runs: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measured(results: Path, data: Path) -> dict[str, float | int]:
+    """The figures of a checkpoint, from the folders `results` and `results`-open; accuracies in percent."""
+    from llava_mistral.data.scienceqa import read_problems
+    from llava_mistral.miniature.summary import blind_guess, likelihood, macro_mean, read_results
+
+    problems = {problem.pid: problem for problem in read_problems(data, split="test")}
+    real, blank = read_results(results), read_results(results / "blank")
+    opened = json.loads((results.parent / f"{results.name}-open" / "open.json").read_text(encoding="utf-8"))
+    figures = {
+        "pictured, by letter": real["summary"]["IMG"]["accuracy"],
+        "mean of pictured skills": macro_mean(real["summary"], problems),
+        "no picture, by letter": sum(
+            problems[pid].answer == likely for pid, likely in real["likeliest"].items() if not problems[pid].has_image
+        )
+        / sum(not problem.has_image for problem in problems.values())
+        * 100,
+        "digit, by letter": real["summary"]["skills"]["Read a written digit"]["accuracy"],
+        **{f"{name}, open": opened[name]["accuracy"] for name in ("digit", "pictured", "text")},
+        "blank, by likelihood": likelihood(blank, problems, lambda problem: problem.has_image),
+        "blind guess": blind_guess(read_problems(data, split="train"), problems.values()),
+    }
+    return {name: round(figure, 1) for name, figure in figures.items()} | {"unread": real["summary"]["unread"]}
+
+
 def _table(columns, rows) -> list[str]:
     shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in ([*columns], ["---"] * len(columns), *shown)]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--add", nargs=3, metavar=("NAME", "RESULTS", "DATA"), help="measure a study's checkpoint first"
+    )
+    args = parser.parse_args()
     runs = json.loads((DOCS / "miniature.json").read_text(encoding="utf-8"))
+    if args.add:
+        name, results, data = args.add
+        runs["studies"] = [run for run in runs.get("studies", []) if run["name"] != name]
+        runs["studies"].append({"name": name, "measured": measured(Path(results), Path(data))})
+        (DOCS / "miniature.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     (DOCS / "miniature.md").write_text(page(runs), encoding="utf-8")
 
 
