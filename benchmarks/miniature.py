@@ -28,7 +28,8 @@ the source, so the same hand may be in train and test.
 
 It has read the questions beside pictures put into words: in the place of each patch, the sum of the embeddings of
 what is seen and of where it is. That is the form in which the projector of stage 1 then brings real pictures. It
-never reads a wording of val or test.
+never reads a wording of val or test. Where a question ends, the layer before the last has to say what is right, by
+the embeddings of words, and the last layer what is to be said; between them the letter of a choice is looked up.
 """
 
 

@@ -24,7 +24,7 @@ import shutil
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.miniature.digitsqa_questions import TURNABLE, Draft, caption, draft_for
+from llava_mistral.miniature.digitsqa_questions import Draft, caption, draft_for
 from llava_mistral.miniature.digitsqa_skills import SKILLS, Skill
 
 LICENSE = "cc-by-4.0"
@@ -43,7 +43,7 @@ class Scans:
     def __init__(self, images, labels, indices):
         self.by_label = {label: [images[index] for index in indices if labels[index] == label] for label in range(10)}
 
-    def draw(self, rng: random.Random, digits: list[int], turned: bool = False):
+    def draw(self, rng: random.Random, digits: list[int]):
         """A PIL picture of `digits` in a row, on white paper: `(16 + 48 n) x 64` pixels."""
         from PIL import Image
 
@@ -53,7 +53,6 @@ class Scans:
             tile = Image.fromarray((255 - ink * 255 / 16).astype("uint8")).resize(
                 (TILE, TILE), Image.Resampling.BICUBIC
             )
-            tile = tile.rotate(180 if turned else 0)
             shift = (rng.randint(-MARGIN // 2, MARGIN // 2), rng.randint(-MARGIN // 2, MARGIN // 2))
             paper.paste(tile, (MARGIN + place * TILE + shift[0], MARGIN + shift[1]))
         return paper.convert("RGB")
@@ -126,7 +125,7 @@ def _picture(rng: random.Random, draft: Draft, scans: Scans, split: str, seen: d
         return None
     while True:
         if draft.digits:
-            made = scans.draw(rng, draft.digits, draft.turned), caption(draft.digits, draft.turned)
+            made = scans.draw(rng, draft.digits), caption(draft.digits)
         elif rng.random() < 0.5:
             made = draw_shape(rng)
         else:
@@ -175,9 +174,8 @@ def _build_alignment(folder: Path, scans: Scans, seed: int, seen: dict[bytes, st
                 picture, words = draw_shape(rng)
         else:
             count = 1 if kind < 0.50 else 2 if kind < 0.76 else 3
-            turned = count == 1 and rng.random() < 0.2
-            digits = [rng.choice(TURNABLE)] if turned else [rng.randrange(10) for _ in range(count)]
-            picture, words = scans.draw(rng, digits, turned), caption(digits, turned)
+            digits = [rng.randrange(10) for _ in range(count)]
+            picture, words = scans.draw(rng, digits), caption(digits)
         name = f"{index:05d}.png"
         picture.save(folder / "images" / name, compress_level=1)
         turns = [("human", "<image>\nDescribe the picture."), ("gpt", words)]

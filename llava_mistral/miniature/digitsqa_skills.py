@@ -79,7 +79,7 @@ SKILLS = (
     Skill(NATURAL, "parity", "Even and odd", "Even or odd, named", (2, 4), in_words(ask.parity), EVEN_ODD),
     Skill(NATURAL, "parity", "Even and odd", "Even or odd on one side", (4, 6), ask.side_parity, EVEN_ODD),
     Skill(NATURAL, "parity", "Even and odd", "Even or odd, of two named", (4, 6), in_words(ask.side_parity), EVEN_ODD),
-    Skill(NATURAL, "geometry", "Turning", "Right way up or upside down", (3, 6), ask.upside_down, SPELLED),
+    Skill(NATURAL, "counting", "Numbers to nine", "Say whether it is a named digit", (3, 6), ask.named_digit, SPELLED),
     Skill(NATURAL, "measurement", "Instruments", "Know what an instrument measures", (6, 10), measure, TOOLS, 2),
     Skill(NATURAL, "measurement", "Instruments", "Instruments beside a drawing", (6, 10), decorated(measure), TOOLS),
     Skill(SOCIAL, "calendar", "Days", "Read a calendar leaf", (1, 3), ask.read_leaf, SPELLED),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from llava_mistral.data.scienceqa import INSTRUCTION, LETTERS
 from llava_mistral.miniature import digitsqa_questions as ask
-from llava_mistral.miniature.digitsqa_questions import NAMES, TURNABLE, Draft, caption, draft_for
+from llava_mistral.miniature.digitsqa_questions import NAMES, Draft, caption, draft_for
 from llava_mistral.miniature.digitsqa_skills import SKILLS
 from llava_mistral.miniature.instructions import Turn, lettered, open_turns
 
@@ -41,7 +41,7 @@ class Document:
     text: str = ""
 
 
-def patch_words(digits: list[int], turned: bool, side: int, rng: random.Random) -> tuple[Patch, ...]:
+def patch_words(digits: list[int], side: int, rng: random.Random) -> tuple[Patch, ...]:
     """The words of `side * side` patches: what is seen in the place of each, row by row; a tenth of it is not seen.
 
     A patch on the border of two digits may show either, those at the upper and lower edge of a strip often none.
@@ -52,8 +52,7 @@ def patch_words(digits: list[int], turned: bool, side: int, rng: random.Random) 
             place = min(int((column + rng.random()) / side * count), count - 1)  # somewhere within the patch
             edge = count > 1 and row in (0, side - 1)
             seen = rng.random() >= (0.6 if edge else 0.1)
-            where = "upside" if turned else PLACES[count][place]
-            words.append((NAMES[digits[place]], where) if seen else (NOTHING, ""))
+            words.append((NAMES[digits[place]], PLACES[count][place]) if seen else (NOTHING, ""))
     return tuple(words)
 
 
@@ -65,14 +64,14 @@ def shape_words(colour: str, shape: str, side: int, rng: random.Random) -> tuple
 def picture_in_words(draft: Draft, side: int, rng: random.Random) -> tuple[tuple[Patch, ...], str | None]:
     """The patches of a draft's picture and its caption; a decoration is drawn as `digitsqa` draws it."""
     if draft.digits:
-        return patch_words(draft.digits, draft.turned, side, rng), caption(draft.digits, draft.turned)
+        return patch_words(draft.digits, side, rng), caption(draft.digits)
     if not draft.decoration:
         return (), None
     if rng.random() < 0.5:
         colour, shape = rng.choice(COLOURED), rng.choice(SHAPED)
         return shape_words(colour, shape, side, rng), f"a {colour} {shape}"
     digit = rng.randrange(10)
-    return patch_words([digit], False, side, rng), caption([digit])
+    return patch_words([digit], side, rng), caption([digit])
 
 
 def question_documents(count: int, side: int, rng: random.Random) -> Iterable[Document]:
@@ -94,9 +93,8 @@ def caption_documents(count: int, side: int, rng: random.Random) -> Iterable[Doc
             yield Document(shape_words(colour, shape, side, rng), (), f"a {colour} {shape}")
             continue
         number = 1 if kind < 0.45 else 2 if kind < 0.7 else 3
-        turned = number == 1 and rng.random() < 0.2
-        digits = [rng.choice(TURNABLE)] if turned else [rng.randrange(10) for _ in range(number)]
-        yield Document(patch_words(digits, turned, side, rng), (), caption(digits, turned))
+        digits = [rng.randrange(10) for _ in range(number)]
+        yield Document(patch_words(digits, side, rng), (), caption(digits))
 
 
 def letter_documents(count: int, rng: random.Random) -> Iterable[Document]:
@@ -124,7 +122,7 @@ def place_documents(count: int, side: int, rng: random.Random) -> Iterable[Docum
         for _ in range(3):
             place = rng.randrange(len(digits))
             turns.append((ask.PLACE_QUESTIONS[len(digits), place], str(digits[place])))
-        yield Document(patch_words(digits, False, side, rng), tuple(turns))
+        yield Document(patch_words(digits, side, rng), tuple(turns))
 
 
 def text_documents(letters: int, count: int, side: int, seed: int = 0) -> tuple[list[Document], list[Document]]:
