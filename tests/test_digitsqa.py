@@ -259,7 +259,7 @@ def test_instructions_hold_chats_and_descriptions(instructions):
     assert {"7", "seven", "yes", "no", "air pressure", "the digit seven"} <= said.keys()
     assert sum(len(row["prompt"]) == 3 for row in rows) > 300
     asked = Counter(row["prompt"][-1]["content"] for row in rows)
-    assert asked["What is in this picture?"] > 50 and asked["Which digit is written?"] > 100
+    assert asked["What is in this picture?"] > 50 and asked["Which digit is written?"] > 80
 
 
 def test_a_letter_is_answered_only_where_letters_are_offered(instructions):
