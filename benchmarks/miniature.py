@@ -1,8 +1,10 @@
 """docs/miniature.md, poured from docs/miniature.json: what each change to the miniature gave, as it was measured.
 
 python -m benchmarks.miniature
+python -m benchmarks.miniature --add "what was changed" outputs/miniature/results/stage2 outputs/miniature/digitsqa
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -26,7 +28,8 @@ the source, so the same hand may be in train and test.
 
 It has read the questions beside pictures put into words: in the place of each patch, the sum of the embeddings of
 what is seen and of where it is. That is the form in which the projector of stage 1 then brings real pictures. It
-never reads a wording of val or test.
+never reads a wording of val or test. Where a question ends, the layer before the last has to say what is right, by
+the embeddings of words, and the last layer what is to be said; between them the letter of a choice is looked up.
 """
 
 
@@ -42,13 +45,47 @@ def page(runs: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measured(results: Path, data: Path) -> dict[str, float | int]:
+    """The figures of a checkpoint, from the folders `results` and `results`-open; accuracies in percent."""
+    from llava_mistral.data.scienceqa import read_problems
+    from llava_mistral.miniature.summary import blind_guess, likelihood, macro_mean, read_results
+
+    problems = {problem.pid: problem for problem in read_problems(data, split="test")}
+    real, blank = read_results(results), read_results(results / "blank")
+    opened = json.loads((results.parent / f"{results.name}-open" / "open.json").read_text(encoding="utf-8"))
+    figures = {
+        "pictured, by letter": real["summary"]["IMG"]["accuracy"],
+        "mean of pictured skills": macro_mean(real["summary"], problems),
+        "no picture, by letter": sum(
+            problems[pid].answer == likely for pid, likely in real["likeliest"].items() if not problems[pid].has_image
+        )
+        / sum(not problem.has_image for problem in problems.values())
+        * 100,
+        "digit, by letter": real["summary"]["skills"]["Read a written digit"]["accuracy"],
+        **{f"{name}, open": opened[name]["accuracy"] for name in ("digit", "pictured", "text")},
+        "blank, by likelihood": likelihood(blank, problems, lambda problem: problem.has_image),
+        "blind guess": blind_guess(read_problems(data, split="train"), problems.values()),
+    }
+    return {name: round(figure, 1) for name, figure in figures.items()} | {"unread": real["summary"]["unread"]}
+
+
 def _table(columns, rows) -> list[str]:
     shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in ([*columns], ["---"] * len(columns), *shown)]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--add", nargs=3, metavar=("NAME", "RESULTS", "DATA"), help="measure a study's checkpoint first"
+    )
+    args = parser.parse_args()
     runs = json.loads((DOCS / "miniature.json").read_text(encoding="utf-8"))
+    if args.add:
+        name, results, data = args.add
+        runs["studies"] = [run for run in runs.get("studies", []) if run["name"] != name]
+        runs["studies"].append({"name": name, "measured": measured(Path(results), Path(data))})
+        (DOCS / "miniature.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     (DOCS / "miniature.md").write_text(page(runs), encoding="utf-8")
 
 

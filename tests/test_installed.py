@@ -86,5 +86,6 @@ def test_the_snippet_of_readme_answers_from_another_folder(installed, tmp_path, 
     Image.new("RGB", (40, 40)).save(tmp_path / "picture.png")
     (snippet,) = re.findall(r"```python\n(.*?)```", (HOME / "README.md").read_text(encoding="utf-8"), re.S)
     snippet = re.sub(r'model="[^"]+"', f'model="{stage0}"', snippet)
+    snippet = re.sub(r'"path": "[^"]+"', '"path": "picture.png"', snippet)
     done = run(installed, tmp_path, "python", "-c", f"{snippet}\nprint(len(answer))")
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "1", done.stderr

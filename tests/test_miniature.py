@@ -8,7 +8,7 @@ import pytest
 
 from llava_mistral.miniature import digitsqa_questions as ask
 from llava_mistral.miniature.digitsqa_skills import SKILLS
-from llava_mistral.miniature.text_documents import END, Document, encode, text_documents, words_of
+from llava_mistral.miniature.text_documents import END, NOT_ASKED, Document, encode, meant, text_documents, words_of
 from llava_mistral.miniature.tokenizer import train_tokenizer
 from processing import CHAT_TEMPLATES
 from tests.support.running import run_apart
@@ -60,8 +60,12 @@ def test_a_document_has_the_ids_of_the_prompt_that_the_template_writes(documents
         text = tokenizer.apply_chat_template(messages, chat_template=TEMPLATE, tokenize=False)
         image = tokenizer.convert_tokens_to_ids("<image>")
         whole = ids_of(text.replace("<image>", "<image>" * len(document.patches)))
-        ids, places, learned = encode(document, ids_of)
+        ids, places, learned, meanings = encode(document, ids_of)
         ids = [tokenizer.eos_token_id if token == END else token for token in ids]
+        asked = [place for place, meaning in enumerate(meanings) if meaning != NOT_ASKED]
+        assert [place + 1 for place in asked] == [
+            place for place, wanted in enumerate(learned) if wanted and not learned[place - 1]
+        ]
         seen = [token for token in whole[1:] if token != image]
         start = whole[1:].index(image) if document.patches else 0
         assert whole[0] == tokenizer.bos_token_id and len(whole) == len(ids) + 1 == len(places) + 1 == len(learned) + 1
@@ -84,9 +88,15 @@ def test_a_text_comes_back_from_its_ids(documents, tokenizer):
             assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
+def test_a_letter_means_its_choice_and_any_other_answer_itself():
+    question = "Which word?\nA. hero\nB. from long ago\nAnswer with the letter."
+    assert [meant(question, letter) for letter in "AB"] == ["hero", "from long ago"]
+    assert meant("What is it?", "A") == "A" and meant(question, "hero") == "hero"
+
+
 def test_only_answers_and_captions_are_learned(tokenizer):
     document = Document((("seven", ""),) * 4, (("Which digit is written?", "7"),))
-    ids, _, learned = encode(document, lambda text: tokenizer(text, add_special_tokens=False).input_ids)
+    ids, _, learned, _ = encode(document, lambda text: tokenizer(text, add_special_tokens=False).input_ids)
     assert (
         tokenizer.decode(
             [token for token, wanted in zip(ids, learned, strict=True) if wanted and token != END]

@@ -1,17 +1,18 @@
-"""The components of the miniature study: a tokenizer, a tiny CLIP and a tiny Mistral or LLaMA, made in about a minute.
+"""The components of the miniature study: a tokenizer, a tiny CLIP and a tiny Mistral or LLaMA, made in two minutes.
 
 They stand in for `openai/clip-vit-large-patch14-336` and `mistralai/Mistral-7B-Instruct-v0.2` and are saved in the
 same form, so that `llava-mistral build` loads either without a difference:
 
     tokenizer/   vision/   mistral/   llama/
 
-    python -m llava_mistral.miniature.components --data outputs/digitsqa --config miniature/components --output
-    outputs/components
+    python -m llava_mistral.miniature.components --data digitsqa --config miniature/components --output components
 """
 
 import json
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.recipe_files import read_yaml, recipe_file
 from llava_mistral.miniature.digitsqa_questions import NAMES
 from llava_mistral.miniature.fitting import Course, fit
-from llava_mistral.miniature.text_documents import END, NO_PLACE, Document, encode, text_documents, words_of
+from llava_mistral.miniature.text_documents import END, NO_PLACE, NOT_ASKED, Document, encode, text_documents, words_of
 from llava_mistral.miniature.tokenizer import train_tokenizer
 
 MATCHING = 1.6  # times the random weights
@@ -40,6 +41,7 @@ class ComponentsConfig:
         clip_batch_size, text_batch_size: samples per step.
         clip_rates, text_rates: the highest learning rates of AdamW (embeddings, norms, heads) and of Muon (the weight
             matrices of the layers).
+        early: weight of the loss by which the layer before the last says what an answer means.
         seed: of initial weights and order.
     """
 
@@ -55,6 +57,7 @@ class ComponentsConfig:
     text_batch_size: int = 32
     clip_rates: tuple[float, float] = (1e-3, 1e-2)
     text_rates: tuple[float, float] = (3e-3, 5e-3)
+    early: float = 1.0
     seed: int = 0
 
     @classmethod
@@ -63,8 +66,8 @@ class ComponentsConfig:
         values = read_yaml(recipe_file(path))
         for key in values:
             if key not in cls.__dataclass_fields__:
-                known = ", ".join(cls.__dataclass_fields__)
-                raise BadInput("there is no such key", remedy=f"use one of {known}", file=path, field=key)
+                known = f"use one of {', '.join(cls.__dataclass_fields__)}"
+                raise BadInput("there is no such key", remedy=known, file=path, field=key)
         return cls(**values)
 
 
@@ -81,7 +84,7 @@ def train_clip(pictures, captions: list[str], tokenizer, config: ComponentsConfi
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(config.seed)
-    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in captions]
+    ids = tokenizer(captions, add_special_tokens=False).input_ids
     length = max(map(len, ids)) + 2
     end = tokenizer.pad_token_id  # CLIP reads the sentence at the first end token, so padding may repeat it
     input_ids = torch.tensor([[tokenizer.bos_token_id, *row] + [end] * (length - 1 - len(row)) for row in ids])
@@ -110,9 +113,8 @@ def train_clip(pictures, captions: list[str], tokenizer, config: ComponentsConfi
             loss = loss - (target * (logits.log_softmax(1) + logits.t().log_softmax(1))).sum(1).mean() / 4
         return loss
 
-    ones = torch.ones(len(captions))
     course = Course(config.clip_epochs, config.clip_batch_size, config.clip_rates, config.seed)
-    fit(clip, loss_of, ones, course, "tiny CLIP")
+    fit(clip, loss_of, torch.ones(len(captions)), course, "tiny CLIP")
     return clip
 
 
@@ -132,8 +134,14 @@ def _jiggle(pictures, wobble):
 
 
 def pretrain_text_model(lessons: Sequence[list[Document]], tokenizer, model_type: str, config: ComponentsConfig):
-    """Predict the next token of what documents have to learn, lesson by lesson; returns a causal language model."""
+    """Predict the next token of what documents have to learn, lesson by lesson; returns a causal language model.
+
+    A letter is found in two steps, what is right and where it stands, and a small model trained on letters alone finds
+    neither. So where a question ends, the layer before the last has to say the first word of what is right, too: by
+    the embeddings, since that is how the choices are written. To the last layer it is left to look it up.
+    """
     import torch
+    from torch.nn.functional import cross_entropy
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(config.seed)
@@ -148,23 +156,25 @@ def pretrain_text_model(lessons: Sequence[list[Document]], tokenizer, model_type
 
     def loss_of(batch):
         columns = zip(*(rows[index] for index in batch.tolist()), strict=True)
-        input_ids, places, labels = (
+        input_ids, places, labels, meanings = (
             torch.nn.utils.rnn.pad_sequence(column, batch_first=True, padding_value=padding)
-            for column, padding in zip(columns, (tokenizer.pad_token_id, NO_PLACE, -100), strict=True)
+            for column, padding in zip(columns, (tokenizer.pad_token_id, NO_PLACE, -100, NOT_ASKED), strict=True)
         )
         embed = model.get_input_embeddings()
         vectors = embed(input_ids) + embed(places.clamp(min=0)) * (places != NO_PLACE).unsqueeze(-1)
-        hidden = model.model(
-            inputs_embeds=vectors, attention_mask=input_ids != tokenizer.pad_token_id
-        ).last_hidden_state
+        read = model.model(
+            inputs_embeds=vectors, attention_mask=input_ids != tokenizer.pad_token_id, output_hidden_states=True
+        )
         learned = labels[:, 1:] != -100  # logits of what is learned alone: a quarter of the tokens
-        logits = model.lm_head(hidden[:, :-1][learned])
-        return torch.nn.functional.cross_entropy(logits, labels[:, 1:][learned])
+        logits = model.lm_head(read.last_hidden_state[:, :-1][learned])
+        asked = meanings != NOT_ASKED
+        early = model.model.norm(read.hidden_states[-2][asked]) @ embed.weight.t()
+        meant = cross_entropy(early, meanings[asked], reduction="sum") / asked.sum().clamp(min=1)
+        return cross_entropy(logits, labels[:, 1:][learned]) + config.early * meant
 
-    lengths = torch.tensor([len(ids) for ids, _, _ in rows])
     sizes = tuple(map(len, lessons))
     course = Course(1, config.text_batch_size, config.text_rates, config.seed, parts=2, lessons=sizes)
-    fit(model, loss_of, lengths, course, f"tiny {model_type}")
+    fit(model, loss_of, torch.tensor([len(ids) for ids, *_ in rows]), course, f"tiny {model_type}")
     return model
 
 
@@ -175,8 +185,7 @@ def prepare_matching(model, tokenizer) -> None:
     Self-Attention Layers", 2023). A figure starts as its name with as much of its own, and the token of a letter with
     a word as the sum of the two: what is learned of an answer then holds for the choice that says it.
     """
-    for layer in model.model.layers:
-        attention = layer.self_attn
+    for attention in (layer.self_attn for layer in model.model.layers):
         keys = attention.k_proj.weight.data.mul_(MATCHING)
         heads = keys.view(-1, attention.head_dim, keys.shape[1])
         attention.q_proj.weight.data.copy_(heads.repeat_interleave(attention.num_key_value_groups, 0).flatten(0, 1))
@@ -204,50 +213,63 @@ def encoded(documents: list[Document], tokenizer) -> list[tuple]:
 
     rows = []
     for document in documents:
-        ids, places, learned = encode(document, ids_of)
+        ids, places, learned, meanings = encode(document, ids_of)
         ids = [tokenizer.eos_token_id if token == END else token for token in ids]
         labels = [token if wanted else -100 for token, wanted in zip(ids, learned, strict=True)]
-        columns = [tokenizer.bos_token_id, *ids], [NO_PLACE, *places], [-100, *labels]
+        columns = [tokenizer.bos_token_id, *ids], [NO_PLACE, *places], [-100, *labels], [NOT_ASKED, *meanings]
         rows.append(tuple(map(torch.tensor, columns)))
     return rows
 
 
 def make_components(data: Path, config: ComponentsConfig, folder: Path) -> dict[str, int]:
-    """Train all components on the DigitsQA folder `data`, save them below `folder`; returns parameter counts."""
-    import torch
-    from PIL import Image
-    from tqdm import tqdm
-    from transformers import LlavaImageProcessorPil
+    """Train all components on the DigitsQA folder `data`, save them below `folder`; returns parameter counts.
 
-    pairs = json.loads((data / "alignment" / "alignment.json").read_text(encoding="utf-8"))
-    captions = [pair["conversations"][1]["value"] for pair in pairs]
+    The tower and the text models know nothing of each other: each is made by a process of its own, on one thread, so
+    two cores are used well and their number changes no weight.
+    """
+    import torch
+
     grid = config.clip_vision["image_size"] // config.clip_vision["patch_size"]
     lessons = text_documents(config.letter_documents, config.text_documents, grid, config.seed)
     tokenizer = train_tokenizer(words_of([*lessons[0], *lessons[1]]), config.vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
-
-    side = config.clip_vision["image_size"]
-    look = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    files = [data / "alignment" / "images" / pair["image"] for pair in pairs]
-    pictures = torch.cat(
-        [
-            look(Image.open(file), return_tensors="pt").pixel_values
-            for file in tqdm(files, desc="pictures", unit="picture")
-        ]
-    )
-    clip = train_clip(pictures, captions, tokenizer, config)
-    clip.save_pretrained(folder / "vision")
-    look.save_pretrained(folder / "vision")
-    counts = {"vision": sum(weight.numel() for weight in clip.parameters())}
-    for model_type in config.backbones:
-        model = pretrain_text_model(lessons, tokenizer, model_type, config)
-        model.save_pretrained(folder / model_type)
-        tokenizer.save_pretrained(folder / model_type)
-        counts[model_type] = sum(weight.numel() for weight in model.parameters())
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # which is not to be carried into a forked process
+    with ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        made = {
+            name: pool.submit(_make_text_model, name, lessons, tokenizer, config, folder) for name in config.backbones
+        }
+        made["vision"] = pool.submit(_make_tower, data, tokenizer, config, folder)
+        counts = {name: one.result() for name, one in made.items()}
     (folder / "components.json").write_text(
         json.dumps({"config": asdict(config), "parameters": counts}, indent=1) + "\n"
     )
     return counts
+
+
+def _make_tower(data: Path, tokenizer, config: ComponentsConfig, folder: Path) -> int:
+    import torch
+    from PIL import Image
+    from transformers import LlavaImageProcessorPil
+
+    pairs = json.loads((data / "alignment" / "alignment.json").read_text(encoding="utf-8"))
+    captions = [pair["conversations"][1]["value"] for pair in pairs]
+    side = config.clip_vision["image_size"]
+    look = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    files = [data / "alignment" / "images" / pair["image"] for pair in pairs]
+    pictures = torch.cat([look(Image.open(file), return_tensors="pt").pixel_values for file in files])
+    clip = train_clip(pictures, captions, tokenizer, config)
+    for part in (clip, look):
+        part.save_pretrained(folder / "vision")
+    return sum(weight.numel() for weight in clip.parameters())
+
+
+def _make_text_model(
+    model_type: str, lessons: Sequence[list[Document]], tokenizer, config: ComponentsConfig, folder: Path
+) -> int:
+    model = pretrain_text_model(lessons, tokenizer, model_type, config)
+    model.save_pretrained(folder / model_type)
+    tokenizer.save_pretrained(folder / model_type)
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def main() -> None:

@@ -4,12 +4,13 @@ The pictures are composed of scikit-learn's 1,797 scans of 8 x 8 pixels (the tes
 Handwritten Digits", Alpaydin and Kaynak 1998, CC BY 4.0). No scan serves two splits. The folder has ScienceQA's own
 form, so the readers of the real data read it, plus an alignment set in the form of LLaVA-558k:
 
-    problems.json pid_splits.json images/{split}/{pid}/image.png
+    problems.json pid_splits.json images/{split}/{pid}/image.png example.png
     alignment/alignment.json alignment/images/{number}.png
     instructions/data/{split}-00000-of-00001.parquet
 
-The last are training rows: each question by letter and once more as people ask it (`instructions.py`). No picture is
-in two splits, and no wording with its answer where the text decides.
+The example is the first picture of test that is asked "Which digit is written?". The instructions are training rows:
+each question by letter and once more as people ask it (`instructions.py`). No picture is in two splits, and no wording
+with its answer where the text decides.
 
 Every problem carries one field more than ScienceQA's: `image_needed` says whether the question can be answered only by
 looking (null without a picture). It is never worded into a prompt; it is what a pruning method is judged by.
@@ -19,10 +20,11 @@ looking (null without a picture). It is never worded into a prompt; it is what a
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.miniature.digitsqa_questions import TURNABLE, Draft, caption, draft_for
+from llava_mistral.miniature.digitsqa_questions import Draft, caption, draft_for
 from llava_mistral.miniature.digitsqa_skills import SKILLS, Skill
 
 LICENSE = "cc-by-4.0"
@@ -41,7 +43,7 @@ class Scans:
     def __init__(self, images, labels, indices):
         self.by_label = {label: [images[index] for index in indices if labels[index] == label] for label in range(10)}
 
-    def draw(self, rng: random.Random, digits: list[int], turned: bool = False):
+    def draw(self, rng: random.Random, digits: list[int]):
         """A PIL picture of `digits` in a row, on white paper: `(16 + 48 n) x 64` pixels."""
         from PIL import Image
 
@@ -51,7 +53,6 @@ class Scans:
             tile = Image.fromarray((255 - ink * 255 / 16).astype("uint8")).resize(
                 (TILE, TILE), Image.Resampling.BICUBIC
             )
-            tile = tile.rotate(180 if turned else 0)
             shift = (rng.randint(-MARGIN // 2, MARGIN // 2), rng.randint(-MARGIN // 2, MARGIN // 2))
             paper.paste(tile, (MARGIN + place * TILE + shift[0], MARGIN + shift[1]))
         return paper.convert("RGB")
@@ -105,6 +106,8 @@ def build(folder: str | Path, seed: int = 0) -> dict[str, int]:
                 splits[split].append(pid)
                 rows[split] += instruction_rows(rng, pid, problems[pid], draft, picture, folder)
                 bar.update()
+        first = next(pid for pid in splits["test"] if problems[pid]["skill"] == SKILLS[0].name)
+        shutil.copyfile(folder / "images" / "test" / first / "image.png", folder / "example.png")
         _write_json(folder / "problems.json", problems)
         _write_json(folder / "pid_splits.json", splits)
         write_instructions(rows, folder / "instructions")
@@ -122,7 +125,7 @@ def _picture(rng: random.Random, draft: Draft, scans: Scans, split: str, seen: d
         return None
     while True:
         if draft.digits:
-            made = scans.draw(rng, draft.digits, draft.turned), caption(draft.digits, draft.turned)
+            made = scans.draw(rng, draft.digits), caption(draft.digits)
         elif rng.random() < 0.5:
             made = draw_shape(rng)
         else:
@@ -170,10 +173,9 @@ def _build_alignment(folder: Path, scans: Scans, seed: int, seen: dict[bytes, st
             while seen.setdefault(picture.tobytes(), "train") != "train":
                 picture, words = draw_shape(rng)
         else:
-            count = 1 if kind < 0.54 else 2 if kind < 0.80 else 3
-            turned = count == 1 and rng.random() < 0.2
-            digits = [rng.choice(TURNABLE)] if turned else [rng.randrange(10) for _ in range(count)]
-            picture, words = scans.draw(rng, digits, turned), caption(digits, turned)
+            count = 1 if kind < 0.50 else 2 if kind < 0.76 else 3
+            digits = [rng.randrange(10) for _ in range(count)]
+            picture, words = scans.draw(rng, digits), caption(digits)
         name = f"{index:05d}.png"
         picture.save(folder / "images" / name, compress_level=1)
         turns = [("human", "<image>\nDescribe the picture."), ("gpt", words)]

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RHYMES = ("hero", "sun", "shoe", "tree", "door", "hive", "sticks", "heaven", "gate", "line")
-TURNABLE = (2, 3, 4, 5, 7)  # upside down, 0, 1, 6, 8 and 9 look like a digit the right way up
 FIGURES = tuple("0123456789")
 SIDES = ("left", "right")
 PLACE_QUESTIONS = {(2, place): f"Which digit is written on the {name}?" for place, name in enumerate(SIDES)} | {
@@ -62,7 +61,6 @@ class Draft:
     solution: str
     hint: str = ""
     digits: list[int] = field(default_factory=list)
-    turned: bool = False
     decoration: bool = False
 
     @property
@@ -91,11 +89,11 @@ def draft_for(split: str, make: Maker, rng: random.Random) -> Draft:
     return draft
 
 
-def caption(digits: list[int], turned: bool = False) -> str:
+def caption(digits: list[int]) -> str:
     """The words for a picture of one, two or three digits; the only place a picture is put into words."""
     names = [NAMES[digit] for digit in digits]
     if len(names) == 1:
-        return f"the digit {names[0]}{' upside down' if turned else ''}"
+        return f"the digit {names[0]}"
     if len(names) == 2:
         return f"two digits: {names[0]} on the left and {names[1]} on the right"
     return f"three digits: {names[0]}, {names[1]} and {names[2]}"
@@ -174,11 +172,12 @@ def votes(rng: random.Random) -> Draft:
     )
 
 
-def upside_down(rng: random.Random) -> Draft:
-    digit, turned = rng.choice(TURNABLE), rng.random() < 0.5
-    solution = f"It is {caption([digit])}. It stands {'on its head' if turned else 'as it should'}."
-    question = "Is the written digit upside down?"
-    return Draft(question, ["yes", "no"], "yes" if turned else "no", solution, digits=[digit], turned=turned)
+def named_digit(rng: random.Random) -> Draft:
+    digit, asked = rng.sample(range(10), 2)
+    if rng.random() < 0.5:
+        asked = digit
+    answer, said = ("yes" if asked == digit else "no"), f"It is {caption([digit])}."
+    return Draft(f"Is the written digit {NAMES[asked]}?", ["yes", "no"], answer, said, digits=[digit])
 
 
 def calendar_leaf(rng: random.Random) -> Draft:
@@ -223,10 +222,10 @@ def in_words(maker: Maker) -> Maker:
 
     def make(rng: random.Random) -> Draft:
         draft = maker(rng)
-        context = rng.choice(SAID).format(caption(draft.digits, draft.turned))
+        context = rng.choice(SAID).format(caption(draft.digits))
         draft.hint = f"{context[0].upper()}{context[1:]} {draft.hint}".strip()
         draft.question = draft.question.replace("written", "named").replace("shown in the picture", "named here")
-        draft.digits, draft.turned = [], False
+        draft.digits = []
         return draft
 
     return make

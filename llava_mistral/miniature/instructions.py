@@ -45,7 +45,7 @@ def open_turns(rng: random.Random, draft: Draft, words: str | None) -> tuple[str
     describe = (rng.choice(DESCRIBE), words)
     if kind < 0.7:
         return "description", [describe]
-    if len(draft.digits) == 1 and not draft.turned and rng.random() < 0.5:
+    if len(draft.digits) == 1 and rng.random() < 0.5:
         digit = draft.digits[0]
         follow = ("Is it even or odd?", ("even", "odd")[digit % 2]), ("Is it a digit?", "yes")
         return "chat", [("Which digit is written?", str(digit)), rng.choice(follow)]

@@ -96,7 +96,8 @@ def _choice(problem: Problem, answer: str) -> str:
     return problem.choices[index] if 0 <= index < len(problem.choices) else f"“{answer[:12]}”" if answer else "nothing"
 
 
-def _likelihood(result: Mapping[str, Any], problems: Mapping[str, Problem], chosen) -> float:
+def likelihood(result: Mapping[str, Any], problems: Mapping[str, Problem], chosen) -> float:
+    """The accuracy in percent of the likeliest choices, on the problems for which `chosen` is true."""
     right = [result["likeliest"][pid] == problem.answer for pid, problem in problems.items() if chosen(problem)]
     return 100 * sum(right) / len(right)
 
@@ -114,7 +115,7 @@ def _bars(results, opened, problems, skill: str, blind: float) -> list[Bar]:
         for name, result in results.items():
             if result["summary"].get("images") == "blank":
                 unread = sum(_choice(p, result["outputs"][p.pid].strip()) not in p.choices for p in asked)
-                height, note = _likelihood(result, problems, chosen), f"{unread} of {len(asked)}\nunread"
+                height, note = likelihood(result, problems, chosen), f"{unread} of {len(asked)}\nunread"
             else:
                 cell = result["summary"]["IMG"] if place == 0 else result["summary"]["skills"][skill]
                 height, note = cell["accuracy"], ""
@@ -140,7 +141,7 @@ def _table(results: Mapping[str, Mapping[str, Any]], problems: Mapping[str, Prob
     tail = f"{'questions':<{width}}" + "".join(f"{number:8d}" for number in counts)
     tail += f"{'':>8}{first['skills'][skill]['n']:8d}"
     likely = [
-        f"{name}, questions with a picture by likelihood: {_likelihood(result, problems, lambda p: p.has_image):.2f}"
+        f"{name}, questions with a picture by likelihood: {likelihood(result, problems, lambda p: p.has_image):.2f}"
         for name, result in results.items()
     ]
     explained = f"accuracy in percent; macro: mean over the skills with a picture; digit: {skill.lower()}"

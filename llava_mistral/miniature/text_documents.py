@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 from llava_mistral.data.scienceqa import INSTRUCTION, LETTERS
 from llava_mistral.miniature import digitsqa_questions as ask
-from llava_mistral.miniature.digitsqa_questions import NAMES, TURNABLE, Draft, caption, draft_for
+from llava_mistral.miniature.digitsqa_questions import NAMES, Draft, caption, draft_for
 from llava_mistral.miniature.digitsqa_skills import SKILLS
 from llava_mistral.miniature.instructions import Turn, lettered, open_turns
 
 NOTHING = "paper"
-ASKED = 6  # of the same choices, one after the other
-LETTERED = 0.7  # of the questions
+ASKED = 4  # of the same choices, one after the other: as far as the window of the text model reaches
+LETTERED = 0.8  # of the questions
 COLOURED = ("red", "green", "blue", "grey")
 SHAPED = ("circle", "square", "triangle")
 
 
-NO_PLACE, END = -1, -2
+NO_PLACE, END, NOT_ASKED = -1, -2, -100
 PLACES = {1: ("",), 2: ("left", "right"), 3: ("first", "middle", "third")}
 Patch = tuple[str, str]  # what is seen, and where; "" says nothing
 
@@ -41,7 +41,7 @@ class Document:
     text: str = ""
 
 
-def patch_words(digits: list[int], turned: bool, side: int, rng: random.Random) -> tuple[Patch, ...]:
+def patch_words(digits: list[int], side: int, rng: random.Random) -> tuple[Patch, ...]:
     """The words of `side * side` patches: what is seen in the place of each, row by row; a tenth of it is not seen.
 
     A patch on the border of two digits may show either, those at the upper and lower edge of a strip often none.
@@ -52,8 +52,7 @@ def patch_words(digits: list[int], turned: bool, side: int, rng: random.Random) 
             place = min(int((column + rng.random()) / side * count), count - 1)  # somewhere within the patch
             edge = count > 1 and row in (0, side - 1)
             seen = rng.random() >= (0.6 if edge else 0.1)
-            where = "upside" if turned else PLACES[count][place]
-            words.append((NAMES[digits[place]], where) if seen else (NOTHING, ""))
+            words.append((NAMES[digits[place]], PLACES[count][place]) if seen else (NOTHING, ""))
     return tuple(words)
 
 
@@ -65,14 +64,14 @@ def shape_words(colour: str, shape: str, side: int, rng: random.Random) -> tuple
 def picture_in_words(draft: Draft, side: int, rng: random.Random) -> tuple[tuple[Patch, ...], str | None]:
     """The patches of a draft's picture and its caption; a decoration is drawn as `digitsqa` draws it."""
     if draft.digits:
-        return patch_words(draft.digits, draft.turned, side, rng), caption(draft.digits, draft.turned)
+        return patch_words(draft.digits, side, rng), caption(draft.digits)
     if not draft.decoration:
         return (), None
     if rng.random() < 0.5:
         colour, shape = rng.choice(COLOURED), rng.choice(SHAPED)
         return shape_words(colour, shape, side, rng), f"a {colour} {shape}"
     digit = rng.randrange(10)
-    return patch_words([digit], False, side, rng), caption([digit])
+    return patch_words([digit], side, rng), caption([digit])
 
 
 def question_documents(count: int, side: int, rng: random.Random) -> Iterable[Document]:
@@ -94,9 +93,8 @@ def caption_documents(count: int, side: int, rng: random.Random) -> Iterable[Doc
             yield Document(shape_words(colour, shape, side, rng), (), f"a {colour} {shape}")
             continue
         number = 1 if kind < 0.45 else 2 if kind < 0.7 else 3
-        turned = number == 1 and rng.random() < 0.2
-        digits = [rng.choice(TURNABLE)] if turned else [rng.randrange(10) for _ in range(number)]
-        yield Document(patch_words(digits, turned, side, rng), (), caption(digits, turned))
+        digits = [rng.randrange(10) for _ in range(number)]
+        yield Document(patch_words(digits, side, rng), (), caption(digits))
 
 
 def letter_documents(count: int, rng: random.Random) -> Iterable[Document]:
@@ -124,7 +122,7 @@ def place_documents(count: int, side: int, rng: random.Random) -> Iterable[Docum
         for _ in range(3):
             place = rng.randrange(len(digits))
             turns.append((ask.PLACE_QUESTIONS[len(digits), place], str(digits[place])))
-        yield Document(patch_words(digits, False, side, rng), tuple(turns))
+        yield Document(patch_words(digits, side, rng), tuple(turns))
 
 
 def text_documents(letters: int, count: int, side: int, seed: int = 0) -> tuple[list[Document], list[Document]]:
@@ -152,22 +150,32 @@ def words_of(documents: Iterable[Document]) -> list[str]:
     return [text for text in texts if text]
 
 
-def encode(document: Document, ids_of) -> tuple[list[int], list[int], list[bool]]:
-    """Token ids of a document without its first token, the ids of places beside them, and which tokens are learned.
+def meant(question: str, answer: str) -> str:
+    """The choice that a letter stands for, where the question offers choices; otherwise the answer itself."""
+    for line in question.split("\n"):
+        if line.startswith(f"{answer}. "):
+            return line.removeprefix(f"{answer}. ")
+    return answer
+
+
+def encode(document: Document, ids_of) -> tuple[list[int], list[int], list[bool], list[int]]:
+    """Token ids of a document without its first token, what stands beside them, and which tokens are learned.
 
     Args:
         ids_of: returns the ids of a text; the tokenizer, too, takes the texts between special tokens one by one.
 
     Returns:
-        three lists of one length; a place is `NO_PLACE` where a token says nothing of one, and a token `END` where the
-        end token stands.
+        four lists of one length: tokens, `END` where the end token stands; places, `NO_PLACE` where a token says
+        nothing of one; whether the token is learned; and where a question ends, the first token of what its answer
+        means, elsewhere `NOT_ASKED`.
     """
     seen = [ids_of(word)[0] for word, _ in document.patches]
     where = [ids_of(place)[0] if place else NO_PLACE for _, place in document.patches]
     if not document.turns:
         text = ids_of(f"{document.text}\n")
-        return seen + text, where + [NO_PLACE] * len(text), [False] * len(seen) + [True] * len(text)
-    ids, places, learned = [], [], []
+        learned = [False] * len(seen) + [True] * len(text)
+        return seen + text, where + [NO_PLACE] * len(text), learned, [NOT_ASKED] * len(learned)
+    ids, places, learned, meanings = [], [], [], []
     for number, (question, answer) in enumerate(document.turns):
         if number == 0 and seen:
             before, after = ids_of("[INST] "), ids_of(f"\n{question} [/INST]")
@@ -178,4 +186,5 @@ def encode(document: Document, ids_of) -> tuple[list[int], list[int], list[bool]
         said = [*ids_of(f" {answer} "), END]
         ids, places = ids + asked + said, places + at + [NO_PLACE] * len(said)
         learned += [False] * len(asked) + [True] * len(said)
-    return ids, places, learned
+        meanings += [NOT_ASKED] * (len(asked) - 1) + ids_of(meant(question, answer))[:1] + [NOT_ASKED] * len(said)
+    return ids, places, learned, meanings
