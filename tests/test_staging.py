@@ -123,8 +123,8 @@ def config(**fields):
     [
         (drop("config.json"), "is not a checkpoint"),
         (drop("model.safetensors"), "model.safetensors is missing"),
-        (write("config.json", "{"), "is not JSON"),
-        (write("config.json", "[]"), "holds no JSON object"),
+        (write("config.json", "{"), "is not valid JSON"),
+        (write("config.json", "[]"), "is not a JSON object"),
         (config(model_type=None), "names no model"),
         (config(auto_map={"AutoModel": "else/where--modeling_x.X"}), "another repository"),
         (config(auto_map={"AutoModel": "modeling_x.X"}), "modeling_x.py, which is not in the folder"),

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.picture_cells import unused_pictures
+from llava_mistral.data.turns import IMAGE_TOKEN
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
-
-_IMAGE_TOKEN = "<image>\n"
 
 
 def read_cqm(path: Path, records: list[Any]) -> list[dict[str, Any]]:
@@ -53,7 +52,7 @@ def _fields(record: Any, index: int, file: Path) -> dict[str, Any]:
         raise wrong("is not an object with an id and one question and answer") from error
     if not all(isinstance(text, str) for text in (pid, human, gpt)):
         raise wrong("id, question and answer are not all text")
-    lines = human.removeprefix(_IMAGE_TOKEN).split("\n")
+    lines = human.removeprefix(f"{IMAGE_TOKEN}\n").split("\n")
     start = max((i for i, line in enumerate(lines) if line.startswith("A. ")), default=0)
     if start == 0:
         raise wrong('has no question followed by lettered choices ("A. …")')
