@@ -35,26 +35,20 @@ def model_card(
         summaries: evaluation summaries (`summary.json`) for the results tables and the model-index.
         chart: the chart's path inside the repository.
         recipe: the YAML text of the recipe; without it, the recipe noted in run.json.
-        base_model: a Hub id to name as the base instead of what run.json says.
-        dataset: a Hub id to name as the training data instead of what run.json says.
+        base_model, dataset: Hub ids to name as base and training data instead of what run.json says.
 
     Raises:
         BadInput: a summary is not one, or the card fails the Hub client's validation.
     """
-    from huggingface_hub import ModelCard
-
     adapter = (folder / "adapter_config.json").is_file()
     runs = _runs(read_object(folder / "run.json") if (folder / "run.json").is_file() else {})
     run = runs[-1]
     config = read_object(folder / ("adapter_config.json" if adapter else "config.json"))
-    named = config.get("base_model_name_or_path")  # an adapter fits one base only: the one its own config names
-    bases = [base_model] if base_model else _as_list((adapter and named) or runs[0].get("base_model") or named)
-    if not (adapter or any(map(is_hub_id, bases))):  # a stage-0 folder: what it was composed of is in the config
-        parts = [_get(config, f"{part}_config", "_name_or_path") for part in ("vision", "text")]
-        bases = [part for part in parts if is_hub_id(part)] or bases
+    bases = [base_model] if base_model else _bases(config, runs, adapter)
     data_names = [dataset or _get(run, "data", "path"), *(_get(one, "data", "path") for one in runs[-2::-1])]
     summaries = [checked_summary(summary) for summary in summaries or []]
     name = repo_id.split("/")[-1]
+    named, commit = (config.get(key) for key in ("base_model_name_or_path", "revision"))
     has_code = bool(config.get("auto_map"))
     text = pour(
         "model_card.md",
@@ -66,8 +60,8 @@ def model_card(
         revision=revision,
         pipeline_snippet=pipeline_snippet(repo_id, revision, has_code),
         classes_snippet=classes_snippet(repo_id, revision, has_code),
-        adapter_snippet=adapter_snippet(repo_id, revision, named or UNKNOWN, config.get("revision")),
-        base_pinned=bool(config.get("revision")),
+        adapter_snippet=adapter_snippet(repo_id, revision, named or UNKNOWN, commit),
+        base_pinned=bool(commit),
         results=[result_table(summary) for summary in summaries],
         chart=chart,
         loss="loss.png" if (folder / "loss.png").is_file() else None,
@@ -79,18 +73,27 @@ def model_card(
         license=licence,
         parts=_parts(bases, data_names, [_terms(one) for one in runs[::-1]]),
     )
-    return validated(ModelCard, text)
+    return validated("ModelCard", text)
+
+
+def _bases(config: dict, runs: list[dict], adapter: bool) -> list:
+    """What a checkpoint was made from; an adapter fits one base only: the one its own config names."""
+    named = config.get("base_model_name_or_path")
+    bases = _as_list((adapter and named) or runs[0].get("base_model") or named)
+    if adapter or any(map(is_hub_id, bases)):
+        return bases
+    # A stage-0 folder: what it was composed of is in the config.
+    parts = [_get(config, f"{part}_config", "_name_or_path") for part in ("vision", "text")]
+    return [part for part in parts if is_hub_id(part)] or bases
 
 
 def _front_matter(
     name: str, licence: str, bases: list, data_names: list, adapter: bool, tags: list[str], summaries: list[dict]
 ) -> str:
     """The YAML that the Hub reads of a card; of bases and data only what the Hub has."""
-    from huggingface_hub import ModelCardData
-
     hub_bases = [base for base in bases if is_hub_id(base)]
     data = card_data(
-        ModelCardData,
+        "ModelCardData",
         library_name="peft" if adapter else "transformers",
         pipeline_tag="image-text-to-text",
         license=licence,

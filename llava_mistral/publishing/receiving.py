@@ -25,19 +25,17 @@ def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) 
     from huggingface_hub import snapshot_download
 
     _set_timeouts()
-    failing_since, attempt = None, 0
+    failing_since = None
     while True:  # the client does not try a download again after a 5xx
         try:
             folder = snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(files))
             break
         except Exception as error:
             failing_since = failing_since or time.monotonic()
-            if time.monotonic() - failing_since > PATIENCE:
-                sys.exit(
-                    f"{repo_id} at {commit} was published but cannot be received now ({' '.join(str(error).split())})"
-                )
-            time.sleep(min(2**attempt, 8))
-            attempt += 1
+            if (failing := time.monotonic() - failing_since) > PATIENCE:
+                reason = " ".join(str(error).split())
+                sys.exit(f"{repo_id} at {commit} was published but cannot be received now ({reason})")
+            time.sleep(min(1 + failing, 8))  # 1, 2, 4, 8, 8 … seconds
     for path, expected in files.items():
         place = Path(folder) / path
         if not place.is_file():

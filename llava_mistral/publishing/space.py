@@ -153,11 +153,9 @@ def space_card(repo_id: str, model_id: str, commit: str) -> str:
 
     https://huggingface.co/docs/hub/spaces-config-reference
     """
-    from huggingface_hub import SpaceCard, SpaceCardData
-
     name = repo_id.split("/")[-1]
     data = card_data(
-        SpaceCardData,
+        "SpaceCardData",
         title=name,
         emoji="💬",
         colorFrom="gray",
@@ -171,4 +169,4 @@ def space_card(repo_id: str, model_id: str, commit: str) -> str:
         pinned=False,
     )
     text = pour("space_card.md", front_matter=data.to_yaml(), name=name, model_id=model_id, commit=commit)
-    return validated(SpaceCard, text)
+    return validated("SpaceCard", text)
