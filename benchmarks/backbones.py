@@ -46,33 +46,6 @@ def page(measured: Mapping[str, Any] | None = None) -> str:
     Args:
         measured: what `benchmarks/backbones_gpu.py` wrote; None where it has not been run.
     """
-    facts = {name: arithmetic(study_config(name)) for name in NAMES}
-    rows = [f"| | {' | '.join(NAMES.values())} | LLaMA / Mistral |", "|---|---|---|---|"]
-
-    def row(label: str, value: Callable[[dict], float], form: Callable[[float], str] = "{:,}".format) -> None:
-        mistral, llama = (value(facts[name]) for name in ("mistral", "llama"))
-        rows.append(f"| {label} | {form(mistral)} | {form(llama)} | {llama / mistral:.2f} |")
-
-    def billions(value: float) -> str:
-        return f"{value / 1e9:,.3f}"
-
-    for part in ("all", "text_model", "projector", "vision_tower"):
-        row(f"parameters, {part.replace('_', ' ')}", lambda of, part=part: of["parameters"][part])
-    row("GFLOP of a picture: tower and projector", lambda of: of["flops"]["picture"], billions)
-    row("GFLOP of a token: matrices", lambda of: of["flops"]["token"], billions)
-    for context in CONTEXTS:
-        row(
-            f"GFLOP of a token: attention behind {context:,}",
-            lambda of, n=context: of["flops"]["attention"][n],
-            billions,
-        )
-    row("key-value cache of a token, bytes", lambda of: of["kv_cache"]["token"])
-    for context in CONTEXTS:
-        row(
-            f"key-value cache at {context:,} tokens, MiB",
-            lambda of, n=context: of["kv_cache"]["at"][n] / 2**20,
-            "{:,.0f}".format,
-        )
     mistral, llama = (study_config(name).text_config for name in NAMES)
     queries = mistral.num_attention_heads // mistral.num_key_value_heads
     lines = [
@@ -90,7 +63,7 @@ def page(measured: Mapping[str, Any] | None = None) -> str:
             WIDTH,
         ),
         "",
-        *rows,
+        *_arithmetic_rows(),
         "",
         fill(
             f"Each of Mistral's {mistral.num_key_value_heads} key-value heads serves {queries} query heads, and a "
@@ -106,6 +79,31 @@ def page(measured: Mapping[str, Any] | None = None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _arithmetic_rows() -> list[str]:
+    """The table of what the two configurations alone decide."""
+    facts = {name: arithmetic(study_config(name)) for name in NAMES}
+    rows = [f"| | {' | '.join(NAMES.values())} | LLaMA / Mistral |", "|---|---|---|---|"]
+
+    def row(label: str, value: Callable[[dict], float], form: Callable[[float], str] = "{:,}".format) -> None:
+        mistral, llama = (value(facts[name]) for name in ("mistral", "llama"))
+        rows.append(f"| {label} | {form(mistral)} | {form(llama)} | {llama / mistral:.2f} |")
+
+    def billions(value: float) -> str:
+        return f"{value / 1e9:,.3f}"
+
+    for part in ("all", "text_model", "projector", "vision_tower"):
+        row(f"parameters, {part.replace('_', ' ')}", lambda model, part=part: model["parameters"][part])
+    row("GFLOP of a picture: tower and projector", lambda model: model["flops"]["picture"], billions)
+    row("GFLOP of a token: matrices", lambda model: model["flops"]["token"], billions)
+    for n in CONTEXTS:
+        row(f"GFLOP of a token: attention behind {n:,}", lambda model, n=n: model["flops"]["attention"][n], billions)
+    row("key-value cache of a token, bytes", lambda model: model["kv_cache"]["token"])
+    for n in CONTEXTS:
+        label = f"key-value cache at {n:,} tokens, MiB"
+        row(label, lambda model, n=n: model["kv_cache"]["at"][n] / 2**20, "{:,.0f}".format)
+    return rows
 
 
 NOT_MEASURED = (

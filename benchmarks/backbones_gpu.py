@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.backbones import MEASURED, study_config
 from llava_mistral.evaluation.efficiency import arithmetic, check_sizes, prompt, speeds
-from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, run_verb
+from llava_mistral.ground.strict_json import write_json
 
 TINY = {
     "vision": {

@@ -20,8 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.result_files import result_file
-from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions
 from llava_mistral.ground.command_line import VerbParser, run_verb
+from llava_mistral.ground.strict_json import write_json
 
 
 def main() -> int | None:

@@ -29,8 +29,9 @@ from threading import Event, Thread
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.result_files import result_file
-from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions
 from llava_mistral.ground.command_line import VerbParser, run_verb
+from llava_mistral.ground.strict_json import write_json
 
 VISION = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}
 TEXT = {"hidden_size": 512, "intermediate_size": 1792, "num_attention_heads": 8, "num_key_value_heads": 2}

@@ -24,9 +24,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.training_arms import make_rows, ours, read_tokenizer, stock, texts
-from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, run_verb
+from llava_mistral.ground.strict_json import write_json
 
 RESULTS = Path(__file__).parent / "results" / "train_gpu.json"
 SIZES = {

@@ -24,8 +24,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.result_files import result_file
-from llava_mistral.evaluation.results import versions, write_json
+from llava_mistral.evaluation.results import versions
 from llava_mistral.ground.command_line import VerbParser, run_verb
+from llava_mistral.ground.strict_json import write_json
 
 # A ninth of the patches of ViT-L/14-336, and a text model of the same width and depth.
 VISION = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "image_size": 128, "patch_size": 16}

@@ -227,12 +227,8 @@ def test_a_browser_uploads_a_picture_asks_and_reads_the_answer(tmp_path, checkpo
     with LocalHub(tmp_path / "hub", token=TOKEN) as hub:
         _, commit = publish(hub, tmp_path / "home", os.environ.get("APP_MODEL", checkpoint))
         environment = hub.environment(tmp_path / "home") | {"PYTHONUNBUFFERED": "1"}
-        with subprocess.Popen(
-            [sys.executable, "-m", "llava_mistral", "chat", "me/model", "--max_new_tokens", "12"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as server:
+        command = [sys.executable, "-m", "llava_mistral", "chat", "me/model", "--max_new_tokens", "12"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
             try:
                 url = next(found[0] for line in server.stdout if (found := re.search(r"http://127\S+", line)))
                 with browsers.sync_playwright() as driver:

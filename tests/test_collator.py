@@ -192,16 +192,15 @@ def test_an_empty_answer_that_is_not_learned_is_no_fault(processor):
 
 def test_a_picture_stands_where_its_token_stands_and_else_before_the_first_question(processor, rows):
     """The system's words stay; a picture's token in an answer is a word; a wrong number of tokens is refused."""
-    from llava_mistral.training.wording import conversation
+    from llava_mistral.data.turns import chat_of
 
-    picture, token = rows[0]["images"], processor.image_token
-    image = {"type": "image"}
+    picture, token, image = rows[0]["images"], "<image>", {"type": "image"}
     row = {"id": "x", "images": picture, "completion": [say("assistant", f"see {token}")]}
 
     def first_user(*prompt):
-        turns, asked = conversation({**row, "prompt": list(prompt)}, token)
-        assert turns[asked:] == row["completion"]
-        return [part.get("text", part["type"]) for part in turns[asked - 1]["content"]]
+        turns = chat_of({**row, "prompt": list(prompt)}, answered=True)
+        assert turns[len(prompt) :] == row["completion"]
+        return [part.get("text", part["type"]) for part in turns[len(prompt) - 1]["content"]]
 
     assert first_user(say("system", "Be brief."), say("user", "what?")) == ["image", "what?"]
     spoken_of = say("system", f"{token} is a word here.")
@@ -211,9 +210,80 @@ def test_a_picture_stands_where_its_token_stands_and_else_before_the_first_quest
     assert first_user({"role": "user", "content": [{"type": "text", "text": "what?"}, image]}) == ["what?", "image"]
     with pytest.raises(BadInput, match="has 1 pictures and 2 places for them"):
         first_user(say("user", f"{token} or {token}?"))
-    assert conversation({**row, "images": None, "prompt": [say("user", token)]}, token)[0][0]["content"] == token
+    with pytest.raises(BadInput, match="has 1 pictures and no user's turn"):
+        first_user(say("system", "Be brief."))
+    blind = {**row, "images": None, "prompt": [say("user", token)]}
+    assert chat_of(blind, answered=True)[0]["content"] == token
     with_template(processor, "mistral_instruct")
     completion = [say("assistant", "a cat")]
     prompt = [say("system", "Be brief."), say("user", "what?")]
     batch = collate(processor, [{**row, "prompt": prompt, "completion": completion}])
     assert "Be brief." in processor.tokenizer.decode(batch["input_ids"][0])
+
+
+def collators(processor):
+    """The padded and the packed collator."""
+    from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.packing import PackedCollator
+
+    padded = AnswerCollator(with_template(processor, "mistral_instruct"))
+    return padded, PackedCollator(padded)
+
+
+@pytest.mark.parametrize("form", ["padded", "packed"])
+def test_trained_tokens_are_counted_sample_by_sample(processor, rows, form):
+    from llava_mistral.training.trained_tokens import TrainedTokens
+
+    padded, packed = collators(processor)
+    collate = {"padded": padded, "packed": packed}[form]
+    tokens = TrainedTokens(padded.image_token_id, padded.processor.tokenizer.pad_token_id)
+    batches = [*rows[:2], TEXT_ROW, rows[2], LONG_ROW], [LONG_ROW, TEXT_ROW, TEXT_ROW]
+    for batch in batches:
+        tokens.count(collate(batch))
+    singles = [padded([sample]) for batch in batches for sample in batch]
+    answers = [int((single["labels"] != -100).sum()) for single in singles]
+    lengths = [single["input_ids"].shape[1] for single in singles]
+    report = tokens.report()
+    assert (report["samples"], report["answer"], report["fewest_answer"]) == (8, sum(answers), min(answers))
+    assert (report["prompt"], report["longest"]) == (sum(lengths) - sum(answers), max(lengths))
+    assert (report["image_with_loss"], report["padding_with_loss"]) == (0, 0)
+    assert (report["padding"] == 0) == (form == "packed")
+
+
+def test_a_count_of_image_or_padding_tokens_with_loss_would_show(processor, rows):
+    from llava_mistral.training.trained_tokens import TrainedTokens
+
+    padded, packed = collators(processor)
+    batch = packed([rows[0], TEXT_ROW])
+    pad, image = padded.processor.tokenizer.pad_token_id, padded.image_token_id
+    batch["labels"] = batch["input_ids"].clone()
+    batch["input_ids"][0, -2:] = pad
+    tokens = TrainedTokens(image, pad)
+    tokens.count(batch)
+    assert (tokens.report()["image_with_loss"], tokens.report()["padding_with_loss"]) == (IMAGE_TOKENS, 2)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("<pad>", "field completion: a padding token would carry loss; use a template"),
+        ("<image>", "field chat_template: the chat template writes 1 image tokens for 0 pictures; use a template"),
+    ],
+)
+def test_a_template_that_would_put_loss_on_such_tokens_is_refused_by_sample(processor, monkeypatch, written, said):
+    _, packed = collators(processor)
+    hostile = processor.chat_template.replace("' ' + eos_token", f"'{written}' + eos_token")
+    assert hostile != processor.chat_template
+    monkeypatch.setattr(processor, "chat_template", hostile)
+    with pytest.raises(BadInput, match=f"record {TEXT_ROW['id']}: {said}"):
+        packed([TEXT_ROW])
+
+
+def test_an_image_token_in_an_answer_is_refused_by_sample(processor, rows, monkeypatch):
+    """However it came there: the words of this answer go round the template, which would make them text."""
+    collator, packed = collators(processor)
+    spoken = {False: "<s>[INST] <image> ? [/INST]", True: "<s>[INST] <image> ? [/INST] It is <image>"}
+    monkeypatch.setattr(collator, "word", lambda sample, answered: spoken[answered])
+    sample = {"id": "spoken", "images": [*rows[0]["images"], *rows[1]["images"]]}
+    with pytest.raises(BadInput, match="record spoken: .* prompt differently"):
+        packed([sample | {"prompt": [say("user", "?")], "completion": [say("assistant", "It is")]}])

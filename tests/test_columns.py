@@ -168,3 +168,27 @@ def test_a_tables_path_is_one_below_its_folder(tmp_path):
     write("../out.png")
     with pytest.raises(BadInput, match="record 0: field image: .* is outside of"):
         read_rows(tmp_path / "set")
+
+
+def test_evaluation_reads_columns_configurations_and_folders_as_training_does(tmp_path):
+    from llava_mistral.commands.evaluate import main
+
+    folder = tmp_path / "set"
+    (tmp_path / "far").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "far" / "a.png")
+    for name, right in (("red", "a"), ("blue", "b")):
+        (folder / name).mkdir(parents=True)
+        row = f'1,a.png,Which?,"[""a"", ""b""]",{right}'
+        (folder / name / "test.csv").write_text(f"id,img,ask,options,said\n{row}\n")
+    configs = [
+        {"config_name": name, "data_files": [{"split": "test", "path": f"{name}/test.csv"}]}
+        for name in ("red", "blue")
+    ]
+    (folder / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
+    (tmp_path / "predictions.json").write_text('{"results": {"1": 1}}')
+    given = ("--dataset", folder, "--predictions", tmp_path / "predictions.json", "--dataset_config", "blue")
+    given += ("--split", "test", "--columns", "image=img,question=ask,choices=options,answer=said")
+    run_here(main, *given, "--image_folder", tmp_path / "far", "--output", tmp_path / "out")
+    columns = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (columns["ALL"]["correct"], columns["IMG"]["n"]) == (1, 1)
+    assert "a.png does not exist" in run_here(main, *given, code=2).stderr

@@ -8,6 +8,7 @@ import pytest
 from llava_mistral.checkpoints.conversion import convert
 from llava_mistral.checkpoints.layouts import grid_pinpoints, nested_config
 from llava_mistral.ground.bad_input import BadInput
+from tests.support.tiny_plugin import config
 
 
 @pytest.fixture
@@ -132,3 +133,38 @@ def test_shard_sizes_as_the_library_takes_them(text, size):
     for none in ("0.0000001MB", "MB", "1.5.2GB", "-1MB", "5PB", ""):
         with pytest.raises(BadInput, match="not a valid size"):
             shard_size(none)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"text_config": {"model_type": "gpt2"}},
+            "'gpt2' is not supported; LLaVA-Mistral speaks mistral or ministral",
+        ),
+        ({"text_config": {"model_type": "nonsense"}}, "'nonsense' is not supported"),
+        ({"vision_config": {"model_type": "clip_vision_model", "image_size": 30, "patch_size": 8}}, "not a multiple"),
+        ({"vision_feature_layer": 4}, "vision_feature_layer 4 does not exist: the tower has 4 hidden states"),
+        ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer -5 does not exist"),
+        ({"image_token_id": 448}, "image_token_id 448 is outside the vocabulary of 448"),
+        ({"image_token_id": -1}, "image_token_id -1 is outside"),
+        ({"vision_config": {"model_type": "vit"}}, "'vit' is not supported"),
+        (
+            {"vision_config": {"model_type": "siglip_vision_model"}},
+            "drops a class token, which siglip_vision_model does not have",
+        ),
+        ({"projector_type": "qformer"}, "projector_type 'qformer' is unknown; use mlp2x_gelu, linear"),
+        ({"image_aspect_ratio": "round"}, "image_aspect_ratio 'round' is unknown; use pad, square, anyres"),
+        (
+            {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[32, 50]]},
+            r"\[32, 50\] is not a height and a width",
+        ),
+        (
+            {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[0, 32]]},
+            r"\[0, 32\] is not a height and a width",
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):  # not what the library wraps it in, which is no ValueError
+        config(**changes)

@@ -29,10 +29,19 @@ def lines(folder: Path, *records: dict) -> Path:
     return folder / "data.jsonl"
 
 
+def plain(**fields) -> dict:
+    return {"question": "q", "answer": "B"} | fields
+
+
+def marked(**marks) -> dict:
+    """A question and its answer, whose turn has these keys besides."""
+    return {"messages": [*TURNS["prompt"], TURNS["completion"][0] | marks]}
+
+
 UNUSABLE = {  # a record that loses something, its neighbour, the field, what is said
     "pictures elsewhere": (
-        {"question": "q", "answer": "a", "photo": "a.png"},
-        {"question": "q", "answer": "a", "image": "a.png"},
+        plain(photo="a.png"),
+        plain(image="a.png"),
         ("photo", "carries pictures and is not used; map it with --columns images=photo"),
     ),
     "pictures twice": (
@@ -45,14 +54,10 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
         TURNS | {"image": "a.png", "file_name": "images/a.png", "image_url": "https://a.example/b.png"},
         ("after", "carries pictures and is not used; map it with --columns images=after"),
     ),
-    "base64 elsewhere": (
-        {"question": "q", "answer": "a", "photo": "iVBORw0KGgoAAAANSUhEUg"},
-        {"question": "q", "answer": "a", "photo": "a house"},
-        ("photo", "carries pictures and is not used"),
-    ),
+    "base64 elsewhere": (plain(photo="iVBORw0KGgoAAAANSUhEUg"), plain(photo="a house"), ("photo", "carries pictures")),
     "an address elsewhere": (
-        {"question": "q", "answer": "a", "photo": {"url": "https://a.example/b.jpg?size=3"}},
-        {"question": "q", "answer": "a", "photo": {"url": "https://a.example/"}},
+        plain(photo={"url": "https://a.example/b.jpg?size=3"}),
+        plain(photo={"url": "https://a.example/"}),
         ("photo", "carries pictures and is not used"),
     ),
     "pictures beside a turn's words": (
@@ -66,16 +71,12 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
         ("messages", "turn 1 has a picture, and is no question"),
     ),
     "a call of a tool": (
-        {"messages": [*TURNS["prompt"], TURNS["completion"][0] | {"tool_calls": [{"name": "f"}]}]},
-        {"messages": [*TURNS["prompt"], TURNS["completion"][0] | {"tool_calls": None, "name": "it"}]},
+        marked(tool_calls=[{"name": "f"}]),
+        marked(tool_calls=None, name="it"),
         ("messages", "turn 1 has tool_calls"),
     ),
     "tools": (TURNS | {"tools": [{"name": "f"}]}, TURNS | {"tools": []}, ("tools", "names tools")),
-    "another trainer's mark": (
-        {"messages": [*TURNS["prompt"], TURNS["completion"][0] | {"train": False}]},
-        {"messages": [*TURNS["prompt"], TURNS["completion"][0] | {"weight": 1}]},
-        ("messages", "turn 1 is marked by train"),
-    ),
+    "another trainer's mark": (marked(train=False), marked(weight=1), ("messages", "turn 1 is marked by train")),
     "context of a question": (
         {"question": "q", "answer": "a", "context": "c"},
         {"question": "q", "answer": "a", "hint": "c", "context": " "},
@@ -132,28 +133,28 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
         ("messages", "turn 0 has a part of type 'video', not text or image"),
     ),
     "choices under another name": (
-        {"question": "q", "options": ["x", "y"], "answer": "B"},
-        {"question": "q", "answer": "B", "options": []},
+        plain(options=["x", "y"]),
+        plain(options=[]),
         ("options", "holds choices and is not used; map it with --columns choices=options"),
     ),
     "choices as text": (
-        {"question": "q", "options": "(A) x (B) y", "answer": "B"},
-        {"question": "q", "choices": ["x", "y"], "answer": "B"},
+        plain(options="(A) x (B) y"),
+        plain(choices=["x", "y"]),
         ("options", "holds choices and is not used"),
     ),
     "a column a choice": (
-        {"question": "q", "A": "x", "B": "y", "answer": "B"},
-        {"question": "q", "A": None, "B": None, "answer": "B"},
+        plain(A="x", B="y"),
+        plain(A=None, B=None),
         ("A", "holds a choice and is not used; give them as a list in choices"),
     ),
     "a letter that is another choice's text": (
-        {"question": "q", "choices": ["B", "A"], "answer": "A"},
-        {"question": "q", "choices": ["A", "B"], "answer": "A"},
+        plain(choices=["B", "A"], answer="A"),
+        plain(choices=["A", "B"], answer="A"),
         ("answer", "'A' may mean several choices; give the index"),
     ),
     "two choices of one text": (
-        {"question": "q", "choices": ["x", "x"], "answer": "x"},
-        {"question": "q", "choices": ["x", "x"], "answer": 1},
+        plain(choices=["x", "x"], answer="x"),
+        plain(choices=["x", "x"], answer=1),
         ("answer", "'x' may mean several choices; give the index"),
     ),
     "nobody answers": (
@@ -162,16 +163,8 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
         ("completion", "has no turn of the assistant's"),
     ),
     "empty answer": (TURNS | {"completion": "  "}, TURNS | {"completion": "a"}, ("prompt", "turn 1 is empty")),
-    "nothing learned": (
-        {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"loss": False}]},
-        {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"loss": True}]},
-        ("messages", "has no answer to learn"),
-    ),
-    "half a weight": (
-        {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"weight": 0.5}]},
-        {"messages": [TURNS["prompt"][0], TURNS["completion"][0] | {"weight": 1}]},
-        ("messages", "turn 1 has weight '0.5'"),
-    ),
+    "nothing learned": (marked(loss=False), marked(loss=True), ("messages", "has no answer to learn")),
+    "half a weight": (marked(weight=0.5), marked(weight=1), ("messages", "turn 1 has weight '0.5'")),
     "too few tokens": (
         TURNS | {"prompt": "<image> and?", "images": ["a.png", "b.png"]},
         TURNS | {"prompt": "<image> and <image>?", "images": ["a.png", "b.png"]},
@@ -357,31 +350,6 @@ def test_a_questions_picture_is_read_from_the_column_that_has_it(tmp_path):
     shown = [open_picture(problem.image).tobytes() for problem in read_problems(tmp_path / "set")]
     assert shown == [open_picture(picture).tobytes() for picture in (one, two)]
     assert [len(images) for images in read_rows(tmp_path / "set")["images"]] == [1, 1]
-
-
-def test_evaluation_reads_columns_configurations_and_folders_as_training_does(tmp_path):
-    from llava_mistral.commands.evaluate import main
-    from tests.support.running import run_here
-
-    folder = tmp_path / "set"
-    (tmp_path / "far").mkdir()
-    (tmp_path / "far" / "a.png").write_bytes(random_picture(random.Random(1)))
-    for name, right in (("red", "a"), ("blue", "b")):
-        (folder / name).mkdir(parents=True)
-        row = f'1,a.png,Which?,"[""a"", ""b""]",{right}'
-        (folder / name / "test.csv").write_text(f"id,img,ask,options,said\n{row}\n")
-    configs = [
-        {"config_name": name, "data_files": [{"split": "test", "path": f"{name}/test.csv"}]}
-        for name in ("red", "blue")
-    ]
-    (folder / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
-    (tmp_path / "predictions.json").write_text('{"results": {"1": 1}}')
-    given = ("--dataset", folder, "--predictions", tmp_path / "predictions.json", "--dataset_config", "blue")
-    given += ("--split", "test", "--columns", "image=img,question=ask,choices=options,answer=said")
-    run_here(main, *given, "--image_folder", tmp_path / "far", "--output", tmp_path / "out")
-    columns = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (columns["ALL"]["correct"], columns["IMG"]["n"]) == (1, 1)
-    assert "a.png does not exist" in run_here(main, *given, code=2).stderr
 
 
 def test_a_hint_is_read_before_its_question_at_every_entrance(tmp_path):

@@ -6,11 +6,11 @@ import pytest
 
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.whole_file import sha256_of
 from llava_mistral.pruning.manifest import (
     describe,
     differences,
     read_manifest,
-    sha256_of,
     write_manifest,
 )
 from llava_mistral.pruning.measures import overlap

@@ -6,6 +6,7 @@ import statistics
 import pytest
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.training.packing import StepSampler, rows_of_a_step
 from tests.support.running import run_apart
 from tests.support.training_runs import INSTRUCT, QUICK, interrupt, train
 
@@ -206,7 +207,6 @@ def rounds(make, batch_size: int, processes: int, epoch: int, drop_last: bool = 
 @pytest.mark.parametrize("count", [107, 96, 5])
 def test_every_step_sees_the_stock_samples(count, batch_size, accumulation, processes, drop_last):
     """Over epochs, for all processes together, with what is dropped or filled up at the end."""
-    from llava_mistral.training.packing import StepSampler
 
     def ours():
         return StepSampler(LENGTHS[:count], batch_size, accumulation, processes, seed=42, drop_last=drop_last)
@@ -227,7 +227,6 @@ def flat(step: list[list[list[int]]]) -> list[int]:
 
 def test_micro_batches_of_a_step_are_about_equally_long():
     """On two processes: the longest row is shorter than in stock order, and those who work together work as long."""
-    from llava_mistral.training.packing import StepSampler
 
     def ours():
         return StepSampler(LENGTHS, batch_size=4, accumulation=4, processes=2)
@@ -241,9 +240,15 @@ def test_micro_batches_of_a_step_are_about_equally_long():
     assert apart < 0.2 * stock_apart
 
 
-def test_an_epochs_order_is_another_one_and_the_same_again_when_asked():
-    from llava_mistral.training.packing import StepSampler
+def test_a_step_is_dealt_by_length_and_its_longest_rows_come_first():
+    """The longest sample goes to the row that is shortest so far; processes work at rows of like length together."""
+    for seed in range(6):
+        assert list(StepSampler([9, 8, 2, 1], 2, accumulation=2, seed=seed).row_lengths(1)) == [10, 10]
+    rows = list(StepSampler(LENGTHS[:96], 4, accumulation=4, processes=2).row_lengths(1))
+    assert all(step == sorted(step, reverse=True) for step in (rows[start : start + 8] for start in (0, 8, 16)))
 
+
+def test_an_epochs_order_is_another_one_and_the_same_again_when_asked():
     sampler = StepSampler(LENGTHS, batch_size=4, accumulation=2)
     first, second = list(sampler), list(sampler)
     sampler.set_epoch(0)
@@ -255,8 +260,6 @@ def test_an_epochs_order_is_another_one_and_the_same_again_when_asked():
 def test_no_row_is_longer_than_asked_unless_it_is_one_sample(row_tokens, processes):
     """In any epoch; no row has more samples than the batch size, and a step has as many as before."""
     from types import SimpleNamespace
-
-    from llava_mistral.training.packing import StepSampler, rows_of_a_step
 
     args = {
         "per_device_train_batch_size": 8,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from llava_mistral.ground.bad_input import BadInput
 from tests.support.running import HOME, run_here
 from tests.support.tiny_components import IMAGE_TOKENS
 
@@ -280,67 +279,3 @@ def test_the_kernel_is_asked_for_causal_windowed_grouped_attention(load, monkeyp
     monkeypatch.setattr(attention, "varlen_attn", documented)
     rows = MIXES["mixed"]
     assert_equal_training(model, padded(rows), packed(rows))
-
-
-# What a run reports of its tokens, and what stops it.
-
-
-@pytest.mark.parametrize("form", ["padded", "packed"])
-def test_trained_tokens_are_counted_sample_by_sample(load, form):
-    from llava_mistral.training.trained_tokens import TrainedTokens
-
-    _, padded, packed = load()
-    collate = {"padded": padded, "packed": packed}[form]
-    tokens = TrainedTokens(padded.image_token_id, padded.processor.tokenizer.pad_token_id)
-    for rows in (MIXES["mixed"], MIXES["text only"]):
-        tokens.count(collate(rows))
-    singles = [padded([sample]) for sample in [*MIXES["mixed"], *MIXES["text only"]]]
-    answers = [int((single["labels"] != -100).sum()) for single in singles]
-    lengths = [single["input_ids"].shape[1] for single in singles]
-    report = tokens.report()
-    assert (report["samples"], report["answer"], report["fewest_answer"]) == (8, sum(answers), min(answers))
-    assert (report["prompt"], report["longest"]) == (sum(lengths) - sum(answers), max(lengths))
-    assert (report["image_with_loss"], report["padding_with_loss"]) == (0, 0)
-    assert (report["padding"] == 0) == (form == "packed")
-
-
-def test_a_count_of_image_or_padding_tokens_with_loss_would_show(load):
-    from llava_mistral.training.trained_tokens import TrainedTokens
-
-    _, padded, packed = load()
-    batch = packed([PICTURE, TEXT])
-    pad, image = padded.processor.tokenizer.pad_token_id, padded.image_token_id
-    batch["labels"] = batch["input_ids"].clone()
-    batch["input_ids"][0, -2:] = pad
-    tokens = TrainedTokens(image, pad)
-    tokens.count(batch)
-    assert (tokens.report()["image_with_loss"], tokens.report()["padding_with_loss"]) == (IMAGE_TOKENS, 2)
-
-
-@pytest.mark.parametrize(
-    ("written", "said"),
-    [
-        (
-            "<pad>",
-            "field completion: a padding token would carry loss; use a template",
-        ),
-        ("<image>", "field chat_template: the chat template writes 1 image tokens for 0 pictures; use a template"),
-    ],
-)
-def test_a_template_that_would_put_loss_on_such_tokens_is_refused_by_sample(load, written, said):
-    _, collator, packed = load()
-    hostile = collator.processor.chat_template.replace("' ' + eos_token", f"'{written}' + eos_token")
-    assert hostile != collator.processor.chat_template
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(BadInput, match=f"record text: {said}"):
-        patch.setattr(collator.processor, "chat_template", hostile)
-        packed([TEXT])
-
-
-def test_an_image_token_in_an_answer_is_refused_by_sample(load):
-    """However it came there: the words of this answer go round the template, which would make them text."""
-    _, collator, packed = load()
-    spoken = {False: "<s>[INST] <image> ? [/INST]", True: "<s>[INST] <image> ? [/INST] It is <image>"}
-    sample = row("spoken", "?", "It is", (32, 32), (32, 32))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(BadInput, match="record spoken: .* prompt differently"):
-        patch.setattr(collator, "word", lambda sample, answered: spoken[answered])
-        packed([sample])

@@ -1,11 +1,9 @@
 """The verb: any source in, one whole folder out, the same bytes every time; bad input leaves nothing behind."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,63 +11,37 @@ import pytest
 from PIL import Image
 
 from llava_mistral.commands.prune import main
-from llava_mistral.ground.command_line import run_verb
 from llava_mistral.ground.output_folders import MARKER
 from llava_mistral.pruning.samples import read_samples
-from tests.support.running import run_light
+from tests.support.running import HOME, Done, run_apart, run_here, run_light
+from tests.support.small_problems import save_problems
 
-HOME = Path(__file__).parents[1]
 REAL = HOME.parent / "shared" / "scienceqa"
 FORMS = {"shown": "Which colour is shown?", "fact": "What is the capital of place {}?", "text": "What is {} + 1?"}
 
 
-@dataclass
-class Done:
-    stdout: str
-    stderr: str
+def prune(*arguments, check: int = 0) -> Done:
+    """Run the verb in this process."""
+    return run_here(main, *arguments, code=check)
 
 
-@pytest.fixture
-def prune(monkeypatch, capfd):
-    """Run the verb in this process, where the libraries are loaded already; returns what it printed."""
-
-    def run(*arguments, check: int = 0) -> Done:
-        monkeypatch.setattr(sys, "argv", ["llava-mistral prune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            run_verb(main)
-        done = Done(*capfd.readouterr())
-        assert left.value.code == check, done
-        return done
-
-    return run
-
-
-def prune_apart(*arguments, check: int = 0, **environment: str) -> Done:
+def prune_apart(*arguments, **environment: str) -> Done:
     """Run the verb in a process of its own."""
-    command = [sys.executable, "-m", "llava_mistral", "prune", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
-    assert done.returncode == check, done
-    return Done(done.stdout, done.stderr)
+    return run_apart("-m", "llava_mistral", "prune", *arguments, **environment)
 
 
 @pytest.fixture(scope="module")
 def scienceqa(tmp_path_factory) -> Path:
     """24 training problems: 8 that need their picture, 8 that only have one, 8 without."""
-    folder = tmp_path_factory.mktemp("set")
-    problems = {}
-    for i in range(24):
-        kind = list(FORMS)[i % 3]
-        problem = {"question": FORMS[kind].format(i), "choices": ["red", "blue"], "answer": i // 3 % 2, "hint": ""}
-        problem |= {"image": None if kind == "text" else "image.png", "split": "train", "grade": f"grade{1 + i % 12}"}
-        problem |= {"subject": "s", "topic": f"t{i % 2}", "category": f"c{i % 2}", "skill": f"{kind}{i % 4}"}
-        problems[str(i)] = problem
-        if kind != "text":
-            (folder / f"images/train/{i}").mkdir(parents=True)
-            Image.new("RGB", (24, 16), (10 * i, 0, 99)).save(folder / f"images/train/{i}/image.png")
-    (folder / "problems.json").write_text(json.dumps(problems))
-    (folder / "pid_splits.json").write_text(json.dumps({"train": list(problems), "val": [], "test": []}))
-    rng = np.random.default_rng(0)
-    np.save(folder / "vectors.npy", rng.standard_normal((24, 8)).astype(np.float16))
+
+    def reword(problems: dict[str, dict]) -> None:
+        for i, problem in enumerate(problems.values()):
+            kind = list(FORMS)[i % 3]
+            problem |= {"question": FORMS[kind].format(i), "answer": i // 3 % 2, "skill": f"{kind}{i % 4}"}
+            problem |= {"image": None if kind == "text" else "image.png"}
+
+    folder = save_problems(tmp_path_factory.mktemp("set"), change=reword)
+    (folder / "pid_splits.json").write_text(json.dumps({"train": list(map(str, range(24))), "val": [], "test": []}))
     return folder
 
 
@@ -82,11 +54,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
-def test_principles_keep_the_needed_images_and_load_with_datasets(prune, scienceqa, tmp_path):
+def test_principles_keep_the_needed_images_and_load_with_datasets(scienceqa, tmp_path):
     out = tmp_path / "out"
-    said = prune(
-        "--dataset", scienceqa, "--method", "principles", "--size", 8, "--output", out, "--coverage", "fitting"
-    )
+    given = ("--dataset", scienceqa, "--method", "principles", "--size", 8, "--coverage", "fitting")
+    said = prune(*given, "--output", out)
     assert "kept 8 of 24" in said.stdout
     told = manifest(out)
     assert sorted(map(int, told["kept"])) == list(range(0, 24, 3))
@@ -109,7 +80,7 @@ def test_principles_keep_the_needed_images_and_load_with_datasets(prune, science
 
 
 @pytest.mark.parametrize("method", ["principles", "farthest", "random", "full"])
-def test_the_same_input_gives_the_same_bytes_and_reasons_that_sum(prune, scienceqa, tmp_path, method):
+def test_the_same_input_gives_the_same_bytes_and_reasons_that_sum(scienceqa, tmp_path, method):
     sized = [] if method == "full" else ["--size", 10]
     vectors = ["--embeddings", scienceqa / "vectors.npy"] if method == "farthest" else []
     for name in ("a", "b"):
@@ -124,7 +95,7 @@ def test_the_same_input_gives_the_same_bytes_and_reasons_that_sum(prune, science
     assert told["files"].keys() == contents(tmp_path / "a").keys() - {"manifest.json"}
 
 
-def test_farthest_picks_are_those_of_the_library_and_shares_cover(prune, scienceqa, tmp_path):
+def test_farthest_picks_are_those_of_the_library_and_shares_cover(scienceqa, tmp_path):
     from llava_mistral.pruning.farthest_first import farthest_first
     from llava_mistral.pruning.rows import Rows
 
@@ -141,27 +112,17 @@ def test_farthest_picks_are_those_of_the_library_and_shares_cover(prune, science
     assert all(int(name) % 3 < 2 for name in manifest(tmp_path / "seen")["kept"])
 
 
-def test_choices_are_compared_two_by_two(prune, scienceqa, tmp_path):
+def test_choices_are_compared_two_by_two(scienceqa, tmp_path):
     for name in ("first", "second"):
-        prune(
-            "--dataset",
-            scienceqa,
-            "--method",
-            "random",
-            "--size",
-            12,
-            "--seed",
-            len(name),
-            "--output",
-            tmp_path / name,
-        )
+        given = ("--dataset", scienceqa, "--method", "random", "--size", 12, "--seed", len(name))
+        prune(*given, "--output", tmp_path / name)
     said = prune("--compare", tmp_path / "first", tmp_path / "second").stdout
     both = len(set(manifest(tmp_path / "first")["kept"]) & set(manifest(tmp_path / "second")["kept"]))
     assert f"{both} in both" in said and f"{100 * both / (24 - both):.1f} % of their union" in said
     assert "name two pruned sets or more" in prune("--compare", tmp_path / "first", check=2).stderr
 
 
-def test_a_model_is_asked_once_with_and_without_the_picture(prune, scienceqa, tmp_path):
+def test_a_model_is_asked_once_with_and_without_the_picture(scienceqa, tmp_path):
     from tests.support.tiny_llava import save_tiny_llava
 
     checkpoint = save_tiny_llava(tmp_path / "model")
@@ -177,7 +138,7 @@ def test_a_model_is_asked_once_with_and_without_the_picture(prune, scienceqa, tm
     assert manifest(tmp_path / "out")["recipe"]["scorer"] == str(checkpoint)
 
 
-def test_rows_are_asked_about_when_they_have_choices_and_refused_when_not(prune, scienceqa, tmp_path):
+def test_rows_are_asked_about_when_they_have_choices_and_refused_when_not(scienceqa, tmp_path):
     from tests.support.tiny_llava import save_tiny_llava
 
     prune("--dataset", scienceqa, "--method", "full", "--output", tmp_path / "rows", "--llava_json")
@@ -199,7 +160,7 @@ def test_rows_are_asked_about_when_they_have_choices_and_refused_when_not(prune,
     ],
     ids=["torchrun", "accelerate"],
 )
-def test_two_processes_write_the_bytes_of_one(prune, scienceqa, tmp_path, launch):
+def test_two_processes_write_the_bytes_of_one(scienceqa, tmp_path, launch):
     given = ["--dataset", scienceqa, "--method", "farthest", "--embeddings", scienceqa / "vectors.npy", "--size", 9]
     prune(*given, "--output", tmp_path / "one")
     command = [sys.executable, "-m", *launch, "-m", "llava_mistral", "prune", *map(str, given)]
@@ -209,7 +170,7 @@ def test_two_processes_write_the_bytes_of_one(prune, scienceqa, tmp_path, launch
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_verify_makes_it_again_and_finds_a_change(prune, scienceqa, tmp_path):
+def test_verify_makes_it_again_and_finds_a_change(scienceqa, tmp_path):
     out = tmp_path / "out"
     prune("--dataset", scienceqa, "--method", "random", "--size", 5, "--seed", 3, "--output", out)
     assert "the same, byte for byte" in prune("--verify", out).stdout
@@ -219,7 +180,7 @@ def test_verify_makes_it_again_and_finds_a_change(prune, scienceqa, tmp_path):
     assert "kept differs" in prune("--verify", out, check=1).stdout
 
 
-def test_llava_json_goes_in_and_comes_out(prune, scienceqa, tmp_path):
+def test_llava_json_goes_in_and_comes_out(scienceqa, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     prune("--dataset", scienceqa, "--method", "full", "--output", first, "--llava_json", "--answer_style", "explained")
     records = json.loads((first / "llava.json").read_text())
@@ -233,12 +194,11 @@ def test_llava_json_goes_in_and_comes_out(prune, scienceqa, tmp_path):
     assert all(note in said.stdout for note in told["notes"])
 
 
-def test_a_pruned_set_can_be_pruned_again(prune, scienceqa, tmp_path):
+def test_a_pruned_set_can_be_pruned_again(scienceqa, tmp_path):
     licensed = ("--license", "cc-by-4.0", "--source", "Colours")
     prune("--dataset", scienceqa, "--method", "full", "--output", tmp_path / "all", *licensed)
-    prune(
-        "--dataset", tmp_path / "all", "--method", "random", "--size", 6, "--output", tmp_path / "six", "--stratified"
-    )
+    random = ("--method", "random", "--size", 6, "--stratified")
+    prune("--dataset", tmp_path / "all", *random, "--output", tmp_path / "six")
     told = manifest(tmp_path / "six")
     assert (told["source"], told["license"], told["size"]) == ("Colours", "cc-by-4.0", 6)
     problems, again = read_samples(scienceqa).problems, read_samples(tmp_path / "all").problems
@@ -248,7 +208,7 @@ def test_a_pruned_set_can_be_pruned_again(prune, scienceqa, tmp_path):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real ScienceQA text is not at hand")
-def test_the_real_problems_are_pruned_to_119_without_their_pictures(prune, tmp_path):
+def test_the_real_problems_are_pruned_to_119_without_their_pictures(tmp_path):
     given = ("--dataset", REAL / "problems_head.json", "--pid_splits", REAL / "pid_splits.json")
     said = prune(*given, "--method", "principles", "--size", 119, "--output", tmp_path / "out").stdout
     assert "the pictures are not at hand" in said
@@ -259,6 +219,7 @@ def test_the_real_problems_are_pruned_to_119_without_their_pictures(prune, tmp_p
     assert contents(tmp_path / "out").keys() == {"manifest.json", "report.html"}
 
 
+FARTHEST = ("--method", "farthest", "--embeddings")
 BAD = {
     "the set is missing": (["--dataset", "nowhere"], "nowhere"),
     "too many": (["--size", 25], "25 of 24 samples cannot be picked"),
@@ -266,34 +227,25 @@ BAD = {
     "no split": (["--split", "exam"], "has no split 'exam'"),
     "unknown method": (["--method", "magic"], "invalid choice: 'magic'"),
     "no vectors": (["--method", "farthest"], "needs --embeddings or --embedder"),
-    "vectors of another set": (["--method", "farthest", "--embeddings", "short.npy"], "has 3 rows for 24 samples"),
-    "vectors with NaN": (["--method", "farthest", "--embeddings", "nan.npy"], "record 2: is not finite"),
-    "vectors of zeros": (["--method", "farthest", "--embeddings", "zero.npy"], "record 2: is all zeros"),
-    "vectors of one dimension": (["--method", "farthest", "--embeddings", "flat.npy"], "float32 of shape (24,)"),
-    "no such vectors": (
-        ["--method", "farthest", "--embeddings", "absent.npy"],
-        "absent.npy: field embeddings: no such",
-    ),
-    "no such model": (["--method", "farthest", "--embedder", "/nowhere"], "/nowhere: field embedder: does not load"),
+    "vectors of another set": ([*FARTHEST, "short.npy"], "has 3 rows for 24 samples"),
+    "vectors with NaN": ([*FARTHEST, "nan.npy"], "record 2: is not finite"),
+    "vectors of zeros": ([*FARTHEST, "zero.npy"], "record 2: is all zeros"),
+    "vectors of one dimension": ([*FARTHEST, "flat.npy"], "float32 of shape (24,)"),
+    "no such vectors": ([*FARTHEST, "absent.npy"], "absent.npy: field embeddings: no such"),
+    "no such model": ([*FARTHEST[:2], "--embedder", "/nowhere"], "/nowhere: field embedder: does not load"),
     "no such scorer": (["--method", "principles", "--scorer", "/nowhere"], "no such checkpoint folder"),
     "too many to keep all": (["--method", "full", "--size", 25], "the full pool has 24 samples, not 25"),
     "too many that need it": (["--method", "principles", "--size", 20], "20 samples cannot be picked"),
-    "too many far apart": (["--method", "farthest", "--embeddings", "whole.npy", "--size", 25], "25 of 24 samples"),
+    "too many far apart": ([*FARTHEST, "whole.npy", "--size", 25], "25 of 24 samples"),
     "an option of another method": (["--within", "skill"], "--within has no effect with --method random"),
-    "no thread": (["--method", "farthest", "--embeddings", "whole.npy", "--threads", 0], "--threads 0 is below 1"),
-    "no such device": (
-        ["--method", "farthest", "--embeddings", "whole.npy", "--device", "abacus"],
-        "'abacus' cannot be used here",
-    ),
-    "a size of nonsense": (
-        ["--method", "farthest", "--embeddings", "nan.npy", "--max_memory", "much"],
-        "write it like 1GB",
-    ),
+    "no thread": ([*FARTHEST, "whole.npy", "--threads", 0], "--threads 0 is below 1"),
+    "no such device": ([*FARTHEST, "whole.npy", "--device", "abacus"], "'abacus' cannot be used here"),
+    "a size of nonsense": ([*FARTHEST, "nan.npy", "--max_memory", "much"], "write it like 1GB"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(prune, scienceqa, tmp_path, name):
+def test_bad_input_is_one_line_and_leaves_nothing(scienceqa, tmp_path, name):
     rows = np.ones((24, 4), np.float32)
     np.save(tmp_path / "whole.npy", rows)
     np.save(tmp_path / "short.npy", rows[:3])
@@ -309,14 +261,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(prune, scienceqa, tmp_path, na
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
-def test_another_folder_is_never_replaced(prune, scienceqa, tmp_path):
+def test_another_folder_is_never_replaced(scienceqa, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     given = ("--dataset", scienceqa, "--method", "random", "--size", 5, "--output")
     assert "holds something else" in prune(*given, tmp_path, check=2).stderr
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_broken_picture_stops_the_run_and_leaves_the_old_output(prune, scienceqa, tmp_path):
+def test_a_broken_picture_stops_the_run_and_leaves_the_old_output(scienceqa, tmp_path):
     broken = tmp_path / "set"
     shutil.copytree(scienceqa, broken)
     given = ("--dataset", broken, "--method", "full", "--output", tmp_path / "out")
@@ -337,7 +289,7 @@ def test_a_broken_picture_stops_the_run_and_leaves_the_old_output(prune, science
     ],
     ids=["answer out of range", "missing picture", "no choices"],
 )
-def test_a_faulty_problem_is_one_line_and_leaves_nothing(prune, scienceqa, tmp_path, spoil, says):
+def test_a_faulty_problem_is_one_line_and_leaves_nothing(scienceqa, tmp_path, spoil, says):
     shutil.copytree(scienceqa, tmp_path / "set")
     problems = json.loads((scienceqa / "problems.json").read_text())
     spoil(problems)
@@ -345,17 +297,6 @@ def test_a_faulty_problem_is_one_line_and_leaves_nothing(prune, scienceqa, tmp_p
     done = prune("--dataset", tmp_path / "set", "--method", "full", "--output", tmp_path / "out", check=2)
     assert says in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
-
-
-def test_two_rows_of_one_id_are_refused(prune, tmp_path):
-    from datasets import Dataset
-
-    turns = {"prompt": [[{"role": "user", "content": "Hm?"}]] * 2}
-    turns["completion"] = [[{"role": "assistant", "content": "Yes."}]] * 2
-    (tmp_path / "set").mkdir()
-    Dataset.from_dict({"id": ["a", "a"], "images": [[], []], **turns}).to_parquet(tmp_path / "set/train.parquet")
-    done = prune("--dataset", tmp_path / "set", "--method", "full", "--output", tmp_path / "out", check=2)
-    assert "record 1: field id: occurs twice" in done.stderr
 
 
 def test_bad_input_is_told_at_once(tmp_path):

@@ -144,3 +144,14 @@ def test_a_dry_run_finds_problems_without_an_answer(tmp_path):
     data = save_problems(tmp_path / "data", change=unanswered)
     lines = run_here(main, "--dataset", data, "--dry_run", code=1).stdout.splitlines()
     assert lines[1:] == [f"{data}: 2 faults of 1 kind", f"  {2:>8}  field answer: has no answer (records 3, 5)"]
+
+
+def test_two_rows_of_one_id_are_refused(tmp_path):
+    from datasets import Dataset
+
+    turns = {"prompt": [[{"role": "user", "content": "Hm?"}]] * 2}
+    turns["completion"] = [[{"role": "assistant", "content": "Yes."}]] * 2
+    (tmp_path / "set").mkdir()
+    Dataset.from_dict({"id": ["a", "a"], "images": [[], []], **turns}).to_parquet(tmp_path / "set/train.parquet")
+    done = run_here(main, "--dataset", tmp_path / "set", "--method", "full", "--output", tmp_path / "out", code=2)
+    assert "record 1: field id: occurs twice" in done.stderr

@@ -5,6 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llava_mistral.publishing import receiving, verification
@@ -97,6 +98,20 @@ def test_a_stall_on_the_way_back_is_given_up_and_asked_again(hub, published, mon
     started = time.monotonic()
     receive(published)
     assert 0.5 < time.monotonic() - started < 15, "it was waited out (above), or never met (below)"
+
+
+def test_logits_are_compared_by_every_bit(tmp_path):
+    """Not by shape alone: one value of the folder's that is another's last bit away ends the verification."""
+    logits = np.linspace(-1, 1, 24, dtype=np.float32).reshape(1, 4, 6)
+    np.savez(tmp_path / "logits.npz", text=logits)
+    other = logits.copy()
+    other[0, 3, 5] = np.nextafter(other[0, 3, 5], np.float32(2))
+    for sent in ({"text": logits}, str(tmp_path / "logits.npz")):
+        receiving._compare(sent, {"text": logits.copy()}, "differ")
+        with pytest.raises(SystemExit, match="differ on the text prompt"):
+            receiving._compare(sent, {"text": other}, "differ")
+        with pytest.raises(SystemExit, match="differ on the text prompt"):
+            receiving._compare(sent, {"text": logits[:, :3]}, "differ")
 
 
 def test_a_file_that_is_gone_is_named(published):

@@ -6,7 +6,7 @@ import pytest
 from trl import SFTConfig
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.training.recipe import StageArguments
+from llava_mistral.training.recipe import StageArguments, parse_recipe
 from llava_mistral.training.recipe_keys import BESIDE_IDENTITY, HARMLESS, OBEYED, REFUSED
 from tests.support.running import recipe_of
 
@@ -149,3 +149,83 @@ def test_several_gpus_in_one_process_are_refused_before_anything_is_read(tmp_pat
 def test_losses_that_are_no_numbers_are_shown_unless_asked_otherwise():
     assert recipe_of(stage="finetune").config.logging_nan_inf_filter is False
     assert recipe_of(stage="finetune", logging_nan_inf_filter=True).config.logging_nan_inf_filter is True
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("learning_rte: 1", "field learning_rte: there is no such key; did you mean learning_rate?"),
+        ("- pretrain", "is not a mapping of keys to values; write `key: value` lines"),
+        ("a: [1", "is not YAML"),
+        ("dataset: [5]", "recipe.yaml: field dataset: [5] is not text"),
+        ("dataset: 5", "recipe.yaml: field dataset: 5 does not exist"),
+        ("env: {A: b}", "recipe.yaml: field env: there is no such key"),
+        (
+            "dataset: owner/name\nnum_train_epochs: many",
+            "recipe.yaml: field num_train_epochs: invalid float value: 'many'",
+        ),
+        ("dataset: owner/name\nnum_train_epochs: 0", "recipe.yaml: field num_train_epochs: 0.0 is out of range"),
+        ("dataset: owner/name\nlr: 1.0e-3", "field lr: there is no such key; did you mean learning_rate?"),
+    ],
+)
+def test_a_recipe_nobody_could_follow_is_refused(tmp_path, stage0, text, said):
+    from llava_mistral.training.recipe_checks import check_recipe
+
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(BadInput) as refused:
+        flags = ["--stage", "pretrain", "--model_name_or_path", str(stage0), "--output_dir", str(tmp_path / "out")]
+        check_recipe(parse_recipe(["--config", str(tmp_path / "recipe.yaml"), *flags, "--use_cpu"]))
+    assert said in str(refused.value)
+
+
+PLACES = ["--stage", "pretrain", "--model_name_or_path", "base", "--dataset", "o/n", "--output-dir", "out"]
+
+
+def test_flags_are_read_as_the_parser_reads_them():
+    """A switch without a value does not swallow the next flag; hyphens, `=` and `--no_…` are the parser's own."""
+    recipe = parse_recipe([*PLACES, "--use_cpu", "--learning_rate=0.1", "--no_gradient_checkpointing", "--seed", "7"])
+    assert recipe.file is None
+    assert {key: recipe.given[key] for key in ("output_dir", "learning_rate", "use_cpu", "seed")} == {
+        "output_dir": "out",
+        "learning_rate": 0.1,
+        "use_cpu": True,
+        "seed": 7,
+    }
+    assert recipe.config.gradient_checkpointing is False and recipe.config.learning_rate == 0.1
+
+
+def test_a_flag_overrides_the_recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("stage: pretrain\nlearning_rate: 1.0e-3\nseed: 7\n")
+    flags = ["--config", str(tmp_path / "recipe.yaml"), "--learning_rate", "5e-4", "--use_cpu", "--bf16", "False"]
+    recipe = parse_recipe([*flags, *PLACES[2:]])
+    assert recipe.given["learning_rate"] == 5e-4
+    assert (recipe.stage.stage, recipe.config.learning_rate, recipe.config.seed) == ("pretrain", 5e-4, 7)
+    assert recipe.place("learning_rate")["file"] is None and recipe.place("seed")["file"] == flags[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lr", "learning_rate"),
+        ("epochs", "num_train_epochs"),
+        ("batch_size", "per_device_train_batch_size"),
+        ("learning_rat", "learning_rate"),
+        ("image_foldr", "image_folder"),
+        ("warmup_ratio", "warmup_steps"),
+        ("no_gradient_checkpoint", "gradient_checkpointing"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_right_one(name, meant):
+    with pytest.raises(BadInput, match=rf"field {name}: there is no such flag; did you mean --{meant}\?"):
+        parse_recipe([*PLACES, "--use_cpu", f"--{name}", "1"])
+
+
+def test_numbers_that_yaml_takes_for_words_are_numbers(tmp_path):
+    """YAML 1.1 reads 1e-3, without a point, as a word, and a bare `no` as false."""
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1e-3\neval_strategy: no\nsave_strategy: no\n")
+    recipe = parse_recipe(["--config", str(tmp_path / "recipe.yaml"), *PLACES, "--use_cpu"])
+    assert (recipe.config.learning_rate, recipe.config.eval_strategy, recipe.config.save_strategy) == (
+        1e-3,
+        "no",
+        "no",
+    )

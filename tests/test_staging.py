@@ -95,16 +95,24 @@ def test_the_record_of_the_run_leaves_with_plain_names(copy, tmp_path):
     assert run["base_model"] == ["openai/clip-vit-large-patch14-336", "language-model"]
 
 
-def drop(name):
-    return lambda folder: (folder / name).unlink()
-
-
 def write(name, text):
     def change(folder):
         (folder / name).unlink(missing_ok=True)
         (folder / name).write_text(text)
 
     return change
+
+
+def cut(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").write_bytes(data[:-1])
+
+
+def swell(folder):
+    (folder / "model.safetensors").unlink()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(staging.MAX_FILE_BYTES + 1)  # sparse: takes no room
 
 
 def only(change):
@@ -124,21 +132,20 @@ def config(**fields):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (drop("config.json"), "is not a checkpoint"),
-        (drop("model.safetensors"), "model.safetensors is missing"),
-        (write("config.json", "{"), "is not JSON"),
-        (write("config.json", "[]"), "holds no JSON object"),
+        (lambda folder: (folder / "config.json").unlink(), "is not a checkpoint"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (write("config.json", "{"), "is not valid JSON"),
+        (write("config.json", "[]"), "is not a JSON object"),
         (config(model_type=None), "names no model"),
         (config(auto_map={"AutoModel": "else/where--modeling_x.X"}), "another repository"),
         (config(auto_map={"AutoModel": "modeling_x.X"}), "modeling_x.py, which is not in the folder"),
         (write("model.safetensors", "version https://git-lfs.github.com/spec/v1"), "not a complete safetensors"),
+        (cut, "not a complete safetensors"),
+        (swell, "is over the Hub's 50 GB for one file; save in shards .save_pretrained's max_shard_size"),
         (write("model.safetensors", ""), "not a complete safetensors"),
         (write("model.safetensors", '\x08\0\0\0\0\0\0\0{"w": 1}'), "not a complete safetensors"),
         (write("model.safetensors", "\x02\0\0\0\0\0\0\0[]"), "not a complete safetensors"),
-        (
-            write("model.safetensors.index.json", '{"weight_map": {"w": "../../secret"}}'),
-            "outside of its folder",
-        ),
+        (write("model.safetensors.index.json", '{"weight_map": {"w": "../../secret"}}'), "outside of its folder"),
         (
             only(write("model.safetensors.index.json", '{"weight_map": {"w": "model-00001-of-00002.safetensors"}}')),
             "model-00001-of-00002.safetensors, which is absent",
@@ -150,22 +157,6 @@ def config(**fields):
 def test_what_is_no_whole_checkpoint_is_refused_by_name(copy, tmp_path, damage, said):
     damage(copy)
     with pytest.raises(BadInput, match=said):
-        stage(copy, tmp_path)
-
-
-def test_a_cut_weight_file_is_refused(copy, tmp_path):
-    data = (copy / "model.safetensors").read_bytes()
-    (copy / "model.safetensors").unlink()
-    (copy / "model.safetensors").write_bytes(data[:-1])
-    with pytest.raises(BadInput, match="not a complete safetensors"):
-        stage(copy, tmp_path)
-
-
-def test_a_file_over_the_hubs_limit_is_refused_with_the_remedy(copy, tmp_path):
-    (copy / "model.safetensors").unlink()
-    with (copy / "model.safetensors").open("wb") as file:
-        file.truncate(staging.MAX_FILE_BYTES + 1)  # sparse: takes no room
-    with pytest.raises(BadInput, match="max_shard_size"):
         stage(copy, tmp_path)
 
 
@@ -196,16 +187,20 @@ def test_an_adapter_without_the_projector_it_was_trained_with_is_refused(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("source", "stated", "given"),
+    ("manifest", "stated", "given"),
     [
-        ("cc-by-4.0", None, "cc-by-4.0"),
-        (None, "mit", "mit"),
-        ("cc-by-4.0", "cc-by-sa-4.0", "cc-by-sa-4.0"),
-        ("CC BY 4.0", None, "cc-by-4.0"),
+        ({"license": "cc-by-4.0"}, None, "cc-by-4.0"),
+        ({"license": None}, "mit", "mit"),
+        ({"license": "cc-by-4.0"}, "cc-by-sa-4.0", "cc-by-sa-4.0"),
+        ({"license": "CC BY 4.0"}, None, "cc-by-4.0"),
+        ({"source": "ScienceQA", "license": "mit"}, None, "cc-by-nc-sa-4.0"),  # a manifest loosens no known source's
+        pytest.param(
+            {"input": {"name": "scienceqa"}}, None, "cc-by-nc-sa-4.0", marks=pytest.mark.case("S21", "accepted")
+        ),
     ],
 )
-def test_a_licence_is_carried_or_stated(tmp_path, source, stated, given):
-    assert licences.dataset_licence({"license": source}, stated, tmp_path) == given
+def test_a_licence_is_carried_or_stated_and_scienceqa_keeps_its_own(tmp_path, manifest, stated, given):
+    assert licences.dataset_licence(manifest, stated, tmp_path) == given
 
 
 @pytest.mark.parametrize(
@@ -223,15 +218,6 @@ def test_a_licence_is_carried_or_stated(tmp_path, source, stated, given):
 def test_an_unknown_or_incompatible_licence_is_refused(tmp_path, manifest, stated, said):
     with pytest.raises(BadInput, match=said):
         licences.dataset_licence(manifest, stated, tmp_path)
-
-
-def test_a_manifest_cannot_loosen_a_known_sources_licence(tmp_path):
-    assert licences.dataset_licence({"source": "ScienceQA", "license": "mit"}, None, tmp_path) == "cc-by-nc-sa-4.0"
-
-
-@pytest.mark.case("S21", "accepted")
-def test_scienceqa_carries_its_licence_unasked(tmp_path):
-    assert licences.dataset_licence({"input": {"name": "scienceqa"}}, None, tmp_path) == "cc-by-nc-sa-4.0"
 
 
 @pytest.mark.case("S22", "refused")

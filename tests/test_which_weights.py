@@ -201,3 +201,61 @@ def test_two_processor_files_of_transformers_4_keep_their_padding(folder, tmp_pa
     convert_processor(hf, out, "llava-hf", "plugin")
     assert LlavaMistralConfig.from_pretrained(out).image_aspect_ratio == "pad"
     assert LlavaMistralProcessor.from_pretrained(out).image_aspect_ratio == "pad"
+
+
+def damage(folder: Path, kind: str) -> str:
+    """Spoil one weight of the checkpoint; returns its name."""
+    from safetensors.torch import load_file, save_file
+
+    name = "model.multi_modal_projector.linear_2.weight"
+    weights = load_file(folder / "model.safetensors")
+    if kind == "missing":
+        del weights[name]
+    elif kind == "mismatched":
+        weights[name] = weights[name][:-1].clone()
+    else:
+        name = "model.image_newline"
+        weights[name] = weights["lm_head.weight"][0].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_one_bad_element_anywhere_is_found_and_large_weights_are_not_bad(dtype):
+    """Odd sizes, as vectorised reductions treat the last elements apart; no sum of these fits into half precision."""
+    import torch
+
+    from modeling_llava_mistral.loading_llava_mistral import _is_finite
+
+    weight = torch.full((5, 1003), 6e4, dtype=getattr(torch, dtype))
+    assert _is_finite(weight) and _is_finite(-weight) and _is_finite(weight.T) and _is_finite(weight[:0])
+    for position in (0, 1, 63, 2048, 5000, 5014):
+        for bad in ("nan", "inf", "-inf"):
+            spoilt = weight.clone()
+            spoilt.view(-1)[position] = float(bad)
+            assert not _is_finite(spoilt) and not _is_finite(spoilt.T), (position, bad)
+
+
+@pytest.mark.parametrize("bad", [1.0, float("nan")])
+def test_types_without_a_minimum_are_looked_at_too(bad):
+    """Eight-bit floats, as quantised checkpoints have them."""
+    import torch
+
+    from modeling_llava_mistral.loading_llava_mistral import _is_finite
+
+    weight = torch.tensor([1.0, bad]).to(torch.float8_e4m3fn)
+    assert _is_finite(weight) == (bad == 1.0)
+
+
+@pytest.mark.parametrize("kind", ["missing", "unexpected"])
+def test_with_loading_info_what_is_wrong_is_returned(folder, kind):
+    """Instead of a refusal, as the library's own tools expect; a wrong shape is refused all the same."""
+    from modeling_llava_mistral import LlavaMistralForConditionalGeneration
+
+    name = damage(folder, kind)
+    _, info = LlavaMistralForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert list(info[f"{kind}_keys"]) == [name]
+    if kind == "unexpected":
+        damage(folder, "mismatched")
+        with pytest.raises(ValueError, match="1 weights are mismatched"):
+            LlavaMistralForConditionalGeneration.from_pretrained(folder, output_loading_info=True)

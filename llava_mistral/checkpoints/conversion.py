@@ -20,7 +20,7 @@ from llava_mistral.checkpoints.original import VOCABULARY_TABLES, grown_table, o
 from llava_mistral.checkpoints.stored_weights import Stored, read_stored, read_tensor, stored_weights, write_weights
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import opening, read_config_file
-from llava_mistral.ground.strict_json import read_json
+from llava_mistral.ground.strict_json import read_json, write_json
 from modeling_llava_mistral.configuration_llava_mistral import LlavaMistralConfig
 from modeling_llava_mistral.modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
@@ -55,7 +55,7 @@ def convert(source: str | Path, folder: str | Path, to: str, *, max_shard_size: 
             _write_plugin(folder, config, weights, max_shard_size)
         elif to == "llava-hf":
             hf = llava_hf_config(nested, source)
-            _write_json(folder / "config.json", hf)
+            write_json(folder / "config.json", hf)
             write_weights(folder, {from_plugin_name(to, name): w for name, w in weights.items()}, max_shard_size)
         else:
             _write_original(folder, nested, weights, max_shard_size, Path(scratch))
@@ -142,7 +142,7 @@ def _write_original(
     if rows := nested.get("original_vocab_size"):
         weights = _resized(weights, nested["text_config"]["vocab_size"], rows, scratch)
         nested["text_config"]["vocab_size"] = rows
-    _write_json(folder / "config.json", flat_config(nested))
+    write_json(folder / "config.json", flat_config(nested))
     tower = {name: weight for name, weight in weights.items() if name.startswith(_TOWER)}
     rest = (
         weights if nested["image_aspect_ratio"] == "anyres" else {n: w for n, w in weights.items() if n not in tower}
@@ -152,12 +152,8 @@ def _write_original(
         folder, {from_plugin_name("original", name, projector): w for name, w in rest.items()}, max_shard_size
     )
     (folder / "vision_tower").mkdir()
-    _write_json(
+    write_json(
         folder / "vision_tower" / "config.json", nested["vision_config"] | {"architectures": ["CLIPVisionModel"]}
     )
     named = {"vision_model." + name.removeprefix(_TOWER): weight for name, weight in tower.items()}
     write_weights(folder / "vision_tower", named, max_shard_size)
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

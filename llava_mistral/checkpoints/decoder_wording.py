@@ -5,11 +5,11 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 
+from llava_mistral.data.turns import IMAGE_TOKEN
 from llava_mistral.ground.bad_input import BadInput
 from processing import CHAT_TEMPLATES
 from processing.processing_llava_mistral import WORD_JOINER
 
-IMAGE_TOKEN = "<image>"
 LLAVA = ("mistral_instruct", "vicuna_v1")
 OWN = "own"
 CHOICES = (OWN, *LLAVA)

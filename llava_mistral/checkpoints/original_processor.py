@@ -5,11 +5,11 @@ from pathlib import Path
 from llava_mistral.checkpoints.layouts import grid_pinpoints
 from llava_mistral.checkpoints.picture_processors import picture_processor
 from llava_mistral.checkpoints.text_tokenizer import open_tokenizer
+from llava_mistral.data.turns import IMAGE_TOKEN
 from llava_mistral.ground.bad_input import BadInput
 from processing import CHAT_TEMPLATES
 from processing.processing_llava_mistral import LlavaMistralProcessor
 
-IMAGE_TOKEN = "<image>"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 

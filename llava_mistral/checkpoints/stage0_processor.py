@@ -4,10 +4,10 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoImageProcessor
 
-from llava_mistral.checkpoints.decoder_wording import IMAGE_TOKEN
 from llava_mistral.checkpoints.picture_processors import picture_processor
 from llava_mistral.checkpoints.reserved_tokens import rename_tokens, reserved_tokens
 from llava_mistral.checkpoints.text_tokenizer import make_separable, open_tokenizer
+from llava_mistral.data.turns import IMAGE_TOKEN
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import opening
 from modeling_llava_mistral.configuration_llava_mistral import TOWERS

@@ -41,7 +41,7 @@ def main() -> int | None:
     check_output_folder(options.output, "comparison.json", folders)
     from llava_mistral.evaluation.comparison import bars, compare, read_run, sentences
     from llava_mistral.evaluation.report import comparison_page
-    from llava_mistral.evaluation.results import write_json
+    from llava_mistral.ground.strict_json import write_json
 
     groups = {name: [read_run(folder) for folder in folders] for name, folders in named(options.results).items()}
     column = options.column or ("IMG" if options.reference else "ALL")

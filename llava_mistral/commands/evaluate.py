@@ -129,7 +129,7 @@ def ask(options: argparse.Namespace) -> None:
     from llava_mistral.evaluation.prediction import answer_problems
     from llava_mistral.evaluation.results import blank_text
     from llava_mistral.ground.checkpoint_headers import computing_type
-    from llava_mistral.pruning.workers import pick_device
+    from llava_mistral.ground.devices import pick_device
 
     check_output(options)
     if options.device:

@@ -77,9 +77,9 @@ def asking(device: str | None):
         from llava_mistral.evaluation.asking import check_checkpoint
         from llava_mistral.evaluation.journal import Asked
         from llava_mistral.evaluation.prediction import answer_problems
+        from llava_mistral.ground.devices import pick_device
         from llava_mistral.ground.foreign_code import origin, split_revision
         from llava_mistral.pruning.model_evidence import evidence
-        from llava_mistral.pruning.workers import pick_device
 
         scorer, revision = split_revision(scorer)
         check_checkpoint(scorer)

@@ -5,7 +5,6 @@ reads for a vision-language model (`turns`). LLaVA-format JSON, ScienceQA proble
 lie in a memory-mapped file, the pictures of a JSON file as paths; a picture is opened when its row is looked at.
 """
 
-import hashlib
 import os
 import sys
 from collections.abc import Collection, Generator, Iterable, Mapping
@@ -37,6 +36,7 @@ from llava_mistral.data.turns import FORM
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
 from llava_mistral.ground.strict_json import read_json
+from llava_mistral.ground.whole_file import sha256_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -101,8 +101,7 @@ def _read_json(
 ) -> "Dataset":
     roots = [folder.absolute() for folder in image_folders(given)] or [_default_images(path)]
     folders = [PictureFolder(root, roots) for root in roots]
-    with path.open("rb") as file:
-        made_from = {"path": path.absolute(), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    made_from = {"path": path.absolute(), "sha256": sha256_of(path)}
     # Where links lead, and whether a name may mean a folder of the same name inside, decides what is read.
     made_from |= {"folders": [(root, os.path.realpath(root), (root / root.name).is_dir()) for root in roots]}
     made_from |= wording | {"columns": columns}

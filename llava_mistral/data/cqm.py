@@ -8,11 +8,10 @@ from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.data.columns import renamed_record
+from llava_mistral.data.turns import IMAGE_TOKEN
 from llava_mistral.data.unused_fields import record_beside
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import PictureFolder
-
-_IMAGE_TOKEN = "<image>\n"
 
 
 def read_cqm(
@@ -63,7 +62,7 @@ def _fields(record: Any, index: int, file: Path) -> dict[str, Any]:
         raise wrong("is not an object with an id and one question and answer") from error
     if not all(isinstance(text, str) for text in (pid, human, gpt)):
         raise wrong("id, question and answer are not all text")
-    lines = human.removeprefix(_IMAGE_TOKEN).split("\n")
+    lines = human.removeprefix(f"{IMAGE_TOKEN}\n").split("\n")
     start = max((i for i, line in enumerate(lines) if line.startswith("A. ")), default=0)
     if start == 0:
         raise wrong('has no question followed by lettered choices ("A. …")')

@@ -14,7 +14,7 @@ from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.data.sources import file_state, is_fresh, undecoded
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import check_header, open_picture
-from llava_mistral.ground.whole_file import write_whole
+from llava_mistral.ground.whole_file import sha256_of, write_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,8 +86,8 @@ def _hashes(paths: Iterable[str]) -> dict[str, str]:
     """Return {path: sha256 of its content} of the files that are there."""
     found = {}
     for path in set(paths):
-        with suppress(OSError), open(path, "rb") as file:
-            found[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        with suppress(OSError):
+            found[path] = sha256_of(Path(path))
     return found
 
 

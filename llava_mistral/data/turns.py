@@ -221,25 +221,31 @@ def chat_of(row: Mapping[str, Any], *, answered: bool) -> list[dict[str, Any]]:
     """Return a row as a chat template takes it: every picture as a part in its place.
 
     Args:
-        row: {"images", "prompt", "completion"}.
+        row: {"images", "prompt", "completion"}; contents are texts, or lists of parts.
         answered: with the completion, else as the model is asked.
+
+    Raises:
+        BadInput: the questions name another number of pictures than the row has, and not none.
     """
-    turns = [*row["prompt"], *(row["completion"] if answered else ())]
-    pictures = len(row["images"] or ())
     # The answer's turns never move a picture: what is asked is a prefix of what is learned.
-    every = [*row["prompt"], *row["completion"]]
-    placed = pictures and any(IMAGE_TOKEN in turn["content"] for turn in every if turn["role"] == "user")
-    chat, first = [], True
-    for turn in turns:
-        content: Any = turn["content"]
-        if pictures and turn["role"] == "user":
-            if placed:
-                content = parts_of(content)
-            elif first:
-                content = [*[{"type": "image"}] * pictures, {"type": "text", "text": content}]
-            first = False
-        chat.append({"role": turn["role"], "content": content})
-    return chat
+    turns = [{"role": turn["role"], "content": _spelled(turn)} for turn in (*row["prompt"], *row["completion"])]
+    if pictures := len(row["images"] or ()):
+        users = [turn for turn in turns if turn["role"] == "user"]
+        named = named_pictures(users)
+        if named not in (0, pictures) or not users:
+            places = f"{named} places for them" if users else "no user's turn"
+            remedy = f"write {IMAGE_TOKEN} once for each picture, or nowhere"
+            problem = f"has {pictures} pictures and {places}"
+            raise BadInput(problem, remedy=remedy, record=row.get("id"), field="prompt")
+        for turn in users if named else users[:1]:
+            turn["content"] = [{"type": "image"}] * (0 if named else pictures) + parts_of(turn["content"])
+    return turns if answered else turns[: len(row["prompt"])]
+
+
+def _spelled(turn: Turn) -> str:
+    """Return a turn's words with a token in the place of each picture."""
+    content = turn["content"] or ""
+    return content if isinstance(content, str) else "".join(part.get("text", IMAGE_TOKEN) for part in content)
 
 
 def parts_of(content: str) -> list[dict[str, str]]:

@@ -24,7 +24,8 @@ from llava_mistral.evaluation.scoring import (
     warnings,
 )
 from llava_mistral.evaluation.statistics import PairedDifference, paired_difference, paired_scores
-from llava_mistral.ground.whole_file import saving, write_whole
+from llava_mistral.ground.strict_json import write_json
+from llava_mistral.ground.whole_file import saving
 
 
 def summarise(
@@ -216,11 +217,6 @@ def versions(*packages: str) -> dict[str, str | None]:
         except PackageNotFoundError:
             found[package] = None
     return found
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file that is there whole or not at all."""
-    write_whole(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_results(folder: Path, summary: Mapping[str, Any], predictions: Mapping[str, Any]) -> None:

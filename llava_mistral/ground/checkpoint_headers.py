@@ -17,7 +17,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.bounded import read_bounded
+from llava_mistral.ground.strict_json import read_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "the file is damaged, download or build it again"
@@ -85,7 +85,7 @@ def _read_part(name: str | Path, part: str, revision: str | None) -> dict[str, A
 
         options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         file = cached_file(str(name), part, revision=revision, **options)
-    return _read_json(Path(file)) if file is not None and Path(file).is_file() else {}
+    return read_object(Path(file)) if file is not None and Path(file).is_file() else {}
 
 
 def context_length(config: Any) -> int | None:
@@ -112,19 +112,7 @@ def read_config_file(folder: str | Path, field: str | None = None) -> dict[str, 
     if not (Path(folder) / "config.json").is_file():
         remedy = "name a folder that save_pretrained wrote"
         raise BadInput("there is no config.json in it", remedy=remedy, file=folder, field=field)
-    return _read_json(Path(folder) / "config.json")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_bounded(file).decode())
-    except BadInput:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"is not valid JSON ({error})", remedy="write it again from its source", file=file) from error
-    if not isinstance(value, dict):
-        raise BadInput("is not a JSON object", remedy="write it again from its source", file=file)
-    return value
+    return read_object(Path(folder) / "config.json")
 
 
 def weight_files(folder: str | Path, *, pickles: bool = False) -> list[Path]:
@@ -171,7 +159,7 @@ def _explicit_weights(folder: Path) -> str | None:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(_read_json(index)["weight_map"].values()))
+        names = sorted(set(read_object(index)["weight_map"].values()))
         if not names:
             raise ValueError("it names no file")
     except BadInput:

@@ -1,4 +1,4 @@
-"""JSON files read as they are written: no key twice, no NaN, and every fault named in one line."""
+"""JSON files, read strictly (no key twice, no NaN, every fault named in one line) and written in one layout."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.bounded import read_bounded
+from llava_mistral.ground.whole_file import write_whole
 
 _ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")
 MOST_BYTES = 4 << 30  # of a file that is read whole
@@ -40,6 +41,39 @@ def read_json(path: str | Path) -> Any:
     data = _parse(text, path)
     check_parsed(data, text, path)
     return data
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a checkpoint, as leniently as the libraries that wrote it: NaN is a number.
+
+    Raises:
+        BadInput: the file is absent, is not JSON, or holds something else.
+    """
+    try:
+        return parse_object(read_bounded(path), path)
+    except FileNotFoundError:
+        raise BadInput("does not exist", remedy="name an existing file", file=path) from None
+
+
+def parse_object(data: bytes, file: str | Path) -> dict[str, Any]:
+    """Return the object in the bytes of a JSON file, as `read_object` does."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"is not valid JSON ({error})", remedy="write it again from its source", file=file) from error
+    if not isinstance(value, dict):
+        raise BadInput("is not a JSON object", remedy="write it again from its source", file=file)
+    return value
+
+
+def as_json(value: Any) -> str:
+    """Return `value` as JSON in one fixed layout, so that the same content is the same file."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that is there whole or not at all."""
+    write_whole(path, as_json(value))
 
 
 def decoder() -> json.JSONDecoder:

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import glob
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+def sha256_of(content: Path | bytes) -> str:
+    """Return the sha256 of a file or of bytes, in hexadecimal."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_partial(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """Several selections of the same data beside each other: comparison.json and report.html."""
 
 import html
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.strict_json import write_json
 from llava_mistral.pruning.contact_sheet import sheet, shown_of, thumbnails
 from llava_mistral.pruning.coverage import LEVELS
 from llava_mistral.pruning.embedding import flat_map
@@ -155,7 +155,7 @@ def write_comparison(
     ]
     of_input = next(iter(told.values()))["input"]
     result = {"input": of_input, "all": everything, "sets": measures, "overlaps": common}
-    (folder / NAME).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / NAME, result)
     title = f"{len(selections)} choices among {of_input['rows']:,} samples of {of_input['name']}"
     parts = [_measures(measures, everything), _overlaps(list(measures), common)]
     parts += [coverage_bars(problems, selections, level) for level in LEVELS]

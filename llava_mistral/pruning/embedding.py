@@ -14,10 +14,11 @@ import numpy as np
 
 from llava_mistral.data.scienceqa import question_text
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.devices import pick_device
 from llava_mistral.ground.pictures import open_picture
 from llava_mistral.ground.whole_file import saving, write_whole
 from llava_mistral.pruning.embedders import Embedder, load_embedder
-from llava_mistral.pruning.workers import Processes, pick_device
+from llava_mistral.pruning.workers import Processes
 
 if TYPE_CHECKING:
     from llava_mistral.pruning.samples import Samples

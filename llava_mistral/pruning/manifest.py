@@ -1,6 +1,5 @@
 """manifest.json: what was kept, what was dropped and why, and everything needed to do it again and compare."""
 
-import hashlib
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ from typing import Any
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.strict_json import read_json
+from llava_mistral.ground.whole_file import sha256_of
 from llava_mistral.pruning.methods import Choice, coverage_counts
 from llava_mistral.pruning.recipe import PLACES
 
@@ -163,12 +163,6 @@ def _differs(key: str, old: dict, new: dict) -> bool:
         skipped = (*PLACES, "source", "license")  # these two are told beside the recipe
         return any(old[key].get(k) != new[key].get(k) for k in old[key] | new[key] if k not in skipped)
     return old.get(key) != new.get(key)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _carried(name: str, key: str) -> str | None:

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.devices import pick_device
+from llava_mistral.ground.whole_file import sha256_of
 from llava_mistral.pruning.clusters import CLUSTERS, NEIGHBOUR, OUTLIER, cluster_of, outliers_of, pick_from_clusters
 from llava_mistral.pruning.embedding import embed, flat_map
-from llava_mistral.pruning.manifest import sha256_of
 from llava_mistral.pruning.measures import Embedding, distances_to
 from llava_mistral.pruning.methods import Choice, by_distance, check_size
 from llava_mistral.pruning.recipe import Machine, PruneRecipe
 from llava_mistral.pruning.rows import Rows, bytes_of, open_embeddings
-from llava_mistral.pruning.workers import Processes, pick_device
+from llava_mistral.pruning.workers import Processes
 
 if TYPE_CHECKING:
     import numpy as np

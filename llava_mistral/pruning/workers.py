@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from llava_mistral.ground.bad_input import BadInput
-
 
 @dataclass(frozen=True)
 class Processes:
@@ -60,23 +58,3 @@ def processes() -> Iterator[Processes]:
         yield Processes(distributed.get_rank(), world, gather)
     finally:
         distributed.destroy_process_group()
-
-
-def pick_device(wanted: str | None = None) -> str:
-    """Return `wanted`, or this process's GPU where there is one, else "cpu" (without loading torch to find out).
-
-    Raises:
-        BadInput: this machine has no such device.
-    """
-    if wanted == "cpu" or not (wanted or os.path.exists("/dev/nvidiactl")):
-        return "cpu"
-    import torch
-
-    if not wanted:
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        problem = f"{wanted!r} cannot be used here ({str(error).splitlines()[0][:90]})"
-        raise BadInput(problem, remedy="leave it out, or name one such as cpu or cuda:0", field="device") from error
-    return wanted

@@ -28,9 +28,14 @@ def pour(template: str, **values) -> str:
     return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(**values))
 
 
-def card_data(kind, **fields):
+def card_data(kind: str, **fields):
+    """The front matter as the Hub's client holds it; `kind` is its class, such as "ModelCardData"."""
+    import huggingface_hub
+
     try:
-        return kind(**{key: _lines(value) for key, value in fields.items() if value is not None})
+        return getattr(huggingface_hub, kind)(
+            **{key: _lines(value) for key, value in fields.items() if value is not None}
+        )
     except ValueError as error:
         raise BadInput(f"the card's fields do not validate ({error})", remedy="correct the field") from None
 
@@ -42,12 +47,13 @@ def _lines(value):
     return one_line(value) if isinstance(value, str) else value
 
 
-def validated(kind, text: str) -> str:
+def validated(kind: str, text: str) -> str:
     """Parse the finished card again as the Hub will, and refuse one that says where it was made."""
+    import huggingface_hub
     from yaml import YAMLError
 
     try:
-        kind(text)
+        getattr(huggingface_hub, kind)(text)
     except (ValueError, TypeError, YAMLError) as error:
         raise BadInput(f"the card does not validate ({error})", remedy="correct the field it names") from None
     if found := next(scan_bytes(text.encode(), "README.md"), None):

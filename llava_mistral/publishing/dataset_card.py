@@ -32,8 +32,6 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
     Raises:
         BadInput: the card fails the Hub client's validation.
     """
-    from huggingface_hub import DatasetCard, DatasetCardData
-
     names = sorted(configs)
     infos = [{"config_name": name, **_without(configs[name]["info"], "config_name")} for name in names]
     entries = [entry for info in infos for entry in _entries(info, configs[info["config_name"]])]
@@ -43,7 +41,7 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
     makers = makers if all(known_source(source) for source in sources) else []
     rows = sum(split["num_examples"] for info in infos for split in info["splits"])
     data = card_data(
-        DatasetCardData,
+        "DatasetCardData",
         license=licence,
         language=["en"],
         pretty_name=repo_id.split("/")[-1],
@@ -68,7 +66,7 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
         makers=say(makers),
         citations=[found.citation for found in known],
     )
-    return validated(DatasetCard, text)
+    return validated("DatasetCard", text)
 
 
 def _extended(source: str) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from llava_mistral.data.card_configs import card_configs, messages_config
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.strict_json import parse_object, read_object, write_json
+from llava_mistral.ground.whole_file import sha256_of
 from llava_mistral.publishing import licences, parquet, staging, verification
 from llava_mistral.publishing.dataset_card import dataset_card, dataset_snippet
 from llava_mistral.publishing.scanning import refuse_findings, scan_folder
@@ -16,7 +18,6 @@ from llava_mistral.publishing.upload import (
     list_remote,
     publish,
     read_remote,
-    sha256_of,
     tag,
 )
 
@@ -98,7 +99,7 @@ class DatasetPublication:
         manifest = self._read(place, head)
         sums = {path: digest for path, digest in there.items() if path.startswith(f"{name}/")}
         revision = content_tag(name, {**sums, place: sha256_of(manifest)})
-        told = {"manifest": staging.parse_json(manifest, place), "revision": revision}
+        told = {"manifest": parse_object(manifest, place), "revision": revision}
         return {**entry, **told, **_picture(name, there)}
 
     def _read(self, path: str, head: str) -> bytes:
@@ -164,7 +165,7 @@ def prepare_dataset(
     manifest["files"] = {s.path.name: sha256_of(s.path) for one in shards.values() for s in one}
     if (folder / PICTURE).is_file():
         staging.write_picture(folder / PICTURE, staged / config / PICTURE)
-    staging.write_json(staged / config / MANIFEST, manifest)
+    write_json(staged / config / MANIFEST, manifest)
     refuse_findings(scan_folder(staged, folder), folder)
     return DatasetPublication(repo_id, staged, sources, manifest, _info(config, shards), licence)
 
@@ -175,7 +176,7 @@ def read_manifest(folder: Path) -> dict:
     Raises:
         BadInput: there is none, or its method is not a valid name for a config.
     """
-    manifest = staging.read_json(folder / MANIFEST)
+    manifest = read_object(folder / MANIFEST)
     method = manifest.get("method")
     if not (isinstance(method, str) and method.replace("-", "").replace("_", "").isalnum()):
         raise BadInput(

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llava_mistral.ground.escaping import code, markdown, one_line
+from llava_mistral.ground.strict_json import read_object
 from llava_mistral.publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
 from llava_mistral.publishing.known_sources import known_source
 from llava_mistral.publishing.reported_results import checked_summary, eval_results, result_table
 from llava_mistral.publishing.scanning import plain_name
-from llava_mistral.publishing.staging import parameter_count, read_json
+from llava_mistral.publishing.staging import parameter_count
 
 
 def model_card(
@@ -34,53 +35,33 @@ def model_card(
         summaries: evaluation summaries (`summary.json`) for the results tables and the model-index.
         chart: the chart's path inside the repository.
         recipe: the YAML text of the recipe; without it, the recipe noted in run.json.
-        base_model: a Hub id to name as the base instead of what run.json says.
-        dataset: a Hub id to name as the training data instead of what run.json says.
+        base_model, dataset: Hub ids to name as base and training data instead of what run.json says.
 
     Raises:
         BadInput: a summary is not one, or the card fails the Hub client's validation.
     """
-    from huggingface_hub import ModelCard, ModelCardData
-
     adapter = (folder / "adapter_config.json").is_file()
-    runs = _runs(read_json(folder / "run.json") if (folder / "run.json").is_file() else {})
+    runs = _runs(read_object(folder / "run.json") if (folder / "run.json").is_file() else {})
     run = runs[-1]
-    config = read_json(folder / ("adapter_config.json" if adapter else "config.json"))
-    named = config.get("base_model_name_or_path")  # an adapter fits one base only: the one its own config names
-    bases = [base_model] if base_model else _as_list((adapter and named) or runs[0].get("base_model") or named)
-    if not (adapter or any(map(is_hub_id, bases))):  # a stage-0 folder: what it was composed of is in the config
-        parts = [_get(config, f"{part}_config", "_name_or_path") for part in ("vision", "text")]
-        bases = [part for part in parts if is_hub_id(part)] or bases
-    hub_bases = [base for base in bases if is_hub_id(base)]
+    config = read_object(folder / ("adapter_config.json" if adapter else "config.json"))
+    bases = [base_model] if base_model else _bases(config, runs, adapter)
     data_names = [dataset or _get(run, "data", "path"), *(_get(one, "data", "path") for one in runs[-2::-1])]
-    hub_data = list(dict.fromkeys(name for name in data_names if is_hub_id(name)))
     summaries = [checked_summary(summary) for summary in summaries or []]
     name = repo_id.split("/")[-1]
-    data = card_data(
-        ModelCardData,
-        library_name="peft" if adapter else "transformers",
-        pipeline_tag="image-text-to-text",
-        license=licence,
-        language=["en"],
-        base_model=hub_bases or None,
-        base_model_relation=("adapter" if adapter else "finetune") if hub_bases else None,
-        datasets=hub_data or None,
-        tags=_tags(config, run, adapter),
-        model_name=name,
-        eval_results=[row for summary in summaries for row in eval_results(summary)] or None,
-    )
+    named, commit = (config.get(key) for key in ("base_model_name_or_path", "revision"))
+    has_code = bool(config.get("auto_map"))
     text = pour(
         "model_card.md",
-        front_matter=data.to_yaml(),
+        front_matter=_front_matter(name, licence, bases, data_names, adapter, _tags(config, run, adapter), summaries),
         name=name,
         what=_what_model(config, folder, adapter),
         adapter=adapter,
-        has_code=bool(config.get("auto_map")),
+        has_code=has_code,
         revision=revision,
-        pipeline_snippet=pipeline_snippet(repo_id, revision, bool(config.get("auto_map"))),
-        classes_snippet=classes_snippet(repo_id, revision, bool(config.get("auto_map"))),
-        adapter_snippet=adapter_snippet(repo_id, revision, named or UNKNOWN, config.get("revision")),
-        base_pinned=bool(config.get("revision")),
+        pipeline_snippet=pipeline_snippet(repo_id, revision, has_code),
+        classes_snippet=classes_snippet(repo_id, revision, has_code),
+        adapter_snippet=adapter_snippet(repo_id, revision, named or UNKNOWN, commit),
+        base_pinned=bool(commit),
         results=[result_table(summary) for summary in summaries],
         chart=chart,
         loss="loss.png" if (folder / "loss.png").is_file() else None,
@@ -92,7 +73,39 @@ def model_card(
         license=licence,
         parts=_parts(bases, data_names, [_terms(one) for one in runs[::-1]]),
     )
-    return validated(ModelCard, text)
+    return validated("ModelCard", text)
+
+
+def _bases(config: dict, runs: list[dict], adapter: bool) -> list:
+    """What a checkpoint was made from; an adapter fits one base only: the one its own config names."""
+    named = config.get("base_model_name_or_path")
+    bases = _as_list((adapter and named) or runs[0].get("base_model") or named)
+    if adapter or any(map(is_hub_id, bases)):
+        return bases
+    # A stage-0 folder: what it was composed of is in the config.
+    parts = [_get(config, f"{part}_config", "_name_or_path") for part in ("vision", "text")]
+    return [part for part in parts if is_hub_id(part)] or bases
+
+
+def _front_matter(
+    name: str, licence: str, bases: list, data_names: list, adapter: bool, tags: list[str], summaries: list[dict]
+) -> str:
+    """The YAML that the Hub reads of a card; of bases and data only what the Hub has."""
+    hub_bases = [base for base in bases if is_hub_id(base)]
+    data = card_data(
+        "ModelCardData",
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="image-text-to-text",
+        license=licence,
+        language=["en"],
+        base_model=hub_bases or None,
+        base_model_relation=("adapter" if adapter else "finetune") if hub_bases else None,
+        datasets=list(dict.fromkeys(name for name in data_names if is_hub_id(name))) or None,
+        tags=tags,
+        model_name=name,
+        eval_results=[row for summary in summaries for row in eval_results(summary)] or None,
+    )
+    return data.to_yaml()
 
 
 def pipeline_snippet(repo_id: str, revision: str, has_code: bool) -> str:

@@ -6,13 +6,15 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.foreign_code import runs_code
 from llava_mistral.ground.pictures import open_picture
 from llava_mistral.ground.recipe_files import recipe_file
+from llava_mistral.ground.strict_json import read_object, write_json
+from llava_mistral.ground.whole_file import sha256_of
 from llava_mistral.publishing import licences, staging, verification
 from llava_mistral.publishing.cards import UNKNOWN, is_hub_id
 from llava_mistral.publishing.connection import call
 from llava_mistral.publishing.model_card import adapter_snippet, model_card, pipeline_snippet
 from llava_mistral.publishing.scanning import refuse_findings, scan_folder
 from llava_mistral.publishing.staging import files_under
-from llava_mistral.publishing.upload import Publication, content_tag, publish, sha256_of, tag
+from llava_mistral.publishing.upload import Publication, content_tag, publish, tag
 
 
 class ModelPublication:
@@ -101,12 +103,12 @@ class ModelPublication:
         """Six lines a stranger pastes, pinned to the commit."""
         if self.adapter:
             return adapter_snippet(published.repo_id, published.commit, *self._base())
-        has_code = bool(staging.read_json(self.folder / "config.json").get("auto_map"))
+        has_code = bool(read_object(self.folder / "config.json").get("auto_map"))
         return pipeline_snippet(published.repo_id, published.commit, has_code)
 
     def _base(self) -> tuple[str, str | None]:
         """Hub id and commit of an adapter's base."""
-        config = staging.read_json(self.folder / "adapter_config.json")
+        config = read_object(self.folder / "adapter_config.json")
         return config["base_model_name_or_path"], config.get("revision")
 
 
@@ -116,11 +118,11 @@ def _pin_base(api, config_file: Path) -> None:
     Raises:
         BadInput: the base is not on the Hub, so that nobody could use the adapter.
     """
-    config = staging.read_json(config_file)
+    config = read_object(config_file)
     base, revision = config["base_model_name_or_path"], config.get("revision")
     commit = call(lambda: _commit_of_base(api, base, revision), base)
     if commit != revision:
-        staging.write_json(config_file, {**config, "revision": commit})
+        write_json(config_file, {**config, "revision": commit})
 
 
 def _commit_of_base(api, base: str, revision: str | None) -> str:
@@ -141,7 +143,7 @@ def _local_base(folder: Path) -> Path | None:
     """The folder an adapter names as its base, where it is on this machine."""
     if not (folder / "adapter_config.json").is_file():
         return None
-    named = staging.read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    named = read_object(folder / "adapter_config.json").get("base_model_name_or_path")
     base = Path(named).expanduser() if isinstance(named, str) and named else None
     return base if base and (base / "config.json").is_file() else None
 
@@ -172,12 +174,8 @@ def prepare_model(
     Raises:
         BadInput: the folder is not a checkpoint, or holds what must not leave.
     """
-    if ask and (folder / "adapter_config.json").is_file():
-        raise BadInput(
-            "an adapter alone answers no question", remedy="leave --ask out or publish the merged model", field="ask"
-        )
     if ask:
-        open_picture(Path(ask[0]), field="ask")
+        _check_question(folder, ask)
     for field, name in (("base_model", base_model), ("dataset", dataset)):
         if name and not is_hub_id(name):
             raise BadInput(f"{name!r} is not a Hub id", remedy="give OWNER/NAME, or leave it out", field=field)
@@ -188,7 +186,7 @@ def prepare_model(
         runs_code(str(place))
     if api and (staged / "adapter_config.json").is_file():
         _pin_base(api, staged / "adapter_config.json")
-    run = staging.read_json(staged / "run.json") if (staged / "run.json").is_file() else {}
+    run = read_object(staged / "run.json") if (staged / "run.json").is_file() else {}
     if chart:
         staging.write_picture(chart, staged / "assets" / "chart.png")
     text = _recipe_text(recipe, run)
@@ -201,7 +199,7 @@ def prepare_model(
         repo_id,
         revision=revision,
         licence=licences.check_identifier(license or run.get("license") or UNKNOWN),
-        summaries=[staging.scrub_paths(staging.read_json(path)) for path in results],
+        summaries=[staging.scrub_paths(read_object(path)) for path in results],
         chart="assets/chart.png" if chart else None,
         recipe=text,
         base_model=base_model,
@@ -210,6 +208,13 @@ def prepare_model(
     return ModelPublication(
         repo_id, staged, card, revision, left_out, workspace / "logits.npz", ask, _local_base(folder), api is not None
     )
+
+
+def _check_question(folder: Path, ask: tuple[str, str]) -> None:
+    if (folder / "adapter_config.json").is_file():
+        remedy = "leave --ask out or publish the merged model"
+        raise BadInput("an adapter alone answers no question", remedy=remedy, field="ask")
+    open_picture(Path(ask[0]), field="ask")
 
 
 def _recipe_text(recipe: str | Path | None, run: dict) -> str | None:

@@ -25,18 +25,17 @@ def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) 
     from huggingface_hub import snapshot_download
 
     _set_timeouts()
-    failing_since, attempt = None, 0
+    failing_since = None
     while True:  # the client does not try a download again after a 5xx
         try:
             folder = snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(files))
             break
         except Exception as error:
             failing_since = failing_since or time.monotonic()
-            if time.monotonic() - failing_since > PATIENCE:
-                said = " ".join(str(error).split())
-                sys.exit(f"{repo_id} at {commit} was published but cannot be received now ({said})")
-            time.sleep(min(2**attempt, 8))
-            attempt += 1
+            if (failing := time.monotonic() - failing_since) > PATIENCE:
+                reason = " ".join(str(error).split())
+                sys.exit(f"{repo_id} at {commit} was published but cannot be received now ({reason})")
+            time.sleep(min(1 + failing, 8))  # 1, 2, 4, 8, 8 … seconds
     for path, expected in files.items():
         place = Path(folder) / path
         if not place.is_file():
@@ -55,8 +54,8 @@ def _set_timeouts() -> None:
     limits = httpx2.Timeout(TIMEOUT, connect=min(TIMEOUT, 10)).as_dict()
 
     def limit(request) -> None:
-        asked = request.extensions.get("timeout") or {}
-        request.extensions["timeout"] = {kind: asked.get(kind) or seconds for kind, seconds in limits.items()}
+        given = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {kind: given.get(kind) or seconds for kind, seconds in limits.items()}
 
     def client():
         made = default_client_factory()
@@ -100,22 +99,21 @@ def _load(place: str, with_head: bool = True, trust: bool = True, **pinned):
     )
     for kind in ("missing_keys", "mismatched_keys", "error_msgs", *(["unexpected_keys"] if with_head else [])):
         if found := sorted(map(str, info.get(kind) or [])):
-            sys.exit(
-                f"the weights do not fit the model: {kind.replace('_', ' ')} {', '.join(found[:3])} ({len(found)})"
-            )
+            what = f"{kind.replace('_', ' ')} {', '.join(found[:3])} ({len(found)})"
+            sys.exit(f"the weights do not fit the model: {what}")
     _check_finite(model.state_dict())
     return model.eval()
 
 
-def _load_adapter(base, place: str, **pinned):
+def _load_adapter(base, place: str):
     """The base with the adapter on it, whole: PEFT itself only warns of a weight that is missing or left over."""
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
 
-    saved = load_peft_weights(place, device="cpu", **pinned)
+    saved = load_peft_weights(place, device="cpu")
     _check_finite(saved)
-    model = PeftModel.from_pretrained(base, place, **pinned)
+    model = PeftModel.from_pretrained(base, place)
     wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
     for kind, found in (("missing", wanted - saved.keys()), ("unexpected", saved.keys() - wanted)):
         if found := sorted(found):
@@ -158,68 +156,61 @@ def _rehearse(task: dict) -> dict:
     from safetensors.torch import load_file
 
     folder = Path(task["folder"])
-    if (folder / "adapter_config.json").is_file():
-        if task["base"] is None:
-            _check_finite(load_file(folder / "adapter_model.safetensors"))
-            return {"class": "adapter", "prompts": []}
+    adapter = (folder / "adapter_config.json").is_file()
+    if adapter and task["base"] is None:
+        _check_finite(load_file(folder / "adapter_model.safetensors"))
+        return {"class": "adapter", "prompts": []}
+    if adapter:
         _use_ours(task)
         model = _load_adapter(_load(task["base"], trust=False), task["folder"])
-        logits = _adapter_logits(model, task["folder"], os.listdir(folder), {}, task["base"], {"trust": False})
-        np.savez(task["logits"], **logits)
-        return {"class": "adapter", "prompts": list(logits)}
-    model = _load(task["folder"])
-    logits = _logits(model, task["folder"], (folder / "processor_config.json").is_file())
+        logits = _adapter_logits(model, task["folder"], task["base"], trust=False)
+    else:
+        model = _load(task["folder"])
+        logits = _logits(model, task["folder"], (folder / "processor_config.json").is_file())
     np.savez(task["logits"], **logits)
-    return {"class": type(model).__name__, "prompts": list(logits)}
+    return {"class": "adapter" if adapter else type(model).__name__, "prompts": list(logits)}
 
 
 def _model(task: dict) -> dict:
-    report = {"files": len(task["files"]), "prompts": [], "answer": None}
-    import numpy as np
-
     model = _load(task["repo_id"], revision=task["commit"])
     has_processor = "processor_config.json" in task["files"]
     here = _logits(model, task["repo_id"], has_processor, revision=task["commit"])
-    with np.load(task["logits"]) as sent:
-        _compare(dict(sent), here, "the published model's logits differ from the folder's")
-    report["prompts"] = list(here)
+    _compare(task["logits"], here, "the published model's logits differ from the folder's")
     del model
     _load(task["repo_id"], with_head=False, revision=task["commit"])
-    if has_processor and "chat_template.jinja" in task["files"]:
-        report["answer"] = _answer(task["repo_id"], task["commit"], task["ask"])
-    return report
+    chats = has_processor and "chat_template.jinja" in task["files"]
+    answer = _answer(task["repo_id"], task["commit"], task["ask"]) if chats else None
+    return {"files": len(task["files"]), "prompts": list(here), "answer": answer}
 
 
-def _compare(sent: dict, here: dict, problem: str) -> None:
-    for kind, logits in sent.items():
+def _compare(sent: dict | str, here: dict, problem: str) -> None:
+    """End the process where logits differ in a bit from those sent, which may be in a file of `_rehearse`."""
+    import numpy as np
+
+    for kind, logits in (np.load(sent) if isinstance(sent, str) else sent).items():
         if logits.shape != here[kind].shape or logits.tobytes() != here[kind].tobytes():
             sys.exit(f"{problem} on the {kind} prompt")
 
 
 def _adapter(task: dict) -> dict:
-    import numpy as np
-
     _use_ours(task)
-    base, based = task["base"][0], {"trust": task["trust"]}
-    adapter, place = task["received"]["folder"], task["received"]["base"]
-    words = (list(task["files"]), {}, place, based)
-    model = _load_adapter(_load(place, **based), adapter)
-    here = _adapter_logits(model, adapter, *words)
+    adapter, base, trust = task["received"]["folder"], task["received"]["base"], task["trust"]
+    here = _adapter_logits(_load_adapter(_load(base, trust=trust), adapter), adapter, base, trust)
     if Path(task["logits"]).is_file():
-        with np.load(task["logits"]) as sent:
-            _compare(dict(sent), here, f"{base} with the published adapter answers differently from the folder")
+        problem = f"{task['base'][0]} with the published adapter answers differently from the folder"
+        _compare(task["logits"], here, problem)
     else:
-        model = _load_adapter(_load(place, **based), task["folder"])
-        sent = _adapter_logits(model, adapter, *words)
+        sent = _adapter_logits(_load_adapter(_load(base, trust=trust), task["folder"]), adapter, base, trust)
         _compare(sent, here, "the published adapter's logits differ from the folder's")
     return {"files": len(task["files"]), "prompts": list(here)}
 
 
-def _adapter_logits(model, place: str, files: list[str], pinned: dict, base: str, base_pinned: dict) -> dict:
+def _adapter_logits(model, place: str, base: str, trust: bool) -> dict:
     """An adapter's logits, with the processor or tokenizer beside it, or else with its base's."""
+    files = os.listdir(place)
     if "processor_config.json" in files or "tokenizer_config.json" in files:
-        return _logits(model, place, "processor_config.json" in files, base_pinned["trust"], **pinned)
-    return _logits(model, base, hasattr(model.config, "vision_config"), **base_pinned)
+        return _logits(model, place, "processor_config.json" in files, trust)
+    return _logits(model, base, hasattr(model.config, "vision_config"), trust)
 
 
 def _answer(repo_id: str, commit: str, ask: list[str] | None) -> str:
@@ -229,8 +220,8 @@ def _answer(repo_id: str, commit: str, ask: list[str] | None) -> str:
     chat = pipeline("image-text-to-text", model=repo_id, revision=commit, trust_remote_code=True)
     picture, text = (Image.open(ask[0]), ask[1]) if ask else (_picture(), "What is in this picture?")
     question = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
-    said = chat(text=[{"role": "user", "content": question}], max_new_tokens=8, return_full_text=False)
-    return said[0]["generated_text"]
+    answers = chat(text=[{"role": "user", "content": question}], max_new_tokens=8, return_full_text=False)
+    return answers[0]["generated_text"]
 
 
 def _row_sums(rows) -> list[str]:
@@ -303,25 +294,18 @@ def _lack_of_room(error: BaseException | None) -> str | None:
     """`datasets` hides a full disk behind three errors of its own."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
-            said = f"{tempfile.gettempdir()} has no room to receive it and compare: {os.strerror(error.errno)}"
-            return f"{said}; make room there, or set TMPDIR, and run the same command again"
+            problem = f"{tempfile.gettempdir()} has no room to receive it and compare: {os.strerror(error.errno)}"
+            return f"{problem}; make room there, or set TMPDIR, and run the same command again"
         error = error.__cause__ or error.__context__
     return None
 
 
 if __name__ == "__main__":
-    given = json.load(sys.stdin)
-    tasks = {
-        "receive": _receive,
-        "rehearse": _rehearse,
-        "model": _model,
-        "adapter": _adapter,
-        "dataset": _dataset,
-        "space": _space,
-    }
+    task = json.load(sys.stdin)
+    steps = {step.__name__: step for step in (_receive, _rehearse, _model, _adapter, _dataset, _space)}
     try:
-        print(json.dumps(tasks[given["do"]](given)))
+        print(json.dumps(steps[f"_{task['do']}"](task)))
     except Exception as error:
-        if not (told := _lack_of_room(error)):
+        if not (problem := _lack_of_room(error)):
             raise
-        sys.exit(told)
+        sys.exit(problem)

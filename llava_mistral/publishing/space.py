@@ -8,10 +8,11 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.whole_file import sha256_of
 from llava_mistral.publishing import verification
 from llava_mistral.publishing.cards import card_data, is_hub_id, pour, validated
 from llava_mistral.publishing.connection import call
-from llava_mistral.publishing.upload import Publication, content_tag, publish, sha256_of, tag
+from llava_mistral.publishing.upload import Publication, content_tag, publish, tag
 
 GRADIO = "6.31.0"  # the version llava-mistral chat is tested with, as the extra `app` in pyproject.toml names it
 HOME = Path(__file__).parents[2]
@@ -152,11 +153,9 @@ def space_card(repo_id: str, model_id: str, commit: str) -> str:
 
     https://huggingface.co/docs/hub/spaces-config-reference
     """
-    from huggingface_hub import SpaceCard, SpaceCardData
-
     name = repo_id.split("/")[-1]
     data = card_data(
-        SpaceCardData,
+        "SpaceCardData",
         title=name,
         emoji="💬",
         colorFrom="gray",
@@ -170,4 +169,4 @@ def space_card(repo_id: str, model_id: str, commit: str) -> str:
         pinned=False,
     )
     text = pour("space_card.md", front_matter=data.to_yaml(), name=name, model_id=model_id, commit=commit)
-    return validated(SpaceCard, text)
+    return validated("SpaceCard", text)

@@ -1,6 +1,5 @@
 """Which files of a checkpoint leave, and in what state: an allow-list, links for weights, scrubbed copies for JSON."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from llava_mistral.ground import checkpoint_headers
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import read_header, refuse_types
+from llava_mistral.ground.strict_json import read_object, write_json
 from llava_mistral.publishing.parquet import clean_png
 from llava_mistral.publishing.scanning import is_local_path, plain_name
 
@@ -70,7 +70,7 @@ def stage_model(folder: Path, staging: Path, base_model: str | None = None) -> l
         elif path.suffix == ".png":
             write_picture(path, target)
         elif name == "run.json":
-            write_json(target, scrub_paths(read_json(path)))
+            write_json(target, scrub_paths(read_object(path)))
         elif (scrubbed := _scrubbed_config(path, base_model)) is not None:
             write_json(target, scrubbed)
         else:
@@ -108,7 +108,7 @@ def check_checkpoint(folder: Path) -> None:
             remedy="give a folder written by save_pretrained, such as an output of llava-mistral train",
             file=folder,
         )
-    config = {} if adapter else read_json(folder / "config.json")
+    config = {} if adapter else read_object(folder / "config.json")
     if not adapter and not config.get("model_type"):
         raise BadInput(
             "names no model", remedy="save the checkpoint again", file=folder / "config.json", field="model_type"
@@ -127,7 +127,7 @@ def _check_whole_modules(folder: Path) -> None:
 
     PEFT would only warn, and the base's own module would answer in its place (haotian-liu/LLaVA issues 784, 1592).
     """
-    config = read_json(folder / "adapter_config.json")
+    config = read_object(folder / "adapter_config.json")
     held = {part for path in weight_files(folder) for name in read_header(path) for part in name.split(".")}
     for module in config.get("modules_to_save") or []:
         if module.rsplit(".", 1)[-1] not in held:
@@ -211,40 +211,12 @@ def scrub_paths(value):
     return plain_name(value) if isinstance(value, str) else value
 
 
-def read_json(path: Path) -> dict:
-    """The JSON object in a file.
-
-    Raises:
-        BadInput: naming the file that is absent or holds something else.
-    """
-    try:
-        return parse_json(path.read_bytes(), path)
-    except FileNotFoundError:
-        raise BadInput("does not exist", remedy="name an existing file", file=path) from None
-
-
-def parse_json(data: bytes, name: str | Path) -> dict:
-    """The JSON object in some bytes, or BadInput with `name`."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"is not JSON ({error})", remedy="save it again", file=name) from None
-    if not isinstance(value, dict):
-        raise BadInput("holds no JSON object", remedy="save it again", file=name)
-    return value
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write a JSON object in one fixed layout, so that the same content is the same file."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _code_files(folder: Path) -> set[str]:
     """The modules that `auto_map` names; each must be in the folder, because code of another repository can change."""
     modules = set()
     for name in ("config.json", "processor_config.json", "tokenizer_config.json", "preprocessor_config.json"):
         path = folder / name
-        entries = (read_json(path).get("auto_map") or {}) if path.is_file() else {}
+        entries = (read_object(path).get("auto_map") or {}) if path.is_file() else {}
         for reference in entries.values():
             for one in reference if isinstance(reference, list) else [reference]:
                 modules |= {_module_file(one, path)} if one else set()
@@ -268,7 +240,7 @@ def _code_files(folder: Path) -> set[str]:
 def _check_tokenizer(folder: Path) -> None:
     """Refuse a tokenizer that looks for its files by a path that climbs; an absolute one is scrubbed, as elsewhere."""
     path = folder / "tokenizer_config.json"
-    for key, value in (read_json(path) if path.is_file() else {}).items():
+    for key, value in (read_object(path) if path.is_file() else {}).items():
         names = value if isinstance(value, list) else [value]
         if re.search("_files?$", key) and any(".." in re.split(r"[/\\]", name) for name in map(str, names)):
             raise BadInput(
@@ -298,7 +270,7 @@ def _scrubbed_config(path: Path, base_model: str | None) -> dict | None:
     """
     if not path.name.endswith("config.json"):
         return None
-    config = read_json(path)
+    config = read_object(path)
     scrubbed = _without_provenance(config)
     if path.name == "adapter_config.json":
         base = scrubbed["base_model_name_or_path"] = base_model or config.get("base_model_name_or_path")

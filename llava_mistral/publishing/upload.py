@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.whole_file import sha256_of
 from llava_mistral.publishing.connection import (
     FAILING_SECONDS,
     HubError,
@@ -139,14 +140,6 @@ def list_remote(api, repo_id: str, repo_type: str, revision: str) -> dict[str, s
     """The files of a repository at a commit: path -> sha256 of a large file, git's own hash of a small one."""
     entries = call(lambda: list(_tree(api, repo_id, repo_type, revision)), repo_id)
     return {entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id for entry in entries}
-
-
-def sha256_of(content: Path | bytes) -> str:
-    """The sha256 of a file or of bytes, in hexadecimal."""
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_tag(prefix: str, sums: dict[str, str]) -> str:

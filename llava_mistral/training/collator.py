@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import torch
 
+from llava_mistral.data.turns import chat_of
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.batch_pictures import Pictures
 from llava_mistral.training.trained_tokens import pad_alone
-from llava_mistral.training.wording import conversation, learned_turns
+from llava_mistral.training.wording import learned_turns
 
 
 class AnswerCollator:
@@ -54,8 +55,7 @@ class AnswerCollator:
 
     def word(self, row: dict, answered: bool) -> str:
         """The row as text, one image token a picture; without its answers, what the model is asked with."""
-        turns, asked = conversation(row, self.processor.image_token)
-        text = self._render(turns if answered else turns[:asked], row, asks=not answered)
+        text = self._render(chat_of(row, answered=answered), row, asks=not answered)
         pictures = len(row["images"] or ())
         if answered and (count := text.count(self.processor.image_token)) != pictures:
             raise BadInput(
@@ -79,7 +79,7 @@ class AnswerCollator:
         Args:
             image_tokens: how many tokens took the place of each picture.
         """
-        turns, _ = conversation(row, self.processor.image_token)
+        turns = chat_of(row, answered=True)
         for place in learned_turns(row):
             start = self._length(ids, turns[:place], row, image_tokens, asks=True)
             goes_on = place + 1 < len(turns)

@@ -16,9 +16,9 @@ import torch
 
 from llava_mistral.ground.escaping import POLICY_TAG, fence
 from llava_mistral.ground.pictures import open_picture
+from llava_mistral.ground.strict_json import write_json
 from llava_mistral.ground.whole_file import write_whole
 from llava_mistral.training.collator import AnswerCollator
-from llava_mistral.training.saving.whole_checkpoints import as_json
 
 MAX_NEW_TOKENS = 64
 LONGEST_SIDE = 336  # pixels of a picture on the page
@@ -85,7 +85,7 @@ class SampleAnswers:
         ]
         record = {"step": step, "eval_loss": metrics.get("eval_loss"), "samples": samples}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / f"step-{step}.json", as_json(record))
+        write_json(self.folder / f"step-{step}.json", record)
         write_whole(self.folder / f"step-{step}.html", self.page(record))
         if writer is not None:
             self._to_tensorboard(record, writer)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from llava_mistral.data.conversations import count_pictures
-from llava_mistral.ground.whole_file import write_whole
+from llava_mistral.ground.strict_json import as_json, write_json
 from llava_mistral.training.loss_chart import draw_losses
 from llava_mistral.training.machine import hardware, peak_memory_gb
 from llava_mistral.training.processes import is_first_process
@@ -18,12 +18,10 @@ from llava_mistral.training.saving.output_folder import BEGUN, FINISHED, RECORD
 from llava_mistral.training.saving.whole_checkpoints import (
     DAMAGED,
     PARTIAL,
-    as_json,
     checkpoints,
     partial_folder,
     sync_entry,
     sync_folder,
-    write_json,
 )
 
 PACKAGES = ("transformers", "torch", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors")
@@ -78,7 +76,7 @@ def finish_run(trainer, processor, record: dict, weights: dict | None = None) ->
         processor.save_pretrained(staging)
         title = f"{record['stage']}, from {Path(record['base_model'][0]).name}"
         draw_losses(trainer.state.log_history, staging / "loss.png", title)
-        write_json(staging / "run.json", record)
+        (staging / "run.json").write_text(as_json(record), encoding="utf-8")
         sync_folder(staging)
         os.rename(staging, output / FINISHED)
         sync_entry(output)
@@ -159,7 +157,7 @@ def begin_run(trainer, recipe, rows, bad, template: str | None, parameters: dict
         output = Path(trainer.args.output_dir)
         output.mkdir(parents=True, exist_ok=True)
         bad.write(output)
-        write_whole(output / BEGUN, as_json(begun))
+        write_json(output / BEGUN, begun)
     return begun
 
 

@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
+from llava_mistral.ground.strict_json import write_json
 from llava_mistral.training.reporting import ReportingTrainer
 from llava_mistral.training.saving.resuming import RunIdentity
 from llava_mistral.training.saving.whole_checkpoints import (
     partial_folder,
     publish_checkpoint,
     sync_folder,
-    write_json,
 )
 
 

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava_mistral.ground.whole_file import saving
+from llava_mistral.ground.strict_json import as_json
+from llava_mistral.ground.whole_file import saving, sha256_of
 
 PARTIAL = ".partial"  # what is being written or removed; worthless to the next run
 MANIFEST = "MANIFEST.json"
@@ -53,7 +54,8 @@ def publish_checkpoint(staging: Path, output: Path, about: dict, limit: int | No
         limit: how many checkpoints to keep (`save_total_limit`); None or 0 keeps all.
         keep: path of a checkpoint that is kept in any case (the best one).
     """
-    write_json(staging / MANIFEST, _signed({**about, "files": describe_files(staging)}))
+    manifest = _signed({**about, "files": describe_files(staging)})
+    (staging / MANIFEST).write_text(as_json(manifest), encoding="utf-8")
     sync_entry(staging / MANIFEST)
     sync_entry(staging)
     target = output / staging.name
@@ -122,7 +124,7 @@ def describe_files(folder: Path) -> dict[str, dict]:
     """Size in bytes and sha256 of every file below `folder`, manifest and hidden files aside, by relative name."""
     paths = _files(folder)
     with ThreadPoolExecutor() as pool:  # hashing releases the lock of the interpreter
-        digests = list(pool.map(_sha256, paths))
+        digests = list(pool.map(sha256_of, paths))
     return {
         _name(path, folder): {"size": path.stat().st_size, "sha256": digest}
         for path, digest in zip(paths, digests, strict=True)
@@ -137,11 +139,6 @@ def _files(folder: Path) -> list[Path]:
 
 def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
@@ -161,16 +158,6 @@ def sync_entry(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def write_json(path: Path, value) -> None:
-    """Write `value` as UTF-8 JSON, a line per entry."""
-    path.write_text(as_json(value), encoding="utf-8")
-
-
-def as_json(value) -> str:
-    """`value` as JSON, a line per entry."""
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 @contextmanager
