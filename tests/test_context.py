@@ -2,6 +2,9 @@
 
 import pytest
 
+from tests.support.tiny_components import TEXT
+from tests.support.tiny_plugin import tiny_model
+
 SCALED = {
     "linear": {"factor": 4.0},
     "dynamic": {"factor": 4.0},
@@ -109,3 +112,33 @@ def test_a_window_that_is_changed_in_a_model_is_refused_by_name(stage0):
     model.config.text_config.sliding_window = None
     with pytest.raises(ValueError, match="sliding_window was changed after the model was made"):
         model.generate(**prompt(20), max_new_tokens=1)
+
+
+COUNTING = {  # decoders for which it matters where a token stands, and not only how far it is from another
+    "ministral3": {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 16}
+    | {"llama_4_scaling_beta": 0.5, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "longrope": {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 16}
+    | {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+}
+
+
+@pytest.mark.parametrize("kind", COUNTING)
+def test_padding_on_the_left_moves_no_position(kind):
+    """One short row behind the longest padding that it can have: its logits are those it has alone."""
+    import torch
+
+    text = {**TEXT, "vocab_size": 448, "rope_parameters": {"rope_theta": 1e4, **COUNTING[kind]}}
+    text |= {"model_type": kind if kind == "ministral3" else "mistral"}
+    model = tiny_model(text_config=text | ({"max_position_embeddings": 20} if kind == "dynamic" else {})).eval()
+    ids = torch.randint(4, 390, (1, 12), generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([torch.full((1, 18), 3), ids], 1)
+    mask = (torch.arange(30) >= 18).long()[None]
+    with torch.no_grad():
+        alone, behind = model(input_ids=ids).logits, model(input_ids=padded, attention_mask=mask).logits[:, -12:]
+        torch.testing.assert_close(behind, alone, rtol=1e-4, atol=1e-4)
+        moved = model(input_ids=padded, attention_mask=mask, position_ids=torch.arange(30)[None]).logits[:, -12:]
+        assert (moved - alone).abs().max() > 1e-3, "the decoder must be one for which it matters"
+        first = model(input_ids=padded[:, :29], attention_mask=mask[:, :29], use_cache=True)
+        last = model(input_ids=padded[:, 29:], attention_mask=mask, past_key_values=first.past_key_values).logits
+        torch.testing.assert_close(last[:, -1], alone[:, -1], rtol=1e-4, atol=1e-4)

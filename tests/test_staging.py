@@ -293,9 +293,8 @@ def test_a_row_whose_picture_lies_elsewhere_is_refused(tmp_path):
 
     (tmp_path / "outside.png").write_bytes(png(0))
     made = save_dataset(tmp_path / "made", rows=1)
-    picture = pa.array(
-        [{"bytes": None, "path": "../outside.png"}], pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    )
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    picture = pa.array([{"bytes": None, "path": "../outside.png"}], kind)
     pq.write_table(pa.table({"image": picture}), made / "data" / "train-00000-of-00001.parquet")
     with pytest.raises(BadInput, match="is outside of"):
         prepare(made, tmp_path)

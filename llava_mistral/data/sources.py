@@ -151,9 +151,8 @@ def _loaded(path: Path, config: str | None) -> Any:
         if not path.exists():
             return load(str(path), name=config)
         # The library tells files by time alone; what is copied over another of the same time would be overlooked.
-        cache = {
-            "cache_dir": str(Path(datasets.config.HF_DATASETS_CACHE) / "llava_mistral" / f"read-{state_of(path)}")
-        }
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "llava_mistral" / f"read-{state_of(path)}"
+        cache = {"cache_dir": str(folder)}
         builder, options = (None, {}) if path.is_dir() and config else _builder(path)
         if builder is None:
             return load(str(path.absolute()), name=config, **cache)

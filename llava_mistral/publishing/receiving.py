@@ -33,8 +33,9 @@ def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) 
         except Exception as error:
             failing_since = failing_since or time.monotonic()
             if (failing := time.monotonic() - failing_since) > PATIENCE:
-                reason = " ".join(str(error).split())
-                sys.exit(f"{repo_id} at {commit} was published but cannot be received now ({reason})")
+                sys.exit(
+                    f"{repo_id} at {commit} was published but cannot be received now ({' '.join(str(error).split())})"
+                )
             time.sleep(min(1 + failing, 8))  # 1, 2, 4, 8, 8 … seconds
     for path, expected in files.items():
         place = Path(folder) / path
@@ -122,11 +123,8 @@ def _load_adapter(base, place: str):
 
 
 def _check_finite(weights: dict) -> None:
-    import torch
-
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            sys.exit(f"the weights are not finite: {name}")
+    if bad := [name for name, values in weights.items() if values.is_floating_point() and not values.isfinite().all()]:
+        sys.exit(f"the weights are not finite: {bad[0]}")
 
 
 def _picture():
@@ -247,34 +245,27 @@ def _dataset(task: dict) -> dict:
 
     config.USE_PARQUET_EXPORT = False  # it would take the token to another host, datasets-server.…
     _download(task["repo_id"], task["commit"], task["files"], "dataset")
-    report = {"files": len(task["files"]), "rows": {}, "columns": []}
+    counts = {}
     for split, sources in task["splits"].items():
         here = load_dataset("parquet", data_files={split: sources}, split=split)
         left = here.column_names
         for name, columns in task["configs"].items():
-            pinned = {"name": name, "split": split, "revision": task["commit"]}
-            there = load_dataset(task["repo_id"], **pinned)
-            expected = here.select_columns(columns)
-            if expected.column_names != there.column_names or expected.features != there.features:
-                sys.exit(f"the published columns of {name} are {there.column_names}, the folder's are {columns}")
+            pinned = {"path": task["repo_id"], "name": name, "split": split, "revision": task["commit"]}
+            there = {"loaded": load_dataset(**pinned), "streamed": load_dataset(**pinned, streaming=True)}
+            expected, found = here.select_columns(columns).features, there["loaded"].features
+            if [*expected.items()] != [*found.items()]:
+                sys.exit(f"the published columns of {name} are {[*found]}, the folder's are {columns}")
             new, left = [name for name in columns if name in left], [name for name in left if name not in columns]
             sent = _row_sums(here.select_columns(new))
-            for how, rows in (
-                ("loaded", there),
-                ("streamed", load_dataset(task["repo_id"], **pinned, streaming=True)),
-            ):
-                _compare_rows(sent, _row_sums(rows.select_columns(new)), f"{split} split", how)
-        if left:
-            sys.exit(f"no published config shows the columns {left}")
-        report["rows"][split], report["columns"] = len(here), here.column_names
-    return report
-
-
-def _compare_rows(sent: list, came: list, what: str, how: str) -> None:
-    if came != sent:
-        where = next((i for i, pair in enumerate(zip(sent, came, strict=False)) if pair[0] != pair[1]), None)
-        problem = f"row {where} differs" if where is not None else f"{len(came)} rows instead of {len(sent)}"
-        sys.exit(f"the published {what} is not the folder's when {how}: {problem}")
+            for how, rows in there.items():
+                if (came := _row_sums(rows.select_columns(new))) != sent:
+                    where = next(
+                        (i for i, pair in enumerate(zip(sent, came, strict=False)) if pair[0] != pair[1]), None
+                    )
+                    what = f"row {where} differs" if where is not None else f"{len(came)} rows instead of {len(sent)}"
+                    sys.exit(f"the published {split} split is not the folder's when {how}: {what}")
+        counts[split] = len(here)
+    return {"files": len(task["files"]), "rows": counts}
 
 
 def _space(task: dict) -> dict:
@@ -283,8 +274,7 @@ def _space(task: dict) -> dict:
         shutil.copytree(folder, plain, dirs_exist_ok=True)
         # Without site-packages: a project installed here would stand in for a file that was not sent along.
         command = [sys.executable, "-S", Path(plain) / "app.py", "--help"]
-        without_token = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
-        started = subprocess.run(command, capture_output=True, text=True, env=without_token)
+        started = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_TOKEN": ""})
     if started.returncode:
         sys.exit(f"the published app.py does not start: {(started.stderr.strip().splitlines() or ['no message'])[-1]}")
     return {"files": len(task["files"])}
