@@ -15,6 +15,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from llava_mistral.training.stages import numbers_in
+
 PROJECTOR = "multi_modal_projector"
 NEWLINE = "image_newline"  # a parameter of the model itself: PEFT has no wrapper for it, but loads it with an adapter
 # The seven matrices of each text layer; the vision tower's attention has `q_proj` and the like, too, and stays frozen.
@@ -49,8 +51,7 @@ def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[
     counts = {"trainable": 0, "frozen": 0}
     for name, weight in model.named_parameters():
         if f"{PROJECTOR}.original_module." not in name:
-            packed = 2 if type(weight).__name__ == "Params4bit" else 1  # two weights lie in one byte
-            counts["trainable" if weight.requires_grad else "frozen"] += packed * weight.numel()
+            counts["trainable" if weight.requires_grad else "frozen"] += numbers_in(weight)
     return model, counts
 
 

@@ -18,6 +18,7 @@ from llava_mistral.training.packing import (
 from llava_mistral.training.saving.saving_trainer import SavingTrainer
 from llava_mistral.training.stages import is_projection
 from llava_mistral.training.trained_tokens import TrainedTokens, pad_alone
+from llava_mistral.training.vision_features import vision_model
 
 
 class StageTrainer(SavingTrainer):
@@ -49,6 +50,7 @@ class StageTrainer(SavingTrainer):
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = spread_classes(self.model)
         self.data_collator = Refusals(self.data_collator)
+        self.add_callback(PicturesLast())
         self.tokens = TrainedTokens(self.model.config.image_token_id, pad_alone(self.processing_class.tokenizer))
         self.noise = None
         if row_tokens is not None:
@@ -97,6 +99,14 @@ class StageTrainer(SavingTrainer):
             if own:
                 optimizer.add_param_group({**group, "params": own, "lr": self.mm_projector_lr})
         return optimizer
+
+
+class PicturesLast(TrainerCallback):
+    """Puts the reader of pictures behind the hooks that the wrapping of the model has registered by now."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if reader := getattr(vision_model(model), "picture_reader", None):
+            reader.register()
 
 
 class EpochOf(TrainerCallback):

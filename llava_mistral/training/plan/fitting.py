@@ -7,7 +7,7 @@ from typing import Any
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.plan.checkpoint import configuration
 from llava_mistral.training.plan.gpus import fitting_changes, present_gpu
-from llava_mistral.training.plan.memory import memory_of
+from llava_mistral.training.plan.memory import UNKNOWN, memory_of
 from llava_mistral.training.plan.printed import GB, advice
 from llava_mistral.training.plan.workload import largest_batch, measure, run_of, split_rows
 
@@ -31,7 +31,7 @@ def check_fit(stage: Any, config: Any, rows: Any, processor: Any) -> None:
     memory = memory_of(of_model, run, largest_batch(samples, run))
     if memory is None:
         if gpu is not None and not run.deepspeed:
-            said = f"the memory of {run.optim} is not known here, so it was not checked whether the run fits"
+            said = f"whether the run fits was not checked: of {run.optim}, {UNKNOWN[run.optim]}"
             print(f"llava-mistral train: {said}", file=sys.stderr)
         return
     if gpu is None:
