@@ -1,16 +1,21 @@
 """What a CPU can show of the way that training takes on GPUs: hooks, locks, counts, kernels, costs."""
 
 import errno
+import json
 import os
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.recipe_sizes import config_of
-from tests.support.running import HOME
+from tests.support.running import HOME, run_apart
+from tests.support.tiny_components import TEXT
 from tests.support.tiny_plugin import tiny_model
 from tests.support.training_runs import train
+from tests.support.varlen_kernels import varlen_on_cpu
 
 
 def spread(weight: torch.nn.Parameter) -> torch.nn.Parameter:
@@ -186,3 +191,209 @@ def test_a_gpu_that_is_not_known_has_hours_when_its_peak_is_given(stage0, rows_f
     assert "NVIDIA Z9: no peak known, give --peak_tflops N" in done.stdout and "unknown hours" in done.stdout
     done = train("pretrain", stage0, rows_file, tmp_path / "out", plan="True", peak_tflops="500")
     assert "no peak known" not in done.stdout and "fits, 0.00 hours" in done.stdout
+
+
+# Attention's kernel, behind the wrapper that a GPU would use.
+
+
+def rows_of(model, lengths, seed: int = 0) -> dict:
+    """A packed row of samples of these lengths, text alone, on whose later halves there is loss."""
+    borders = torch.tensor([0, *lengths]).cumsum(0)
+    ids = torch.randint(5, 250, (1, int(borders[-1])), generator=torch.Generator().manual_seed(seed))
+    places = torch.cat([torch.arange(length) for length in lengths])[None]
+    labels = ids.masked_fill(places < max(1, min(lengths) // 2), -100)
+    marks = {name: borders.to(torch.int32) for name in ("cu_seq_lens_q", "cu_seq_lens_k")}
+    marks |= dict.fromkeys(("max_length_q", "max_length_k"), max(lengths))
+    return {"input_ids": ids, "labels": labels, "position_ids": places, **marks, "use_cache": False}
+
+
+def kernel_model(lora: bool = False, checkpointing: bool = False, bf16: bool = True):
+    """A model whose heads are as wide as the kernel wants them, ready to train in packed rows."""
+    from llava_mistral.training.attention import use_per_sample_attention
+    from llava_mistral.training.lora import add_lora
+    from llava_mistral.training.recipe import StageArguments
+    from llava_mistral.training.stages import set_trainable
+    from llava_mistral.training.vision_features import VisionFeatures
+
+    wide = {"model_type": "mistral", "vocab_size": 448, "sliding_window": 12, **TEXT, "hidden_size": 32, "head_dim": 8}
+    model = tiny_model(text_config=wide).train()
+    set_trainable(model, "finetune")
+    if lora:
+        model, _ = add_lora(model, StageArguments(lora_r=4, lora_dropout=0.0), 0, bf16)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.02)  # from zero nothing of the other matrix would be learned
+    VisionFeatures(model)
+    use_per_sample_attention(model)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def gradients(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**batch).loss
+    loss.backward()
+    return loss.detach(), {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
+
+
+def near(found: dict, expected: dict, bound: float) -> None:
+    assert found.keys() == expected.keys() and len(found) > 4
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= bound * gradient.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_real_wrapper_trains_as_sample_by_sample_attention_does(lora, checkpointing):
+    """bfloat16 autocast, grouped heads, a window; in the last bits the two round at other places."""
+    model = kernel_model(lora, checkpointing)
+    batch = rows_of(model, (30, 7, 19))
+    loss, apart = gradients(model, batch)
+    with varlen_on_cpu() as calls:
+        other, together = gradients(model, batch)
+    layers = model.config.text_config.num_hidden_layers
+    assert calls == {"forward": layers * (1 + checkpointing), "backward": layers}
+    assert float(other) == pytest.approx(float(loss), rel=5e-3)
+    near(together, apart, 0.1)
+
+
+def test_our_call_of_the_kernel_fits_its_signature():
+    import inspect
+    from unittest import mock
+
+    from torch.nn.attention.varlen import varlen_attn
+
+    from llava_mistral.training import attention
+
+    bound = []
+    with mock.patch.object(attention, "varlen_attn", lambda *a, **k: bound.append((a, k))):
+        attention._by_kernel(*torch.zeros(3, 4, 2, 8), torch.tensor([0, 4]), 4, None, 3)
+    (places, names), signature = bound[0], inspect.signature(varlen_attn)
+    given = signature.bind(*places, **names).arguments
+    assert given["max_q"] == given["max_k"] == 4 and given["window_size"] == (2, 0) and given["enable_gqa"] is True
+    assert given["cu_seq_q"] is given["cu_seq_k"] and not {"seqused_k", "block_table"} & given.keys()
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_checkpointing_changes_no_bit(lora):
+    batch = rows_of(None, (30, 7, 19))
+    with varlen_on_cpu():
+        plain, again = (gradients(kernel_model(lora, checkpointing), batch) for checkpointing in (False, True))
+    assert plain[0].equal(again[0])
+    assert all(gradient.equal(again[1][name]) for name, gradient in plain[1].items())
+
+
+def test_lora_makes_no_float32_copy_of_its_inputs_and_learns_the_same_bits():
+    """Autocast would round such a copy to the bfloat16 number that it was made from."""
+    batch = rows_of(None, (30, 7, 19))
+    with varlen_on_cpu():
+        lean, stock = (gradients(kernel_model(lora=True, bf16=bf16), batch) for bf16 in (True, False))
+        traffic = [bytes_to_float32(kernel_model(lora=True, bf16=bf16), batch) for bf16 in (True, False)]
+    assert lean[0].equal(stock[0])
+    near(lean[1], stock[1], 1e-2)
+    assert traffic[0] < 0.85 * traffic[1]
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations that pass, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.widened = Counter(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        self.names[func._schema.name.removeprefix("aten::")] += 1
+        if func._schema.name == "aten::_to_copy" and found.dtype == torch.float32:
+            self.widened += found.nbytes
+        return found
+
+
+def bytes_to_float32(model, batch) -> int:
+    with Counted() as counted:
+        gradients(model, batch)
+    return counted.widened
+
+
+@pytest.mark.slow
+def test_compiled_layers_learn_the_same_in_one_graph_for_rows_of_any_length():
+    """The compiler's front and the autograd's, without the code generator: at most 2 recompilations, no graph break."""
+    from torch._dynamo.utils import counters
+
+    from llava_mistral.training.trainer import compile_layers
+
+    lengths = [(30, 7, 19), (12, 12), (40, 3, 9, 21), (50,)]
+    model, plain = kernel_model(), kernel_model()
+    torch._dynamo.reset()
+    counters.clear()
+    compile_layers(model, "aot_eager")
+    with varlen_on_cpu():
+        for row in lengths:
+            batch = rows_of(model, row)
+            (loss, found), (other, expected) = gradients(model, batch), gradients(plain, batch)
+            assert float(loss) == pytest.approx(float(other), rel=5e-3)
+            near(found, expected, 0.05)
+    assert not counters["graph_break"], dict(counters["graph_break"])
+    assert counters["stats"]["unique_graphs"] <= 3, "one, and at most two recompilations"
+
+
+# What loading takes.
+
+LOAD = """
+import json, sys
+from llava_mistral.training.loading import load_model
+from llava_mistral.training.machine import peak_memory_gb
+from llava_mistral.training.recipe import StageArguments
+from types import SimpleNamespace
+from transformers import AutoConfig
+import trl, peft, llava_mistral.training.lora
+import modeling_llava_mistral
+config = SimpleNamespace(bf16=True, fsdp=None, deepspeed=None, process_index=0, seed=0)
+before = peak_memory_gb()["resident"]
+model, _ = load_model(StageArguments(stage="pretrain", model_name_or_path=sys.argv[1]), config)
+peak = (peak_memory_gb()["resident"] - before) * 1e9
+print(json.dumps({"peak": peak, "held": sum(weight.nbytes for weight in model.parameters())}))
+"""
+
+
+def test_loading_takes_little_more_host_memory_than_what_is_stored(tmp_path):
+    """A checkpoint of bfloat16 whose projector is float32, as stage 1 leaves it."""
+    text = {"model_type": "mistral", "vocab_size": 2000, **TEXT}
+    text |= {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8}
+    model = tiny_model(text_config=text).bfloat16()
+    model.model.multi_modal_projector.float()
+    stored = sum(weight.nbytes for weight in model.parameters())
+    assert stored > 240e6
+    model.save_pretrained(tmp_path / "stored")
+    del model
+    (tmp_path / "load.py").write_text(LOAD)
+    done = run_apart(tmp_path / "load.py", tmp_path / "stored", PYTHONPATH=str(HOME))
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 0.5 * stored < found["peak"] < 1.1 * stored + 20e6, "and a few megabytes of code that is loaded on the way"
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_is_loaded_as_stored_is_what_is_loaded_in_float32_and_shrunk(lora, tmp_path):
+    from types import SimpleNamespace
+
+    from llava_mistral.training import loading
+    from llava_mistral.training.recipe import StageArguments
+
+    model = tiny_model().bfloat16()
+    model.model.multi_modal_projector.float()
+    torch.nn.init.normal_(model.model.multi_modal_projector.linear_1.weight)
+    model.save_pretrained(tmp_path)
+    config = SimpleNamespace(bf16=True, fsdp=None, deepspeed=None, process_index=0, seed=0)
+    stage = StageArguments(stage="finetune" if lora else "pretrain", model_name_or_path=str(tmp_path), use_peft=lora)
+    small, counts = loading.load_model(stage, config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "load_small", lambda *args: None)
+        wide, same = loading.load_model(stage, config)
+    assert counts == same
+    both = zip(*(dict([*one.named_parameters(), *one.named_buffers()]).items() for one in (small, wide)), strict=True)
+    for (name, weight), (other, expected) in both:
+        assert name == other and weight.requires_grad == expected.requires_grad, name
+        assert weight.dtype == expected.dtype or ".original_module." in name, name
+        assert weight.float().equal(expected.float()), name

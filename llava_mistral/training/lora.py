@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -23,12 +24,13 @@ NEWLINE = "image_newline"  # a parameter of the model itself: PEFT has no wrappe
 TARGETS = r".*\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
 
-def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[str, int]]:
+def add_lora(model: torch.nn.Module, stage, seed: int, bf16: bool = False) -> tuple[PeftModel, dict[str, int]]:
     """Wrap `model` so that LoRA on its text model, its projector and the newline are trained, and nothing else.
 
     Args:
         stage: a `StageArguments` with `lora_r`, `lora_alpha`, `lora_dropout`.
         seed: of the random half of the low-rank matrices. The Trainer seeds too late for them.
+        bf16: it trains under autocast to bfloat16.
 
     Returns:
         the wrapped model, and parameter counts `{"trainable": …, "frozen": …}`. The projector as it was before, which
@@ -48,6 +50,10 @@ def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[
     model = get_peft_model(model, config)
     for _, newline in _newline(model):
         newline.requires_grad_(True)
+    for module in model.modules():
+        # PEFT would copy every input to float32, which autocast then rounds back: the same bits, twice the traffic.
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = not bf16
     counts = {"trainable": 0, "frozen": 0}
     for name, weight in model.named_parameters():
         if f"{PROJECTOR}.original_module." not in name:

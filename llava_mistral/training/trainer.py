@@ -1,5 +1,6 @@
 """TRL's SFTTrainer with what the stages of LLaVA-Mistral add to it, through the methods it offers for that."""
 
+import os
 from copy import copy
 
 import torch
@@ -41,6 +42,12 @@ class StageTrainer(SavingTrainer):
             self.lengths = estimated_lengths(rows, most_image_tokens(kwargs["model"].config))
             samples, count = rows_of_a_step(self.lengths, args, row_tokens)
             args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
+        compiled, args.torch_compile = (
+            args.torch_compile,
+            False,
+        )  # by layer, below: of the whole, pictures break graphs
+        for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
+            os.environ.pop(name, None)  # TrainingArguments ask accelerate so, which would compile the whole
         given = dict(kwargs["model"].named_parameters())
         projector = {name: weight.data for name, weight in given.items() if is_projection(name)}
         super().__init__(**kwargs | {"args": args})
@@ -49,6 +56,8 @@ class StageTrainer(SavingTrainer):
                 weight.data = projector[name].to(weight.device)
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = spread_classes(self.model)
+        if compiled:
+            compile_layers(self.model, args.torch_compile_backend, args.torch_compile_mode)
         self.data_collator = Refusals(self.data_collator)
         self.add_callback(PicturesLast())
         self.tokens = TrainedTokens(self.model.config.image_token_id, pad_alone(self.processing_class.tokenizer))
@@ -140,6 +149,12 @@ def accepted(batch: dict) -> dict:
     if "refused" in batch:
         raise BadInput(**batch["refused"])
     return batch
+
+
+def compile_layers(model: torch.nn.Module, backend: str | None = None, mode: str | None = None) -> None:
+    """Compile each layer of the text model by itself, for rows of any length: one graph serves them all."""
+    for layer in vision_model(model).language_model.layers:
+        layer.compile(backend=backend or "inductor", mode=mode, dynamic=True, fullgraph=False)
 
 
 def spread_classes(model: torch.nn.Module) -> list[str]:
