@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.recipe_sizes import config_of
-from tests.support.running import HOME, run_apart
+from tests.support.running import HOME, recipe_of, run_apart
 from tests.support.tiny_components import TEXT
 from tests.support.tiny_plugin import tiny_model
 from tests.support.training_runs import train
@@ -319,7 +319,7 @@ def bytes_to_float32(model, batch) -> int:
 
 @pytest.mark.slow
 def test_compiled_layers_learn_the_same_in_one_graph_for_rows_of_any_length():
-    """The compiler's front and the autograd's, without the code generator: at most 2 recompilations, no graph break."""
+    """Without the code generator: at most 2 recompilations, no graph break."""
     from torch._dynamo.utils import counters
 
     from llava_mistral.training.trainer import compile_layers
@@ -397,3 +397,58 @@ def test_what_is_loaded_as_stored_is_what_is_loaded_in_float32_and_shrunk(lora, 
         assert name == other and weight.requires_grad == expected.requires_grad, name
         assert weight.dtype == expected.dtype or ".original_module." in name, name
         assert weight.float().equal(expected.float()), name
+
+
+# What the memory of a GPU decides.
+
+
+@pytest.mark.parametrize(
+    ("stage", "lora_r", "gigabytes", "given", "checkpointing", "batch"),
+    [
+        ("pretrain", None, 80, (), False, 32),
+        ("pretrain", None, 45, (), False, 8),
+        ("pretrain", None, 24, (), True, 32),
+        ("pretrain", None, 80, ("gradient_checkpointing",), True, 32),
+        ("pretrain", None, 80, ("row_tokens",), False, 4),
+        ("finetune", None, 141, (), True, 32),
+        ("finetune", None, 60, (), True, 4),
+        ("finetune", 128, 80, (), False, 8),
+    ],
+)
+def test_layers_are_kept_and_rows_are_long_where_the_memory_is_there(
+    stage, lora_r, gigabytes, given, checkpointing, batch, tmp_path
+):
+    from llava_mistral.training.plan.decisions import decide
+    from llava_mistral.training.plan.gpus import GPUS
+    from llava_mistral.training.plan.memory import memory_of
+    from llava_mistral.training.plan.workload import Run, Sample, largest_batch
+
+    config = config_of(tmp_path, "mistral")
+    alike = [Sample(616, 10, 576, 1)] * 32 if stage == "pretrain" else []
+    samples = alike or [Sample(700, 3, 576, 1), Sample(250, 3, 0, 0)] * 16
+    run = Run(stage, 4, 8, 1.0, 0, "adamw_torch_fused", True, True, lora_r, packed=True, small_frozen=True)
+    gpu = replace(GPUS["H100"], memory=gigabytes * 1e9)
+    found = decide(config, run, samples, gpu, given)
+    assert found.step_samples == run.step_samples
+    fits = memory_of(config, found, largest_batch(samples, found)).peak <= gpu.memory
+    assert fits or found == run, "and the check of fit refuses it"
+    assert (found.checkpointing, found.batch) == (checkpointing, batch)
+
+
+def test_the_trainer_takes_what_the_plan_decided(stage0, rows_file, monkeypatch):
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.packing import rows_of_a_step
+    from llava_mistral.training.plan import fitting
+    from llava_mistral.training.plan.checkpoint import worded_processor
+    from llava_mistral.training.plan.gpus import GPUS
+
+    given = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "dataloader_num_workers": 2}
+    recipe = recipe_of(stage="finetune", model_name_or_path=stage0, **given)
+    stage, config = recipe.stage, recipe.config
+    config.use_cpu = False
+    monkeypatch.setattr(fitting, "present_gpu", lambda: GPUS["H100"])
+    fitting.check_fit(stage, config, read_rows(rows_file), worded_processor(stage), given)
+    assert config.gradient_checkpointing is config.activation_checkpointing is False
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (8, 1)
+    assert rows_of_a_step([2000] * 8, config, stage.row_tokens, 1) == (8, 1)
+    assert config.dataloader_prefetch_factor == 2

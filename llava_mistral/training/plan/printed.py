@@ -8,6 +8,7 @@ from typing import Any
 from llava_mistral.training.context import beyond_context
 from llava_mistral.training.context import said_of as beyond_said
 from llava_mistral.training.plan.checkpoint import configuration, worded_processor
+from llava_mistral.training.plan.decisions import decide
 from llava_mistral.training.plan.gpus import GPUS, SOURCES, kind_of, present_gpu, utilisation
 from llava_mistral.training.plan.run_plan import OnGpu, Plan, plan
 from llava_mistral.training.plan.workload import Run, measure, run_of, split_rows
@@ -27,6 +28,8 @@ def print_plan(recipe: Any, rows: Any) -> int:
     run = run_of(stage, config, stage.plan_gpus or int(os.environ.get("WORLD_SIZE", 1)))
     run = split_rows(run, stage, config, rows, of_model)
     samples = measure(rows, processor, of_model, config.seed)
+    if len(gpus) == run.world == 1:
+        run = decide(of_model, run, samples, gpus[0], recipe.given)
     made = plan(of_model, run, samples, len(rows), gpus, beyond)
     print("\n".join(lines_of(made, run)))
     print("PLAN " + json.dumps(asdict(made)))
