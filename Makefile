@@ -18,6 +18,12 @@ slow: $(VENV)/installed
 abuse: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m case --reliability=docs
 
+# What has to be shown on a GPU, part by part into benchmarks/results/gpu; `make gpu PART=n` runs one. SCIENCEQA and
+# TOKENIZER are the folders with the real lengths.
+gpu: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/gpu_hour.py $(if $(PART),--part $(PART)) \
+		$(if $(SCIENCEQA),--scienceqa $(SCIENCEQA)) $(if $(TOKENIZER),--tokenizer $(TOKENIZER))
+
 # The folder saved by the installed transformers, opened by older ones that pip brings into the user's cache.
 compat: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow -s tests/test_compat.py
@@ -28,4 +34,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow abuse compat
+.PHONY: demo test slow abuse compat gpu
