@@ -405,14 +405,14 @@ def test_what_is_loaded_as_stored_is_what_is_loaded_in_float32_and_shrunk(lora, 
 @pytest.mark.parametrize(
     ("stage", "lora_r", "gigabytes", "given", "checkpointing", "batch"),
     [
-        ("pretrain", None, 80, (), False, 32),
+        ("pretrain", None, 80, (), False, 16),
         ("pretrain", None, 45, (), False, 8),
-        ("pretrain", None, 24, (), True, 32),
+        ("pretrain", None, 24, (), True, 16),
         ("pretrain", None, 80, ("gradient_checkpointing",), True, 32),
         ("pretrain", None, 80, ("row_tokens",), False, 4),
         ("finetune", None, 141, (), True, 32),
         ("finetune", None, 60, (), True, 4),
-        ("finetune", 128, 80, (), False, 8),
+        ("finetune", 128, 80, (), False, 16),
     ],
 )
 def test_layers_are_kept_and_rows_are_long_where_the_memory_is_there(
