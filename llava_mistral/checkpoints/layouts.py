@@ -58,6 +58,7 @@ _TEXT_KEYS = (
     "pad_token_id", "tie_word_embeddings",
 )  # fmt: skip
 _ORIGINAL_TYPES = {"llava_mistral": "mistral", "llava_llama": "llama", "llava": "llama"}
+_ORIGINAL_HAS = {"text_config": ("mistral", "llama"), "vision_config": ("clip_vision_model",)}
 _FEATURES = {"patch": "default", "cls_patch": "full"}
 VOCABULARY = 32_000  # of Mistral and LLaMA, where a configuration does not say
 _HF_TYPES = {"llava": ("pad", "square"), "llava_next": ("anyres",)}
@@ -81,10 +82,8 @@ def layout_of(config: dict[str, Any], file: str | Path) -> str:
         return "plugin"
     if isinstance(kind, str) and kind in _HF_TYPES:
         return "llava-hf"
-    raise BadInput(
-        f"{kind!r} is not a LLaVA model", remedy="give a checkpoint of llava_mistral, llava or llava_next", file=file,
-        field="model_type",
-    )  # fmt: skip
+    remedy = "give a checkpoint of llava_mistral, llava or llava_next"
+    raise BadInput(f"{kind!r} is not a LLaVA model", remedy=remedy, file=file, field="model_type")
 
 
 def to_plugin_name(layout: str, name: str) -> str | None:
@@ -156,10 +155,7 @@ def nested_config(
     # Written by transformers 5 as one object, before it as two keys, and long before it with `type`.
     scaling = dict(flat.get("rope_scaling") or {})
     scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type", "default"))
-    rope = flat.get("rope_parameters") or {
-        **scaling,
-        "rope_theta": flat.get("rope_theta", 10000.0),
-    }
+    rope = flat.get("rope_parameters") or {**scaling, "rope_theta": flat.get("rope_theta", 10000.0)}
     nested = {
         "model_type": "llava_mistral",
         "architectures": ["LlavaMistralForConditionalGeneration"],
@@ -211,13 +207,18 @@ def grid_pinpoints(flat: dict[str, Any], tile: int, file: str | Path = "config.j
 
 
 def flat_config(nested: dict[str, Any], vision_tower: str = "vision_tower") -> dict[str, Any]:
-    """Return the original's configuration for the plugin's; `vision_tower` is where the tower will lie."""
+    """Return the original's configuration for the plugin's, or refuse; `vision_tower` is where the tower will lie."""
     text = nested["text_config"]
+    for part, known in _ORIGINAL_HAS.items():
+        if (kind := nested[part]["model_type"]) not in known:
+            raise BadInput(
+                f"the original code has no {kind}", remedy="use plugin or llava-hf", field=f"{part}.model_type"
+            )
     rope = text.get("rope_parameters") or {}
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     family = text["model_type"]
     flat = {
-        "architectures": [f"Llava{'Mistral' if family == 'mistral' else 'Llama'}ForCausalLM"],
+        "architectures": [f"Llava{family.title()}ForCausalLM"],
         "model_type": f"llava_{family}",
         **{key: text[key] for key in _TEXT_KEYS if key in text},
         "rope_theta": rope.get("rope_theta", 10000.0),
@@ -262,7 +263,8 @@ def llava_hf_config(nested: dict[str, Any], file: str | Path) -> dict[str, Any]:
         raise BadInput("a linear projector has no llava-hf form", remedy=remedy, file=file, field="projector_type")
     anyres = nested["image_aspect_ratio"] == "anyres"
     # The plugin derives `layer_types` from the window; stock Mistral has its window alone and warns of anything else.
-    text = {key: value for key, value in nested["text_config"].items() if key != "layer_types"}
+    derived = () if nested["text_config"]["model_type"] == "ministral" else ("layer_types",)
+    text = {key: value for key, value in nested["text_config"].items() if key not in derived}
     return {
         "architectures": [f"Llava{'Next' if anyres else ''}ForConditionalGeneration"],
         "model_type": "llava_next" if anyres else "llava",

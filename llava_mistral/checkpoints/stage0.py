@@ -43,7 +43,7 @@ def read_parts(
             "; SigLIP 2 of a fixed size is of type siglip" if vision_config.model_type.startswith("siglip2") else ""
         )
         raise BadInput(
-            f"{vision} is of type {vision_config.model_type}, not a CLIP or SigLIP vision tower{sizes}",
+            f"{vision} is of type {vision_config.model_type}, not a CLIP vision tower, nor SigLIP's{sizes}",
             remedy="give a model such as openai/clip-vit-large-patch14-336 or google/siglip2-so400m-patch14-384",
             field="vision",
         )

@@ -46,7 +46,8 @@ def arithmetic(config: Any) -> dict[str, Any]:
         place = torch.zeros(1, 1, dtype=torch.long)
     inner, meta = model.model, {"device": "meta"}
     with FlopCounterMode(display=False) as picture, torch.no_grad():
-        patches = inner.vision_tower(pixels).last_hidden_state.shape[1] - 1
+        patches = inner.vision_tower(pixels).last_hidden_state.shape[1]
+        patches -= config.vision_feature_select_strategy == "default"  # the class token
         inner.multi_modal_projector(torch.zeros(1, patches, inner.multi_modal_projector.linear_1.in_features, **meta))
     with FlopCounterMode(display=False) as token, torch.no_grad():
         # A mask made beforehand: the library's own looks at positions, which a tensor without memory has not.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.support.tiny_components import TEXT, TEXTS
+from tests.support.tiny_components import TEXT, TEXTS, VISION
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -87,3 +87,16 @@ def byte_tokenizer(family: str):
         )
     roles = {f"{name}_token": token for name, token in names.items()}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
+
+
+def save_siglip(folder: Path, side: int = 30, patch: int = 8) -> Path:
+    """A whole SigLIP, text side included, as its repositories have it; like the 384 by 14 its side is no multiple."""
+    import torch
+    from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
+
+    torch.manual_seed(4)
+    vision = {**VISION, "image_size": side, "patch_size": patch}
+    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    SiglipModel(SiglipConfig(vision_config=vision, text_config={**text, "vocab_size": 99})).save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    return folder

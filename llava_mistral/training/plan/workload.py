@@ -144,7 +144,7 @@ def lengths_of(rows: list[dict], processor: Any, config: Any) -> list[Sample]:
 def pictures_of(images: list[dict], processor: Any, config: Any) -> tuple[int, int]:
     """Image tokens and tiles of a sample; with anyres both hang on the pictures' sizes."""
     if config.image_aspect_ratio != "anyres":
-        extra = config.vision_feature_select_strategy == "full"
+        extra = processor.num_additional_image_tokens - (config.vision_feature_select_strategy == "default")
         return len(images) * (config.image_seq_length + extra), len(images)
     if not images:
         return 0, 0
