@@ -66,7 +66,7 @@ def correctness(options) -> dict:
         expected, _ = attention.per_sample_attention(Grouped(), *exact, None, **names)
         wanted = torch.autograd.grad(expected.square().sum(), exact)
         pairs = [(output, expected), *zip(given, wanted, strict=True)]
-        errors = [float((one.float() - other).norm() / other.norm()) for one, other in pairs]
+        errors = [float((one.float() - other).detach().norm() / other.detach().norm()) for one, other in pairs]
         found[f"window {window}"] = dict(zip(("output", "query", "key", "value"), errors, strict=True))
         if max(errors) > 0.02:
             raise AssertionError(f"attention of packed rows is off by {errors}")
