@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -52,7 +51,7 @@ def add_lora(model: torch.nn.Module, stage, seed: int, bf16: bool = False) -> tu
         newline.requires_grad_(True)
     for module in model.modules():
         # PEFT would copy every input to float32, which autocast then rounds back: the same bits, twice the traffic.
-        if isinstance(module, BaseTunerLayer):
+        if hasattr(module, "lora_A"):
             module.cast_input_dtype_enabled = not bf16
     counts = {"trainable": 0, "frozen": 0}
     for name, weight in model.named_parameters():
