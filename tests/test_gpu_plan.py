@@ -1,4 +1,4 @@
-"""The plan for GPUs: optimizers by name, advice that helps, published hours, what loading takes and the memory decides."""
+"""The plan for GPUs: optimizers by name, advice, published hours, what loading takes, what the memory decides."""
 
 import json
 from dataclasses import replace
