@@ -20,6 +20,12 @@ abuse: $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,audit]'
 	$(VENV)/bin/python -m tests.support.advisories
 
+# What has to be shown on a GPU, part by part into benchmarks/results/gpu; `make gpu PART=n` runs one. SCIENCEQA and
+# TOKENIZER are the folders with the real lengths.
+gpu: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/gpu_hour.py $(if $(PART),--part $(PART)) \
+		$(if $(SCIENCEQA),--scienceqa $(SCIENCEQA)) $(if $(TOKENIZER),--tokenizer $(TOKENIZER))
+
 # The folder saved by the installed transformers, opened by older ones that pip brings into the user's cache.
 compat: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow -s tests/test_compat.py
@@ -34,4 +40,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow abuse compat engines
+.PHONY: demo test slow abuse compat engines gpu

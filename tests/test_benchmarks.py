@@ -63,6 +63,42 @@ def test_the_gpu_benchmark_runs_every_line_at_a_tiny_size(tmp_path):
     assert ours == pytest.approx(stock, rel=1e-3), "both arms learn the same from the same"
 
 
+def test_the_hour_on_a_gpu_keeps_what_is_there_and_goes_on_after_a_failure(tmp_path, monkeypatch):
+    """Parts that are run once, one that fails, and one that had failed before."""
+    from benchmarks import gpu_hour
+
+    ran, fails = [], {"second"}
+
+    def part(name):
+        def run(options):
+            ran.append(name)
+            if name in fails:
+                raise RuntimeError(f"{name} is broken")
+            return {"name": name}
+
+        return run
+
+    monkeypatch.setattr(gpu_hour, "PARTS", {name: part(name) for name in ("first", "second", "third")})
+    words = ["gpu_hour.py", "--size", "tiny", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    assert gpu_hour.main() == 1 and ran == ["first", "second", "third"]
+    assert "second is broken" in json.loads((tmp_path / "2_second.json").read_text())["traceback"]
+    third = json.loads((tmp_path / "3_third.json").read_text())
+    assert third["result"] == {"name": "third"} and third["device"] and third["versions"]["torch"]
+    fails.clear()
+    assert gpu_hour.main() == 0 and ran == ["first", "second", "third", "second"]
+    monkeypatch.setattr("sys.argv", [*words, "--part", "1"])
+    (tmp_path / "1_first.json").unlink()
+    assert gpu_hour.main() == 0 and ran[4:] == ["first"]
+
+
+def test_the_hours_own_parts_run_without_a_gpu():
+    from benchmarks.gpu_hour import correctness, environment
+
+    assert environment(None)["measured_peak_flops"] > 0
+    assert not correctness(None)["kernel"]
+
+
 @pytest.mark.slow
 def test_the_gpu_benchmark_measures_the_published_shapes():
     import torch

@@ -40,7 +40,7 @@ def scienceqa(tmp_path_factory) -> Path:
         for i, problem in enumerate(problems.values()):
             kind = list(FORMS)[i % 3]
             problem |= {"question": FORMS[kind].format(i), "answer": i // 3 % 2, "skill": f"{kind}{i % 4}"}
-            problem |= {"image": None if kind == "text" else "image.png"}
+            problem["image"] = None if kind == "text" else "image.png"
 
     folder = save_problems(tmp_path_factory.mktemp("set"), change=reword)
     (folder / "pid_splits.json").write_text(json.dumps({"train": list(map(str, range(24))), "val": [], "test": []}))
@@ -52,8 +52,8 @@ def manifest(folder: Path) -> dict:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MARKER)
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != MARKER]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
 
 def test_principles_keep_the_needed_images_and_load_with_datasets(scienceqa, tmp_path):
@@ -61,8 +61,7 @@ def test_principles_keep_the_needed_images_and_load_with_datasets(scienceqa, tmp
 
     out = tmp_path / "out"
     given = ("--dataset", scienceqa, "--method", "principles", "--size", 8, "--coverage", "fitting")
-    said = prune(*given, "--output", out)
-    assert "kept 8 of 24" in said.stdout
+    assert "kept 8 of 24" in prune(*given, "--output", out).stdout
     told = manifest(out)
     assert sorted(map(int, told["kept"])) == [*range(0, 24, 3)]
     assert told["counts"] == {"kept": 8, "has no image": 8, "the image is not needed: the text decides": 8}
@@ -74,8 +73,8 @@ def test_principles_keep_the_needed_images_and_load_with_datasets(scienceqa, tmp
     assert rows[0]["prompt"][0]["content"].startswith("Which colour is shown?\nA. red\nB. blue")
     assert rows[0]["completion"] == [{"role": "assistant", "content": "AB"[int(told["kept"][0]) // 3 % 2]}]
     assert rows[0]["skill"].startswith("shown")
-    page = (out / "report.html").read_text()
-    assert "data:image/png;base64" in page and "http" not in page.replace("http-equiv", "")
+    page = (out / "report.html").read_text().replace("http-equiv", "")
+    assert "data:image/png;base64" in page and "http" not in page
     assert Image.open(out / "report.png").width > 500
 
 

@@ -77,7 +77,7 @@ def train(recipe: Recipe, started: float) -> int | None:
     check_batch(len(rows), config, stage.dataset)
     identity = run_identity(stage, config, rows, processor.chat_template)
     resume = choose_checkpoint(config.output_dir, identity, stage.force_resume)
-    check_fit(stage, config, rows, processor)
+    check_fit(stage, config, rows, processor, recipe.given)
     trainer, parameters, interruption = make_trainer(recipe, rows, held_out, processor, own_template, identity)
 
     from llava_mistral.training.saving.run_record import begin_run, finish_run, run_record

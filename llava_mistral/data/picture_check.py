@@ -14,7 +14,7 @@ from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.data.sources import file_state, is_fresh, undecoded
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.pictures import check_header, open_picture
-from llava_mistral.ground.whole_file import sha256_of, write_whole
+from llava_mistral.ground.whole_file import one_at_a_time, sha256_of, write_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,11 +56,9 @@ def wrong_pictures(
         raise BadInput(f"{depth!r} is unknown", remedy=f"use {', '.join(DEPTHS)}", field="check_pictures")
     if depth == "none":
         return set()
-    from filelock import FileLock
-
     found, before = _found_before(pictured(), depth), len(bad.listed)
     met = count + before  # the reader left those out, and a share of the rest would be another limit
-    with FileLock(f"{found}.lock"):
+    with one_at_a_time(found.with_name(f"{found.name}.lock")):
         known = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else None
         if known and _hashes(known["fresh"]) == known["fresh"]:
             bad.listed += [one | {"file": str(source)} for one in known["listed"]]

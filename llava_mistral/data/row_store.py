@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.ground import pictures, strict_json
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.ground.whole_file import saving, write_whole
+from llava_mistral.ground.whole_file import one_at_a_time, saving, write_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -41,14 +41,13 @@ def stored_rows(
         BadInput: what `rows` raises; no rows at all.
     """
     import datasets
-    from filelock import FileLock
 
     folder = Path(datasets.config.HF_DATASETS_CACHE).absolute() / "llava_mistral"
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
     name = _digest(made_from | {"readers": _readers(), "metadata": metadata, "mode": bad.on_bad_sample})
     arrow, told = folder / f"{name}.arrow", folder / f"{name}.json"
-    with FileLock(folder / f"{name}.lock"):
+    with one_at_a_time(folder / f"{name}.lock"):
         known = _known(arrow, told)
         if known is None:
             for left in folder.glob(f"{name}.partial*"):  # of a run that was killed

@@ -47,6 +47,31 @@ def sha256_of(content: Path | bytes) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+WITHOUT_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)  # what file systems without locks say
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` among the processes of all machines; where the file system has no locks, hold none.
+
+    For what appears by rename and is the same whoever makes it: without locks it is made twice, and never torn.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+    except NotImplementedError:  # what filelock makes of ENOSYS
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def is_partial(path: Path) -> bool:
     """Whether a killed run left this: nothing that anybody wants back."""
     return path.name.startswith(".") and ".partial" in path.name

@@ -33,9 +33,8 @@ def _download(repo_id: str, commit: str, files: dict[str, str], repo_type: str) 
         except Exception as error:
             failing_since = failing_since or time.monotonic()
             if (failing := time.monotonic() - failing_since) > PATIENCE:
-                sys.exit(
-                    f"{repo_id} at {commit} was published but cannot be received now ({' '.join(str(error).split())})"
-                )
+                problem = " ".join(str(error).split())
+                sys.exit(f"{repo_id} at {commit} was published but cannot be received now ({problem})")
             time.sleep(min(1 + failing, 8))  # 1, 2, 4, 8, 8 … seconds
     for path, expected in files.items():
         place = Path(folder) / path
@@ -252,8 +251,7 @@ def _dataset(task: dict) -> dict:
         for name, columns in task["configs"].items():
             pinned = {"path": task["repo_id"], "name": name, "split": split, "revision": task["commit"]}
             there = {"loaded": load_dataset(**pinned), "streamed": load_dataset(**pinned, streaming=True)}
-            expected, found = here.select_columns(columns).features, there["loaded"].features
-            if [*expected.items()] != [*found.items()]:
+            if [*(found := there["loaded"].features).items()] != [*here.select_columns(columns).features.items()]:
                 sys.exit(f"the published columns of {name} are {[*found]}, the folder's are {columns}")
             new, left = [name for name in columns if name in left], [name for name in left if name not in columns]
             sent = _row_sums(here.select_columns(new))

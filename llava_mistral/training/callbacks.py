@@ -17,7 +17,7 @@ def shown(stage, config, model, processor, own_template: str, held_out=None) -> 
         held_out: rows to evaluate on; None for no evaluation.
     """
     lora_r = stage.lora_r if stage.use_peft else None
-    found = {"meter": Meter(model.config, stage.stage, lora_r, peak_of_this_run(config.bf16))}
+    found = {"meter": Meter(model.config, stage.stage, lora_r, peak_of_this_run(config.bf16, stage.peak_tflops))}
     if held_out is None:
         return found
     found |= {"eval_dataset": held_out, "eval_collator": AnswerCollator(processor)}

@@ -11,8 +11,10 @@ CLIP rounds the pixels to its precision first; and matrices that 16 bits would c
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers.utils import cached_file
 
@@ -44,6 +46,42 @@ def shrink_frozen(model: nn.Module) -> dict[str, int]:
     return counts
 
 
+def load_small(kind: Any, name: str, revision: str | None, options: dict[str, Any]) -> nn.Module | None:
+    """Open a checkpoint that is stored in one type of 16 bits, all or most of it, without a float32 copy of the whole.
+
+    The peak of the host's memory is then little more than what is stored. What the files hold in float32 is put in as
+    they have it; `widen` makes float32 of whatever must be.
+
+    Args:
+        kind: an Auto class.
+        options: of `from_pretrained`.
+
+    Returns:
+        None where the checkpoint is stored otherwise: it is to be opened in float32.
+    """
+    types = stored_types(name, revision)
+    folder = _folder(name, revision)
+    if len(set(types.values())) != 1 or folder is None:
+        return None
+    model = kind.from_pretrained(name, **options | {"dtype": next(iter(types.values()))})
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as opened:
+            for key in opened.keys() - types.keys():
+                if key not in weights or weights[key].dtype not in SMALL:
+                    return None
+                weights[key].data = opened.get_tensor(key)
+    return model
+
+
+def widen(model: nn.Module) -> None:
+    """Make float32 of all 16-bit weights but frozen matrices: what is trained, norms, embeddings, the patches."""
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            if weight.dtype in SMALL and (weight.requires_grad or not isinstance(module, nn.Linear)):
+                weight.data = weight.data.float()
+
+
 def saved_state(
     model: nn.Module, stored: Mapping[str, torch.dtype], weights: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
@@ -71,12 +109,9 @@ def _as_stored(weight: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 
 def stored_types(name: str, revision: str | None = None) -> dict[str, torch.dtype]:
     """The types of the weights that a checkpoint (folder or Hub id) stores in 16 bits, by its files' headers."""
-    folder = Path(name)
-    if not folder.is_dir():
-        try:
-            folder = Path(cached_file(name, "config.json", revision=revision, local_files_only=True)).parent
-        except OSError:  # the cache was emptied while it trained
-            return {}
+    folder = _folder(name, revision)
+    if folder is None:  # the cache was emptied while it trained
+        return {}
     types = {"BF16": torch.bfloat16, "F16": torch.float16}
     headers = [read_header(file) for file in weight_files(folder)]
     return {
@@ -85,6 +120,16 @@ def stored_types(name: str, revision: str | None = None) -> dict[str, torch.dtyp
         for key, entry in header.items()
         if entry.get("dtype") in types
     }
+
+
+def _folder(name: str, revision: str | None) -> Path | None:
+    """Where the files of a checkpoint lie, a Hub id's in the cache; None if they are not there."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(cached_file(name, "config.json", revision=revision, local_files_only=True)).parent
+    except OSError:
+        return None
 
 
 def is_safe(config) -> bool:

@@ -9,7 +9,7 @@ from llava_mistral.ground.checkpoint_headers import check_image_token, opening
 from llava_mistral.ground.foreign_code import loading
 from llava_mistral.training.batch_pictures import Pictures
 from llava_mistral.training.collator import AnswerCollator
-from llava_mistral.training.frozen_weights import is_safe, shrink_frozen
+from llava_mistral.training.frozen_weights import is_safe, load_small, shrink_frozen, widen
 from llava_mistral.training.packing import PackedCollator
 from llava_mistral.training.quantization import load_options, set_trainable
 from llava_mistral.training.stages import check_template, warn_of_untrained_projector
@@ -55,7 +55,11 @@ def load_model(stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, in
     name = stage.model_name_or_path
     with opening(name):
         options = {"dtype": "float32", **_source(stage), **load_options(stage)}
-        model = AutoModelForImageTextToText.from_pretrained(name, **options)
+        model = None
+        # PEFT draws its matrices in the type of what they stand beside: with LoRA that must be float32 at first.
+        if stage.frozen_dtype == "auto" and is_safe(config) and not stage.use_peft:
+            model = load_small(AutoModelForImageTextToText, name, stage.model_revision, options)
+        model = AutoModelForImageTextToText.from_pretrained(name, **options) if model is None else model
     if stage.stage == "finetune" and config.process_index == 0:
         warn_of_untrained_projector(model, name)
     return prepare_model(model, stage, config)
@@ -67,8 +71,9 @@ def prepare_model(model: "torch.nn.Module", stage: Any, config: Any) -> tuple["t
     if stage.use_peft:
         from llava_mistral.training.lora import add_lora
 
-        model, parameters = add_lora(model, stage, config.seed)
+        model, parameters = add_lora(model, stage, config.seed, bool(config.bf16))
     if stage.frozen_dtype == "auto" and is_safe(config):
+        widen(model)
         shrink_frozen(model)
     return model, parameters
 

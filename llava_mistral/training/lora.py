@@ -15,18 +15,21 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from llava_mistral.training.stages import numbers_in
+
 PROJECTOR = "multi_modal_projector"
 NEWLINE = "image_newline"  # a parameter of the model itself: PEFT has no wrapper for it, but loads it with an adapter
 # The seven matrices of each text layer; the vision tower's attention has `q_proj` and the like, too, and stays frozen.
 TARGETS = r".*\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
 
-def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[str, int]]:
+def add_lora(model: torch.nn.Module, stage, seed: int, bf16: bool = False) -> tuple[PeftModel, dict[str, int]]:
     """Wrap `model` so that LoRA on its text model, its projector and the newline are trained, and nothing else.
 
     Args:
         stage: a `StageArguments` with `lora_r`, `lora_alpha`, `lora_dropout`.
         seed: of the random half of the low-rank matrices. The Trainer seeds too late for them.
+        bf16: it trains under autocast to bfloat16.
 
     Returns:
         the wrapped model, and parameter counts `{"trainable": …, "frozen": …}`. The projector as it was before, which
@@ -46,11 +49,14 @@ def add_lora(model: torch.nn.Module, stage, seed: int) -> tuple[PeftModel, dict[
     model = get_peft_model(model, config)
     for _, newline in _newline(model):
         newline.requires_grad_(True)
+    for module in model.modules():
+        # PEFT would copy every input to float32, which autocast then rounds back: the same bits, twice the traffic.
+        if hasattr(module, "lora_A"):
+            module.cast_input_dtype_enabled = not bf16
     counts = {"trainable": 0, "frozen": 0}
     for name, weight in model.named_parameters():
         if f"{PROJECTOR}.original_module." not in name:
-            packed = 2 if type(weight).__name__ == "Params4bit" else 1  # two weights lie in one byte
-            counts["trainable" if weight.requires_grad else "frozen"] += packed * weight.numel()
+            counts["trainable" if weight.requires_grad else "frozen"] += numbers_in(weight)
     return model, counts
 
 

@@ -21,6 +21,8 @@ def join_launch() -> None:
     tqdm reads once, when it is imported, whether this process shows bars. A process that ends with its group open may
     be aborted by the group's threads, and the launcher then ends the one that still writes.
     """
+    # Rows of changing length leave gaps between the allocator's blocks; segments that grow leave none. torch reads it.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if not is_first():
         os.environ["TQDM_DISABLE"] = "1"
     if "LOCAL_RANK" in os.environ:

@@ -129,6 +129,7 @@ class StageArguments:
         default=None,
         metadata={"help": "GPU to plan for, instead of the one present", "choices": list(PLANNED_GPUS)},
     )
+    peak_tflops: float | None = field(default=None, metadata={"help": "dense bfloat16 TFLOP/s of an unknown GPU"})
     plan_gpus: int | None = field(default=None, metadata={"help": "how many GPUs to plan for"})
     force_fit: bool = field(default=False, metadata={"help": "train although the plan says that it cannot fit"})
 

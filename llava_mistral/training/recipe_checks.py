@@ -37,7 +37,12 @@ RANGES = {
     "max_bad_samples": lambda value: 0 <= value <= 1,
     "held_out": lambda value: 0 <= value < 1 or value == int(value) > 0,
 }
-OPTIONAL_RANGES = {"mm_projector_lr": _positive, "plan_gpus": _at_least(1), "neftune_noise_alpha": _positive}
+OPTIONAL_RANGES = {
+    "mm_projector_lr": _positive,
+    "peak_tflops": _positive,
+    "plan_gpus": _at_least(1),
+    "neftune_noise_alpha": _positive,
+}
 CHOICES = {
     "stage": ("pretrain", "finetune"),
     "on_bad_sample": ("error", "skip"),

@@ -107,7 +107,7 @@ BESIDE_IDENTITY = {
     **dict.fromkeys(("vision_cache", "vision_cache_gb"), "stored features are the bits that the tower gives"),
     "frozen_dtype": "16 bits are kept where they lose nothing",
     "force_resume": "allows a difference",
-    **dict.fromkeys(("plan", "plan_gpu", "plan_gpus", "force_fit"), _PLANNED),
+    **dict.fromkeys(("plan", "plan_gpu", "plan_gpus", "force_fit", "peak_tflops"), _PLANNED),
     **dict.fromkeys(("output_dir", "run_name", "do_train", "local_rank"), "names and places"),
     **dict.fromkeys(("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node"), _SHOWN),
     **dict.fromkeys(("logging_nan_inf_filter", "log_level", "log_level_replica", "disable_tqdm"), _SHOWN),

@@ -31,8 +31,14 @@ def set_trainable(model: "torch.nn.Module", stage: str) -> dict[str, int]:
     counts = {"trainable": 0, "frozen": 0}
     for name, weight in model.named_parameters():
         weight.requires_grad_(name.startswith(TRAINED[stage]))
-        counts["trainable" if weight.requires_grad else "frozen"] += weight.numel()
+        counts["trainable" if weight.requires_grad else "frozen"] += numbers_in(weight)
     return counts
+
+
+def numbers_in(weight: "torch.nn.Parameter") -> int:
+    """Numbers of the whole weight: ZeRO-3 leaves an empty one in each process, 4 bits lie two in a byte."""
+    packed = 2 if type(weight).__name__ == "Params4bit" else 1
+    return getattr(weight, "ds_numel", packed * weight.numel())
 
 
 def has_untrained_projector(model: "torch.nn.Module") -> bool:
@@ -42,7 +48,7 @@ def has_untrained_projector(model: "torch.nn.Module") -> bool:
     says nothing.
     """
     biases = [weight for name, weight in model.named_parameters() if ".multi_modal_projector." in f".{name}"]
-    biases = [weight for weight in biases if weight.ndim == 1]
+    biases = [weight for weight in biases if weight.ndim == 1 and weight.numel()]  # ZeRO-3's are empty and say nothing
     return bool(biases) and not any(bias.any() for bias in biases)
 
 

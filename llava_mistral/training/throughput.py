@@ -32,9 +32,15 @@ def measured_peak(device: torch.device, size: int = 8192, rounds: int = 20) -> f
     return 2 * size**3 / sorted(seconds[3:])[rounds // 2]
 
 
-def peak_of_this_run(bf16: bool) -> float | None:
-    """The vendor's peak of the GPU in use; None on a CPU, on an unknown GPU and in float32: no MFU is guessed."""
-    return vendor_peak(torch.cuda.get_device_name()) if bf16 and torch.cuda.is_available() else None
+def peak_of_this_run(bf16: bool, tflops: float | None = None) -> float | None:
+    """The vendor's peak of the GPU in use; None on a CPU, on an unknown GPU and in float32: no MFU is guessed.
+
+    Args:
+        tflops: of bfloat16, what the user says of it.
+    """
+    if not bf16 or not torch.cuda.is_available():
+        return None
+    return tflops * 1e12 if tflops else vendor_peak(torch.cuda.get_device_name())
 
 
 class Meter:

@@ -1,5 +1,6 @@
 """TRL's SFTTrainer with what the stages of LLaVA-Mistral add to it, through the methods it offers for that."""
 
+import os
 from copy import copy
 
 import torch
@@ -18,6 +19,7 @@ from llava_mistral.training.packing import (
 from llava_mistral.training.saving.saving_trainer import SavingTrainer
 from llava_mistral.training.stages import is_projection
 from llava_mistral.training.trained_tokens import TrainedTokens, pad_alone
+from llava_mistral.training.vision_features import vision_model
 
 
 class StageTrainer(SavingTrainer):
@@ -40,6 +42,12 @@ class StageTrainer(SavingTrainer):
             self.lengths = estimated_lengths(rows, most_image_tokens(kwargs["model"].config))
             samples, count = rows_of_a_step(self.lengths, args, row_tokens)
             args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
+        compiled, args.torch_compile = (
+            args.torch_compile,
+            False,
+        )  # by layer, below: of the whole, pictures break graphs
+        for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
+            os.environ.pop(name, None)  # TrainingArguments ask accelerate so, which would compile the whole
         given = dict(kwargs["model"].named_parameters())
         projector = {name: weight.data for name, weight in given.items() if is_projection(name)}
         super().__init__(**kwargs | {"args": args})
@@ -48,7 +56,10 @@ class StageTrainer(SavingTrainer):
                 weight.data = projector[name].to(weight.device)
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = spread_classes(self.model)
+        if compiled:
+            compile_layers(self.model, args.torch_compile_backend, args.torch_compile_mode)
         self.data_collator = Refusals(self.data_collator)
+        self.add_callback(PicturesLast())
         self.tokens = TrainedTokens(self.model.config.image_token_id, pad_alone(self.processing_class.tokenizer))
         self.noise = None
         if row_tokens is not None:
@@ -99,6 +110,14 @@ class StageTrainer(SavingTrainer):
         return optimizer
 
 
+class PicturesLast(TrainerCallback):
+    """Puts the reader of pictures behind the hooks that the wrapping of the model has registered by now."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if reader := getattr(vision_model(model), "picture_reader", None):
+            reader.register()
+
+
 class EpochOf(TrainerCallback):
     """Tells a sampler its epoch. In a resumed run of several processes nothing else does: accelerate's wrapper around
     the batches that are passed over hides the sampler."""
@@ -130,6 +149,12 @@ def accepted(batch: dict) -> dict:
     if "refused" in batch:
         raise BadInput(**batch["refused"])
     return batch
+
+
+def compile_layers(model: torch.nn.Module, backend: str | None = None, mode: str | None = None) -> None:
+    """Compile each layer of the text model by itself, for rows of any length: one graph serves them all."""
+    for layer in vision_model(model).language_model.layers:
+        layer.compile(backend=backend or "inductor", mode=mode, dynamic=True, fullgraph=False)
 
 
 def spread_classes(model: torch.nn.Module) -> list[str]:

@@ -44,8 +44,15 @@ class VisionFeatures:
 
     def __init__(self, model: torch.nn.Module, cache: VisionCache | None = None):
         self.cache, self._whole = cache, None
-        module = vision_model(model)
-        self.handle = module.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        self.module, self.handle = vision_model(model), None
+        self.module.picture_reader = self
+        self.register()
+
+    def register(self) -> None:
+        """Run before the module's forward and after its other hooks: DeepSpeed's gather `image_newline`."""
+        if self.handle is not None:
+            self.handle.remove()
+        self.handle = self.module.register_forward_pre_hook(self._before_forward, with_kwargs=True)
 
     @torch.compiler.disable  # files, and as many steps as there are pictures
     def _before_forward(self, module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -200,8 +207,8 @@ def tower_key(model: torch.nn.Module, processor, arithmetic: list) -> str:
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, weight in sorted(whole_weights(module.vision_tower).items()):
         if weight.device.type != "meta":
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
-            digest.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(f"{name} {tuple(weight.shape)} ".encode())  # the numbers, whether in 16 bits or in 32
+            digest.update(weight.cpu().float().contiguous().view(-1).view(torch.uint8).numpy())
     said = [digest.hexdigest()[:32]]
     if PartialState().num_processes > 1:
         broadcast_object_list(said)
@@ -225,4 +232,6 @@ def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> Vision
     )
     # DeepSpeed rounds the weights themselves, everybody else what is multiplied.
     arithmetic = [config.bf16, config.fp16, os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")]
+    if not (config.bf16 or config.fp16):  # products of float32 may be rounded on the way: TF32
+        arithmetic.append(torch.get_float32_matmul_precision())
     return VisionCache(folder, tower_key(model, processor, arithmetic), stage.vision_cache_gb)

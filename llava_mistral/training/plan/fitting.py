@@ -1,24 +1,30 @@
 """Whether a run fits the machine it is started on."""
 
 import sys
+from collections.abc import Collection
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.plan.checkpoint import configuration
+from llava_mistral.training.plan.decisions import ANY, decide
 from llava_mistral.training.plan.gpus import fitting_changes, present_gpu
-from llava_mistral.training.plan.memory import memory_of
+from llava_mistral.training.plan.memory import UNKNOWN, memory_of
 from llava_mistral.training.plan.printed import GB, advice
 from llava_mistral.training.plan.workload import largest_batch, measure, run_of, split_rows
 
 
-def check_fit(stage: Any, config: Any, rows: Any, processor: Any) -> None:
+def check_fit(stage: Any, config: Any, rows: Any, processor: Any, given: Collection[str] | None = None) -> None:
     """Refuse a run that the GPU of this process cannot hold; on a CPU, warn where the free memory will not do.
+
+    On a GPU, what was not given is decided by its memory first, and put into `config`; see `decide`.
 
     Args:
         stage: a `StageArguments`.
         config: an `SFTConfig`.
         processor: with the stage's chat template.
+        given: keys that recipe or flags name; None: all.
 
     Raises:
         BadInput: names the smallest change that fits; `--force_fit` goes on without.
@@ -28,10 +34,18 @@ def check_fit(stage: Any, config: Any, rows: Any, processor: Any) -> None:
     run = run_of(stage, config, config.world_size, cuda=gpu is not None)
     run = split_rows(run, stage, config, rows, of_model)
     samples = measure(rows, processor, of_model, config.seed)
+    if gpu is not None and given is not None and config.world_size == 1:  # several would have to agree
+        run = decide(of_model, run, samples, gpu, given)
+        config.activation_checkpointing = config.gradient_checkpointing = run.checkpointing
+        config.per_device_train_batch_size, config.gradient_accumulation_steps = run.batch, run.accumulation
+        if "row_tokens" not in given:
+            stage.row_tokens = ANY  # the rows are as long as they were decided to be
+        if config.dataloader_num_workers and "dataloader_prefetch_factor" not in given:  # a step takes them at once
+            config.dataloader_prefetch_factor = max(2, ceil(run.accumulation / config.dataloader_num_workers))
     memory = memory_of(of_model, run, largest_batch(samples, run))
     if memory is None:
         if gpu is not None and not run.deepspeed:
-            said = f"the memory of {run.optim} is not known here, so it was not checked whether the run fits"
+            said = f"whether the run fits was not checked: of {run.optim}, {UNKNOWN[run.optim]}"
             print(f"llava-mistral train: {said}", file=sys.stderr)
         return
     if gpu is None:

@@ -15,7 +15,7 @@ from llava_mistral.training.plan.sizes import Sizes, sizes_of
 from llava_mistral.training.plan.workload import Batch, Run
 
 TORCH = ("adamw_torch", "adamw_torch_fused")  # two moments in the weight's own precision
-# Bytes of other optimizers' states for each trained weight; what is in neither is unknown.
+# Bytes of other optimizers' states for each trained weight. A name of transformers is here or in `UNKNOWN`.
 EIGHT_BITS = 2 + 8 / 256  # two bytes and, for each block of 256, two float32 scales
 STATES = {
     **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "adamw_torch_8bit"), EIGHT_BITS),
@@ -23,8 +23,23 @@ STATES = {
     "adamw_torch_4bit": 1 + 8 / 128,  # torchao: half a byte each, blocks of 128
     "paged_adamw_32bit": 8,
     **dict.fromkeys(("lion_8bit", "paged_lion_8bit"), EIGHT_BITS / 2),  # one moment
-    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "adagrad"), 4),
+    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_32bit"), 4),
+    **dict.fromkeys(("ademamix", "paged_ademamix_32bit", "grokadamw"), 12),  # three moments
+    **dict.fromkeys(("ademamix_8bit", "paged_ademamix_8bit"), EIGHT_BITS * 3 / 2),
+    **dict.fromkeys(("schedule_free_adamw", "schedule_free_radam", "stable_adamw"), 8),
+    "rmsprop_bnb_8bit": EIGHT_BITS / 2,
+    "schedule_free_sgd": 4,
+    "adafactor": 0.1,  # a row and a column for each matrix (Shazeer and Stern, 2018); vectors in full
     "sgd": 0,
+}
+_RANK = "its states have the rank that --optim_args gives"
+UNKNOWN = {
+    **dict.fromkeys(("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw"), _RANK),
+    **dict.fromkeys(("galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise"), _RANK),
+    "apollo_adamw_layerwise": _RANK,
+    **dict.fromkeys(("lomo", "adalomo"), "it steps within the backward, so that gradients are never there together"),
+    "adamw_anyprecision": "the precision of its states is what --optim_args says",
+    **dict.fromkeys(("adamw_torch_xla", "adamw_torch_npu_fused"), "it is for other accelerators than NVIDIA's"),
 }
 NF4 = 0.5 + 0.127 / 8  # bytes a weight, with double quantisation
 TILE = 4096, 32768  # tokens and vocabulary of a block of TRL's fused head (trl/kernels/chunked_logprob.py)

@@ -2,13 +2,14 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from llava_mistral.training.context import beyond_context
 from llava_mistral.training.context import said_of as beyond_said
 from llava_mistral.training.plan.checkpoint import configuration, worded_processor
-from llava_mistral.training.plan.gpus import GPUS, SOURCE, UTILISATION, present_gpu
+from llava_mistral.training.plan.decisions import decide
+from llava_mistral.training.plan.gpus import GPUS, SOURCES, kind_of, present_gpu, utilisation
 from llava_mistral.training.plan.run_plan import OnGpu, Plan, plan
 from llava_mistral.training.plan.workload import Run, measure, run_of, split_rows
 
@@ -20,11 +21,15 @@ def print_plan(recipe: Any, rows: Any) -> int:
     stage, config = recipe.stage, recipe.config
     present = None if stage.plan_gpu else present_gpu()
     gpus = [GPUS[stage.plan_gpu]] if stage.plan_gpu else [present] if present else list(GPUS.values())
+    if stage.peak_tflops:
+        gpus = [replace(gpu, flops=stage.peak_tflops * 1e12) for gpu in gpus]
     of_model, processor = configuration(stage), worded_processor(stage)
     beyond, rows = without_beyond(rows, processor, of_model)
     run = run_of(stage, config, stage.plan_gpus or int(os.environ.get("WORLD_SIZE", 1)))
     run = split_rows(run, stage, config, rows, of_model)
     samples = measure(rows, processor, of_model, config.seed)
+    if len(gpus) == run.world == 1:
+        run = decide(of_model, run, samples, gpus[0], recipe.given)
     made = plan(of_model, run, samples, len(rows), gpus, beyond)
     print("\n".join(lines_of(made, run)))
     print("PLAN " + json.dumps(asdict(made)))
@@ -65,8 +70,11 @@ def lines_of(made: Plan, run: Run) -> list[str]:
     table += [(f"on {run.world} {name}", said_of(on)) for name, on in made.on.items()]
     width = max(len(name) for name, _ in table)
     lines = [f"{name:<{width}}  {value}" for name, value in table]
-    share = f"Hours with all operations, repeated ones too, at {UTILISATION:.0%} of the peak bfloat16 FLOP/s"
-    return [*lines, f"{share} of NVIDIA's data sheets ({SOURCE})."]
+    share = f"Hours with all operations, repeated ones too, at {utilisation(run):.0%} of the peak bfloat16 FLOP/s"
+    share += f" of NVIDIA's data sheets ({SOURCES[kind_of(run)]})."
+    unknown = [name for name, on in made.on.items() if on.hours is None]
+    said = [f"{name}: no peak known, give --peak_tflops N for its hours and its MFU." for name in unknown]
+    return [*lines, share, *said]
 
 
 def said_of(on: OnGpu) -> str:

@@ -15,7 +15,7 @@ from llava_mistral.training.plan.flops import (
     layer_weights,
     model_flops,
 )
-from llava_mistral.training.plan.gpus import UTILISATION, Gpu, fits, fitting_changes
+from llava_mistral.training.plan.gpus import Gpu, fits, fitting_changes, utilisation
 from llava_mistral.training.plan.memory import Memory, memory_of
 from llava_mistral.training.plan.sizes import sizes_of
 from llava_mistral.training.plan.workload import (
@@ -106,7 +106,7 @@ def on_gpu(config: Any, run: Run, largest: Callable, gpu: Gpu, flops: float) -> 
     """Whether and how long; the changes are looked for where it does not fit."""
     fit = fits(config, run, largest, gpu)
     changes = list(fitting_changes(config, run, largest, gpu)) if fit is False else []
-    hours = flops / (gpu.flops * UTILISATION * run.world) / 3600 if gpu.flops else None
+    hours = flops / (gpu.flops * utilisation(run) * run.world) / 3600 if gpu.flops else None
     return OnGpu(fit, hours, [change.said for change in changes])
 
 

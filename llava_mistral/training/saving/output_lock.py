@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.whole_file import WITHOUT_LOCKS
 from llava_mistral.training.processes import is_first_process
 
 try:
@@ -16,7 +17,6 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
-WITHOUT_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
 
 @contextmanager
