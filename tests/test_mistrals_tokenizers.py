@@ -27,7 +27,7 @@ def chats(version: str) -> list[list[dict]]:
     if version == "v1":  # LLaVA-1.6's words, which end every answer in a space and have marks around a system turn
         return [[one], [two]]
     spaced = {"role": "assistant", "content": " It  is 7. "}
-    return [[one], [two, answer, one], [one, spaced, two], [two, answer], [system, one], [system, one, answer, two]]
+    return [[one], [two, answer, one], [one, spaced, two], [system, one], [system, one, answer, two]]
 
 
 def reference(version: str, chat: list[dict]) -> list[int]:
