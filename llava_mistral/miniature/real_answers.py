@@ -1,10 +1,10 @@
 """What a real decoder says before and after it learned to see: digits it reads, and questions it answered already.
 
     python -m llava_mistral.miniature.real_answers --decoders outputs/digits/decoders --joined outputs/digits/stage0
-    --adapter outputs/digits/stage2 --data outputs/digits/digitsqa --output outputs/digits/answers
+    --trained outputs/digits/stage2 --data outputs/digits/digitsqa --output outputs/digits/answers
 
 Chats of texts are put to each decoder alone, to the same joined to a tower before any training, whose tokens must be
-the same, and to the trained model. `real.json` has the figures, `real.md` is the page, `model/` the adapter merged.
+the same, and to the trained model. `real.json` has the figures, `real.md` is the page.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.foreign_code import load_model, load_processor, origin
 from llava_mistral.miniature.open_answers import DIGIT, answers, count, open_rows
 
 KNOWN = {
@@ -38,18 +39,7 @@ def say(model: Any, tokenizer: Any) -> dict[str, list[int]]:
     return said
 
 
-def merge(adapter: Path, folder: Path) -> None:
-    """Write the adapter's base with the adapter merged into it: a checkpoint of its own."""
-    from peft import PeftModel
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), adapter).merge_and_unload()
-    model.save_pretrained(folder)
-    AutoProcessor.from_pretrained(base).save_pretrained(folder)
-
-
-def measure(decoders: Path, joined: Path, model: Path, data: Path) -> dict[str, Any]:
+def measure(decoders: Path, joined: Path, trained: str, data: Path) -> dict[str, Any]:
     """The figures of the page.
 
     Raises:
@@ -57,23 +47,26 @@ def measure(decoders: Path, joined: Path, model: Path, data: Path) -> dict[str, 
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+    def seeing(name: str) -> tuple[dict[str, list[int]], Any]:
+        source = origin(name)
+        tokenizer = load_processor(source).tokenizer
+        return say(load_model(AutoModelForImageTextToText, source)[0].eval(), tokenizer), tokenizer
+
     said = {}
     for name in ("llama", "mistral"):
         tokenizer = AutoTokenizer.from_pretrained(decoders / name)
         alone = say(AutoModelForCausalLM.from_pretrained(decoders / name).eval(), tokenizer)
-        whole = AutoModelForImageTextToText.from_pretrained(joined / name).eval()
-        if say(whole, AutoTokenizer.from_pretrained(joined / name)) != alone:
+        if seeing(str(joined / name))[0] != alone:
             remedy = "compare its chat template and weights with the decoder's"
             raise BadInput("says to texts what the decoder alone does not", remedy=remedy, file=joined / name)
         said[name] = alone
-    trained = AutoTokenizer.from_pretrained(model)
-    said["trained"] = say(AutoModelForImageTextToText.from_pretrained(model).eval(), trained)
+    said["trained"], tokenizer = seeing(trained)
     texts = {
-        name: {question: trained.decode(ids, skip_special_tokens=True).strip() for question, ids in one.items()}
+        name: {question: tokenizer.decode(ids, skip_special_tokens=True).strip() for question, ids in one.items()}
         for name, one in said.items()
     }
     rows = [row for split in ("val", "test") for row in open_rows(data, split) if row["skill"] == DIGIT]
-    digits = count(rows, answers(str(model), rows))["digit"]
+    digits = count(rows, answers(trained, rows))["digit"]
     return {
         **json.loads((decoders / "decoders.json").read_text(encoding="utf-8")),
         "joined_as_alone": "token for token",
@@ -124,16 +117,13 @@ def main() -> None:
     parser = VerbParser(prog="llava_mistral.miniature.real_answers", description=__doc__.splitlines()[0])
     parser.add_argument("--decoders", required=True, type=Path, help="folder of miniature.smollm2")
     parser.add_argument("--joined", required=True, type=Path, help="folder with stage 0 of llama and of mistral")
-    parser.add_argument("--adapter", required=True, type=Path, help="stage 2, trained by LoRA")
+    parser.add_argument("--trained", required=True, help="stage 2: a checkpoint or an adapter")
     parser.add_argument("--data", required=True, type=Path, help="DigitsQA folder")
     parser.add_argument("--output", required=True, help="folder to write")
     args = parser.parse_args()
     check_output_folder(args.output, "real.json")
-    import modeling_llava_mistral  # noqa: F401  registers the classes
-
+    found = measure(args.decoders, args.joined, args.trained, args.data)
     with whole_folder(args.output, "real.json") as folder:
-        merge(args.adapter, folder / "model")
-        found = measure(args.decoders, args.joined, folder / "model", args.data)
         (folder / "real.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (folder / "real.md").write_text(page(found), encoding="utf-8")
     print(page(found))
