@@ -32,25 +32,30 @@ def published_file() -> Path:
         raise BadInput(f"the package {error.name} is not installed", remedy=remedy) from error
 
 
-def open_twins(file: Path) -> tuple[dict, object]:
-    """Return `{"llama": model, "mistral": model}` with equal weights (float32), and their tokenizer."""
+def open_packed(file: Path) -> tuple[object, object]:
+    """Return the model in float32 and the tokenizer that a GGUF file holds."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, MistralConfig, MistralForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    packed = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
+    place = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    dense = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, quantization_config=dense)
+    return model.eval(), AutoTokenizer.from_pretrained(**place)
+
+
+def twins(packed) -> dict:
+    """Return `{"llama": model, "mistral": model}`: plain models with the weights of one of LLaMA."""
+    from transformers import MistralConfig, MistralForCausalLM
+
     settings = packed.config.to_dict()
     settings.pop("quantization_config", None)
     alike = {name: value for name, value in settings.items() if name not in LLAMAS_ALONE}
     configs = {"llama": type(packed.config)(**settings), "mistral": MistralConfig(**alike, sliding_window=None)}
-    twins = {}
-    for name, kind in (("llama", type(packed)), ("mistral", MistralForCausalLM)):
-        twins[name] = kind(configs[name]).eval()
-        twins[name].load_state_dict(packed.state_dict())
-        twins[name].generation_config = packed.generation_config
-    return twins, tokenizer
+    made = {name: kind(configs[name]) for name, kind in (("llama", type(packed)), ("mistral", MistralForCausalLM))}
+    for model in made.values():
+        model.load_state_dict(packed.state_dict())
+        model.generation_config = packed.generation_config
+    return {name: model.eval() for name, model in made.items()}
 
 
 def main() -> None:
@@ -63,18 +68,19 @@ def main() -> None:
     file = published_file()
     import torch
 
-    twins, tokenizer = open_twins(file)
+    packed, tokenizer = open_packed(file)
+    models = twins(packed)
     text = tokenizer("The capital of France is Paris, and 7 is a digit.", return_tensors="pt")
     with torch.inference_mode():
-        logits = {name: model(**text).logits for name, model in twins.items()}
+        logits = {name: model(**text).logits for name, model in models.items()}
     record = {
         "package": f"{PACKAGE} {importlib.metadata.version(PACKAGE)}",
         "file": FILE,
-        "parameters": twins["mistral"].num_parameters(),
+        "parameters": models["mistral"].num_parameters(),
         "largest_difference_of_logits": (logits["llama"] - logits["mistral"]).abs().max().item(),
     }
     with whole_folder(args.output, "decoders.json") as folder:
-        for name, model in twins.items():
+        for name, model in models.items():
             model.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
         (folder / "decoders.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
