@@ -85,3 +85,16 @@ def test_a_picture_is_one_token_before_the_words_and_the_rest_is_the_references(
     assert ids.count(processor.image_token_id) == 1
     end = reference(version, [{"role": "user", "content": "Which?"}])[-2:]
     assert ids[-2:] == end
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("tekken.json", "{}"), ("tekken.json", "[1"), ("tokenizer.model", "xx"), ("tokenizer.model", "")],
+)
+def test_a_damaged_tokenizer_is_refused_by_name(name, content, tmp_path):
+    from llava_mistral.ground.bad_input import BadInput
+
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput, match=str(tmp_path)):
+        decoder_tokenizer(tmp_path, 32000)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, LlamaTokenizer
 
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import AGAIN
+
 
 def open_tokenizer(name: str | Path, **hub):
     """Return the tokenizer of a folder or Hub id; it pads on the left, so that a batch generates what each row would.
@@ -21,8 +24,11 @@ def open_tokenizer(name: str | Path, **hub):
     said = _of_sentencepiece(folder)
     if said is not None:
         legacy = said.get("legacy") is not False
-        tokenizer = LlamaTokenizer.from_pretrained(name, legacy=legacy, padding_side="left", **hub)
-        _merge_by_scores(tokenizer, folder / "tokenizer.model")
+        try:
+            tokenizer = LlamaTokenizer.from_pretrained(name, legacy=legacy, padding_side="left", **hub)
+            _merge_by_scores(tokenizer, folder / "tokenizer.model")
+        except RuntimeError as error:  # sentencepiece's, of a file that is none of its own
+            raise BadInput(f"is no tokenizer ({error})", remedy=AGAIN, file=folder / "tokenizer.model") from error
         return tokenizer
     roles = _TEKKEN if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file() else {}
     return AutoTokenizer.from_pretrained(name, padding_side="left", mistral_format=False, **roles, **hub)
