@@ -37,6 +37,12 @@ def read_parts(
     with opening(vision, "config.json"):
         vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
     vision_config = getattr(vision_config, "vision_config", vision_config)
+    if vision_config.model_type in TEXT_MODEL_TYPES:
+        with opening(llm, "config.json"):
+            other = AutoConfig.from_pretrained(llm, revision=revisions[1])
+        if getattr(other, "vision_config", other).model_type in TOWERS:
+            problem = f"{vision} is a text model ({vision_config.model_type}), and {llm} a vision tower"
+            raise BadInput(problem, remedy="give them the other way round: swap --vision and --llm", field="vision")
     vision_config._name_or_path = str(vision)  # CLIP's whole configuration keeps its name from the tower's
     if vision_config.model_type not in TOWERS:
         sizes = (

@@ -20,6 +20,7 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, run_verb
 from llava_mistral.ground.escaping import SERVED_POLICY
 from llava_mistral.ground.foreign_code import add_flag
+from llava_mistral.ground.hub_access import reach_hub
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 __all__ = ["Source", "conversation", "find", "main", "open_chat", "page"]
@@ -28,7 +29,7 @@ KEPT = (600, 3600)  # seconds: how often uploads are looked for, and how old the
 
 
 def build_parser() -> VerbParser:
-    parser = VerbParser(prog="llava-mistral chat", description=__doc__.splitlines()[0])
+    parser = VerbParser(prog="llava-mistral chat", about=__doc__)
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a checkpoint or adapter folder, or a Hub id")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub id; the head of main when not given")
     parser.add_argument(
@@ -55,6 +56,7 @@ def find(model: str | None, revision: str | None, space: Path | None = None) -> 
         return _folder(Path(model), revision)
     if revision and COMMIT.fullmatch(revision):
         return Source(model, revision)
+    reach_hub(model)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RevisionNotFoundError
 

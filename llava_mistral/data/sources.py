@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.confined import check_confined
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.hub_access import reach_hub
 from llava_mistral.ground.pictures import PictureFolder, bytes_of
 
 if TYPE_CHECKING:
@@ -252,6 +253,7 @@ def _check_loadable(path: Path) -> None:
             raise BadInput("holds no data set", remedy=remedy, file=path)
     elif path.parent.is_dir() and str(path.parent) != "." or not _HUB_ID.fullmatch(str(path)):
         raise BadInput("no such file, folder or Hub id (owner/name)", remedy="check the path", file=path)
+    reach_hub(path, "dataset")
     check_confined(path)
 
 

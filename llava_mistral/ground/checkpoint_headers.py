@@ -17,6 +17,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.hub_access import reach_hub
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "the file is damaged, download or build it again"
@@ -82,6 +83,7 @@ def _read_part(name: str | Path, part: str, revision: str | None) -> dict[str, A
     if not Path(name).is_dir():
         from transformers.utils import cached_file
 
+        reach_hub(name)
         options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         file = cached_file(str(name), part, revision=revision, **options)
     return _read_json(Path(file)) if file is not None and Path(file).is_file() else {}
