@@ -102,7 +102,7 @@ def test_nothing_locks_the_box(browser, tmp_path):
 def test_two_models_answer_the_same_question_with_the_settings_of_the_page(browser):
     made, tab = open_page(browser, "outputs/before", "outputs/after")
     try:
-        tab.get_by_text("Settings").click()
+        tab.get_by_role("button", name="Settings").click()
         tab.get_by_label("system words").fill("Be brief.")
         tab.get_by_label("number input for temperature").fill("0.5")
         tab.keyboard.press("Tab")

@@ -32,7 +32,7 @@ SCRIPT = """() => {
     document.documentElement.lang ||= 'en';
     each('img:not([alt]), img[alt=""]', one => one.alt = 'picture of a question');
     say('input[type=file]', 'pictures');
-    say('textarea', 'question');
+    say('textarea:not(label textarea)', 'question');
     say('button[class*=submit-button]', 'send');
     say('button[class*=stop-button]', 'stop');
   };

@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llava_mistral.ground.command_line import run_verb
+from llava_mistral.ground.command_line import VerbParser, run_verb
 from llava_mistral.ground.foreign_code import origin, take_flag
 from llava_mistral.training.processes import is_first, join_launch, whole_weights
 from llava_mistral.training.recipe import Recipe, StageArguments, parse_recipe, stage_template
 from llava_mistral.training.recipe_checks import check_recipe
-from llava_mistral.training.recipe_help import print_help, wants_help
+from llava_mistral.training.recipe_help import add_flags, wants_help
 from llava_mistral.training.saving.output_folder import is_finished
 from llava_mistral.training.saving.output_lock import output_lock
 from llava_mistral.training.saving.resuming import RunIdentity, agreed, choose_checkpoint, run_identity
@@ -31,7 +31,9 @@ from llava_mistral.training.saving.run_record import complete_run
 def main() -> int | None:
     started = time.time()
     if wants_help(sys.argv[1:]):
-        return print_help(__doc__, everything=any(word.startswith("--help") and word != "--help" for word in sys.argv))
+        parser = VerbParser(prog="llava-mistral train", about=__doc__)
+        add_flags(parser, everything=any(word.startswith("--help") and word != "--help" for word in sys.argv))
+        return print(parser.format_help(), end="")
     arguments = take_flag([argument for argument in sys.argv[1:] if argument != "--verbose"])
     arguments = joined(arguments, "--image_folder")
     join_launch()

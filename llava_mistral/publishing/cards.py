@@ -92,10 +92,11 @@ def card_html(card: str, title: str) -> str:
 
     front, body = re.match(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
     style = "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
-    style += ":root{color-scheme:light dark}body{overflow-wrap:anywhere}.scroll{overflow-x:auto}"
+    style += ":root{color-scheme:light dark}body{background:Canvas;color:CanvasText;"
+    style += "overflow-wrap:anywhere}.scroll{overflow-x:auto}"
     style += "table{border-collapse:collapse}td,th{overflow-wrap:normal;border:1px solid #ccc;"
     style += "padding:.2rem .5rem;font-size:.92em}"
-    style += "pre{background:#8882;padding:.7rem;overflow-x:auto}"
+    style += "pre{background:light-dark(#f4f4f4,#2a2a2a);padding:.7rem;overflow-x:auto}"
     shown = MarkdownIt("commonmark", {"html": False}).enable("table").render(body).replace("<pre>", SCROLLED_TEXT)
     shown = shown.replace("<table>", f"{SCROLLED_TABLE}<table>").replace("</table>", "</table></div>")
     return (

@@ -1,10 +1,10 @@
 """`llava-mistral train --help`: this project's flags by subject, then the few of SFTConfig that most runs set."""
 
+import argparse
 from collections.abc import Iterable
 from dataclasses import Field, fields
 from typing import Any
 
-from llava_mistral.ground.command_line import VerbParser
 from llava_mistral.training.recipe import StageArguments
 
 REQUIRED = ("stage", "model_name_or_path", "dataset", "output_dir")
@@ -42,14 +42,12 @@ USUAL = {
 }
 
 
-def print_help(about: str, everything: bool) -> None:
-    """Print the flags of a recipe.
+def add_flags(parser: argparse.ArgumentParser, everything: bool) -> None:
+    """Add the flags of a recipe to a parser whose help is to be shown.
 
     Args:
-        about: the verb's docstring.
         everything: also the other fields of SFTConfig, which takes the seconds of importing TRL.
     """
-    parser = VerbParser(prog="llava-mistral train", about=about)
     parser.usage = "llava-mistral train --config RECIPE [--KEY VALUE …]"
     ours = {line.name: line for line in fields(StageArguments)}
     first = parser.add_argument_group("the recipe", "A YAML file with the keys below; a flag overrides it.")
@@ -68,8 +66,7 @@ def print_help(about: str, everything: bool) -> None:
         for line in fields(SFTConfig):
             if line.init and line.name not in USUAL:
                 _add(rest, line)
-    parser.general.add_argument("--help-all", action="store_true", help="show the other fields of SFTConfig, too")
-    print(parser.format_help(), end="")
+    usual.add_argument("--help-all", action="store_true", help="show the other fields of SFTConfig, too")
 
 
 def wants_help(arguments: Iterable[str]) -> bool:
