@@ -118,7 +118,7 @@ def test_two_models_answer_the_same_question_with_the_settings_of_the_page(brows
     [
         (("a/b", "c/d", "e/f"), "3 models are named; name one or two, as OWNER/NAME@REVISION"),
         (("a/b", "c/d", "--revision", "v1"), "2 models are named and one revision; name one or two"),
-        (("a/b", "--max_new_tokens", "9999"), "9999 tokens are too many for an answer; give 1 to 2,048"),
+        (("a/b", "--max_new_tokens", "9999"), "9999 tokens are too many for an answer; give 2,048 or fewer"),
     ],
 )
 def test_what_the_page_cannot_show_is_refused(words, said):

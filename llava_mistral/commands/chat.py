@@ -98,7 +98,8 @@ def main(space: Path | None = None) -> None:
     args = build_parser().parse_args()
     if not 1 <= args.max_new_tokens <= LONGEST:
         problem = f"{args.max_new_tokens} tokens are too {'few' if args.max_new_tokens < 1 else 'many'} for an answer"
-        raise BadInput(problem, remedy=f"give 1 to {LONGEST:,}", field="max_new_tokens")
+        remedy = "give 1 or more" if args.max_new_tokens < 1 else f"give {LONGEST:,} or fewer"
+        raise BadInput(problem, remedy=remedy, field="max_new_tokens")
     if args.port is not None and not 0 < args.port < 1 << 16:
         raise BadInput(f"{args.port} is not a port", remedy="give 1 to 65535", field="port")
     if len(args.model) > 2 or (args.revision and len(args.model) == 2):

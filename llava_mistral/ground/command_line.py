@@ -44,6 +44,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns, 119))
 
+    def add_usage(self, usage, actions, groups, prefix=None) -> None:
+        one_of = [group for group in groups if group.required]
+        chosen = [action for group in one_of for action in group._group_actions]
+        needed = [action for action in actions if action.required or action in chosen or not action.option_strings]
+        super().add_usage(usage, needed, one_of, prefix)
+
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
         if action.required and action.option_strings:
@@ -63,27 +69,26 @@ class VerbParser(argparse.ArgumentParser):
     def __init__(self, *args, about: str | None = None, **kwargs):
         kwargs |= {"description": about.splitlines()[0], "epilog": examples(about)} if about else {}
         super().__init__(*args, allow_abbrev=False, add_help=False, formatter_class=_Help, **kwargs)
-        self.general = self.add_argument_group("always")
-        self.general.add_argument("-h", "--help", action="help", help="show this and leave")
-        self.general.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+        self.complete = False
+
+    def finish(self) -> None:
+        """Add what a verb always takes, once, after its own arguments."""
+        if not self.complete:
+            self.complete = True
+            always = self.add_argument_group("always")
+            always.add_argument("-h", "--help", action="help", help="show this and leave")
+            always.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+
+    def parse_known_args(self, *args, **kwargs):
+        """As the library's."""
+        self.finish()
+        return super().parse_known_args(*args, **kwargs)
 
     def format_help(self) -> str:
-        """As the library's, with what a verb always takes at the end, and a usage of what is required alone."""
-        formatter = self._get_formatter()
-        one_of = [group for group in self._mutually_exclusive_groups if group.required]
-        chosen = [action for group in one_of for action in group._group_actions]
-        needed = [one for one in self._actions if one.required or one in chosen or not one.option_strings]
-        usage = self._get_formatter()
-        usage.add_usage(self.usage, needed, one_of, prefix="")
-        formatter.add_usage(usage.format_help().strip().replace("%", "%%") + " [options]" * (not self.usage), [], [])
-        formatter.add_text(self.description)
-        for group in sorted(self._action_groups, key=lambda group: group is self.general):
-            formatter.start_section(group.title)
-            formatter.add_text(group.description)
-            formatter.add_arguments(group._group_actions)
-            formatter.end_section()
-        formatter.add_text(self.epilog)
-        return formatter.format_help()
+        """As the library's; the usage names what is required alone."""
+        self.finish()
+        usage, blank, rest = super().format_help().partition("\n\n")
+        return usage + " [options]" * (not self.usage) + blank + rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; run `{self.prog} --help` for the arguments\n")

@@ -29,8 +29,8 @@ def reach_hub(name: str | Path | None, kind: str = "model", field: str | None = 
     Raises:
         BadInput: nobody answers, and nothing of `name` is in the cache.
     """
-    if name is not None and Path(name).exists():
-        return
+    if name is not None and (Path(name).exists() or not _is_hub_id(str(name))):
+        return  # what it is, or is not, those who read it say
     _reach()
     nobody = unreachable()
     if nobody and name is not None:
@@ -41,6 +41,16 @@ def reach_hub(name: str | Path | None, kind: str = "model", field: str | None = 
             raise BadInput(
                 problem, remedy="see to the network or HF_ENDPOINT, or name a folder", file=name, field=field
             )
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def unreachable() -> str | None:

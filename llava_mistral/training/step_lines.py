@@ -5,9 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from transformers import ProgressCallback
-from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_callback import PrinterCallback
+from transformers import PrinterCallback, ProgressCallback
 
 from llava_mistral.ground.whole_file import saving, write_whole
 
@@ -85,7 +83,7 @@ def clock(seconds: float) -> str:
 
 def use_step_lines(trainer) -> None:
     """Let a trainer print `StepLines` in place of the library's dictionaries."""
-    for printer in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+    for printer in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printer)
     trainer.add_callback(StepLines())
 
