@@ -105,7 +105,7 @@ def main() -> int | None:
             prepared = prepare(args.repo_id, Path(staging), **options)
         show(prepared.files(None), prepared.left_out)
         if args.kind == "model" and re.search(r"^license: unknown$", prepared.files(None)["README.md"].decode(), re.M):
-            print("no licence is stated: nobody may use the model; state one with --license, such as apache-2.0")
+            print("no licence is stated, so nobody knows whether they may use the model; state one with --license")
         prepared.check()
         if args.dry_run:
             show_card(prepared, args.preview)
