@@ -35,9 +35,11 @@ def read_parts(
     Raises:
         BadInput: the vision model or the text model is of a type that is not known here.
     """
-    vision_config = _read_config(vision, revisions[0])
-    inner = getattr(vision_config, "vision_config", None)
-    vision_config = inner if isinstance(inner, PreTrainedConfig) else vision_config
+    vision_config = _tower_in(_read_config(vision, revisions[0]))
+    if vision_config.model_type in TEXT_MODEL_TYPES:
+        if _tower_in(_read_config(llm, revisions[1])).model_type in TOWERS:
+            problem = f"{vision} is a text model ({vision_config.model_type}), and {llm} a vision tower"
+            raise BadInput(problem, remedy="give them the other way round: swap --vision and --llm", field="vision")
     vision_config._name_or_path = str(vision)  # CLIP's whole configuration keeps its name from the tower's
     if vision_config.model_type not in TOWERS:
         sizes = (
@@ -57,6 +59,12 @@ def read_parts(
             field="llm",
         )
     return vision_config, text_config
+
+
+def _tower_in(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the tower in that of a whole CLIP or SigLIP; else the configuration itself."""
+    inner = getattr(config, "vision_config", None)
+    return inner if isinstance(inner, PreTrainedConfig) else config
 
 
 def _read_config(name: str | Path, revision: str | None) -> PreTrainedConfig:
