@@ -36,10 +36,10 @@ def read_parts(
         BadInput: the vision model or the text model is of a type that is not known here.
     """
     vision_config = _tower_in(_read_config(vision, revisions[0]))
-    if vision_config.model_type in TEXT_MODEL_TYPES:
-        if _tower_in(_read_config(llm, revisions[1])).model_type in TOWERS:
-            problem = f"{vision} is a text model ({vision_config.model_type}), and {llm} a vision tower"
-            raise BadInput(problem, remedy="give them the other way round: swap --vision and --llm", field="vision")
+    swapped = vision_config.model_type in TEXT_MODEL_TYPES
+    if swapped and _tower_in(_read_config(llm, revisions[1])).model_type in TOWERS:
+        problem = f"{vision} is a text model ({vision_config.model_type}), and {llm} a vision tower"
+        raise BadInput(problem, remedy="give them the other way round: swap --vision and --llm", field="vision")
     vision_config._name_or_path = str(vision)  # CLIP's whole configuration keeps its name from the tower's
     if vision_config.model_type not in TOWERS:
         sizes = (
