@@ -20,6 +20,7 @@ from llava_mistral.evaluation.comparison import (
 from llava_mistral.evaluation.report import comparison_page
 from llava_mistral.evaluation.statistics import wilson_interval
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.output_folders import MARKER
 from tests.support.result_folders import PROBLEMS, results
 from tests.support.running import run_light
 
