@@ -112,23 +112,25 @@ NOT_MEASURED = (
 )
 
 
-def _measured(found: Mapping[str, Any]) -> list[str]:
+def _measured(results: Mapping[str, Any]) -> list[str]:
     """Medians of the benchmark, with quartiles: tokens per second."""
 
     def cell(quartiles: list[float]) -> str:
         low, middle, high = quartiles
         return f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"
 
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    said = f"{found['device']}, {versions}, {found['rounds']} rounds, the models in turn: medians and quartiles."
-    rows = [said, "", f"| tokens per second | {' | '.join(NAMES.values())} |", "|---|---|---|"]
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    caption = (
+        f"{results['device']}, {versions}, {results['rounds']} rounds, the models in turn: medians and quartiles."
+    )
+    rows = [caption, "", f"| tokens per second | {' | '.join(NAMES.values())} |", "|---|---|---|"]
     for kind, label in (("prefill", "read"), ("decode", "written")):
-        for size in found["batch_sizes"]:
-            cells = [cell(found["models"][name][kind][str(size)]) for name in NAMES]
+        for size in results["batch_sizes"]:
+            cells = [cell(results["models"][name][kind][str(size)]) for name in NAMES]
             rows.append(f"| {label}, batch of {size} | {' | '.join(cells)} |")
-    rows.append(f"| trained, stage 1 | {' | '.join(cell(found['models'][name]['training']) for name in NAMES)} |")
-    peaks = [f"{found['models'][name]['memory'] / 2**20:,.0f}" for name in NAMES]
-    rows.append(f"| peak memory, MiB, batch of {max(found['batch_sizes'])} | {' | '.join(peaks)} |")
+    rows.append(f"| trained, stage 1 | {' | '.join(cell(results['models'][name]['training']) for name in NAMES)} |")
+    peaks = [f"{results['models'][name]['memory'] / 2**20:,.0f}" for name in NAMES]
+    rows.append(f"| peak memory, MiB, batch of {max(results['batch_sizes'])} | {' | '.join(peaks)} |")
     return rows
 
 

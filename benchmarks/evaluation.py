@@ -53,16 +53,18 @@ def measure(options, scratch: Path) -> dict:
     name = options.model or str(tiny_checkpoint(scratch / "tiny"))
     problems = read_problems(options.dataset, split="test")[:count] if options.dataset else noise_problems(count)
     checkpoint = Checkpoint(name)
-    asked = Asked(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+    settings = Asked(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     likelihood = Asked(scoring="likelihood", batch_size=options.batch_size)
 
-    def batched(asked: Asked) -> dict[str, str | None]:
-        return {answer.pid: answer.output for batch in batch_answers(checkpoint, problems, asked) for answer in batch}
+    def batched(settings: Asked) -> dict[str, str | None]:
+        return {
+            answer.pid: answer.output for batch in batch_answers(checkpoint, problems, settings) for answer in batch
+        }
 
     one_by_one(checkpoint, problems[:2], options.max_new_tokens)
     ways = {
         "one_by_one": lambda: one_by_one(checkpoint, problems, options.max_new_tokens),
-        "batched": lambda: batched(asked),
+        "batched": lambda: batched(settings),
         "likelihood": lambda: batched(likelihood),
     }
     seconds, answers = time_ways(ways, rounds)

@@ -65,18 +65,18 @@ def _picture(path: str) -> Any:
 
 def respond(chat: Chat, message: dict, history: list[dict]) -> Iterator[str]:
     """Answer one message of the page; what goes wrong is said in the answer's place, so that the chat can go on."""
-    said = ""
+    answer = ""
     try:
         if not message["text"].strip() and not message.get("files"):
             yield f"{NOTICE}There was no question. Write one, or add a picture."
             return
-        for said in chat.answer(conversation(message, history)):
-            yield said
-        if not said.strip():
+        for answer in chat.answer(conversation(message, history)):
+            yield answer
+        if not answer.strip():
             yield f"{NOTICE}The model gave an empty answer. Ask in other words."
     except BadInput as error:
         yield f"{NOTICE}This cannot be answered: {error}."
     except Exception as error:  # whatever a model or a template raises: the reader is told, and asks on
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        stopped = f"{said}\n\n" if said else ""
+        stopped = f"{answer}\n\n" if answer else ""
         yield f"{NOTICE}{stopped}The model failed ({type(error).__name__}: {reason}). Ask again, or start a new chat."

@@ -56,18 +56,18 @@ def guess_columns(record: Mapping[str, Any]) -> dict[str, str]:
 
     Where two columns could be meant, neither is: the user has to say which.
     """
-    found: dict[str, str] = {}
-    said = any(name in record for name in CONVERSATIONS)
-    for name in ("image",) if said else ("question", "answer", "choices", "image"):
+    columns: dict[str, str] = {}
+    has_conversation = any(name in record for name in CONVERSATIONS)
+    for name in ("image",) if has_conversation else ("question", "answer", "choices", "image"):
         if name in record or (name == "image" and "images" in record):
             continue
-        free = {column.lower(): column for column in record if column not in (*found.values(), *FIXED)}
+        free = {column.lower(): column for column in record if column not in (*columns.values(), *FIXED)}
         called = [free[other] for other in CALLED.get(name, ()) if other in free]
         if name == "image":
             called = [column for column in free.values() if holds_picture(record[column])]
         if len(called) == 1:
-            found[name] = called[0]
-    return found
+            columns[name] = called[0]
+    return columns
 
 
 def form_words(record: Mapping[str, Any], columns: Mapping[str, str], path: Path) -> str:

@@ -125,8 +125,8 @@ def rows_of_problems(
     import datasets
 
     bad = bad or BadSamples()
-    made = (usable(bad, partial(_problem_row, problem, answer_style, source)) for problem in problems)
-    rows = [row for row in made if row is not None]
+    problem_rows = (usable(bad, partial(_problem_row, problem, answer_style, source)) for problem in problems)
+    rows = [row for row in problem_rows if row is not None]
     bad.close(len(rows) + len(bad.listed))
     features = row_features((*METADATA, *PROBLEM))
     return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)

@@ -74,11 +74,11 @@ def llava_record(row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     marks = [{"loss": False} if left else {} for left in unlearned]
     texts = [_text_of(turn["content"]) for turn in chat]
     tokens = [text.count(IMAGE_TOKEN) for text in texts]
-    asked = sum(count for turn, count in zip(chat, tokens, strict=True) if turn["role"] == "user")
-    if asked == sum(tokens) == len(names):
+    expected = sum(count for turn, count in zip(chat, tokens, strict=True) if turn["role"] == "user")
+    if expected == sum(tokens) == len(names):
         turns = zip(chat, texts, marks, strict=True)
-        said = [{"from": _SPEAKERS[turn["role"]], "value": text} | mark for turn, text, mark in turns]
-        return record | {"conversations": said}
+        conversation = [{"from": _SPEAKERS[turn["role"]], "value": text} | mark for turn, text, mark in turns]
+        return record | {"conversations": conversation}
     turns = zip([*row["prompt"], *row["completion"]], marks, strict=True)
     return record | {"messages": [{"role": turn["role"], "content": turn["content"]} | mark for turn, mark in turns]}
 

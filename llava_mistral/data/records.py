@@ -126,8 +126,8 @@ class RecordReader:
         return self._named(rows, name, index)
 
     def _named(self, rows: list[Row], name: str, index: int) -> list[Row]:
-        said = [[row["prompt"], row["completion"]] for row in rows]
-        name = self.names.unique(name, [said, len(rows[0]["images"])], rows[-1]["images"], index)
+        texts = [[row["prompt"], row["completion"]] for row in rows]
+        name = self.names.unique(name, [texts, len(rows[0]["images"])], rows[-1]["images"], index)
         ids = [name, *(self.names.free(f"{name}#{number}", "~") for number in range(2, len(rows) + 1))]
         return [{"id": own} | row for own, row in zip(ids, rows, strict=True)]
 

@@ -102,8 +102,8 @@ def load_splits(path: str | Path, split: str | None = None, *, config: str | Non
         BadInput: there is no such folder, it holds no data, it has no such split, or the Hub has no such set.
     """
     path = Path(path)
-    found = _loaded(path, config)
-    by_name = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+    dataset = _loaded(path, config)
+    by_name = dict(dataset) if isinstance(dataset, dict) else {str(dataset.split or "train"): dataset}
     if split is not None:
         name = named_split(list(by_name), split, path)
         by_name = {name: by_name[name]}

@@ -89,8 +89,8 @@ def _unpacked(value: Any, kind: type) -> Any:
     """Return the list of `kind` that a text holds as JSON, or the value as it is."""
     if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):
         with suppress(ValueError, RecursionError):
-            found = decoder().decode(value)
-            return found if all(isinstance(one, kind) for one in found) else value
+            parsed = decoder().decode(value)
+            return parsed if all(isinstance(one, kind) for one in parsed) else value
     return value
 
 

@@ -60,7 +60,7 @@ def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
     return turns, pictures
 
 
-def _check_turn(turn: Mapping[str, Any], role: str, said: Any, index: int, wrong: Wrong) -> None:
+def _check_turn(turn: Mapping[str, Any], role: str, content: Any, index: int, wrong: Wrong) -> None:
     """Refuse what stands beside a turn's words and would be lost: pictures, calls of tools, other trainers' marks."""
     for key, value in turn.items():
         if key in _READ or value in (None, "", [], {}):
@@ -71,17 +71,17 @@ def _check_turn(turn: Mapping[str, Any], role: str, said: Any, index: int, wrong
             raise wrong(f"turn {index} has {key}, which no template here words", "write it as text, or drop it")
         if key in _MARKS:
             raise wrong(f"turn {index} is marked by {key}", 'mark it by "loss" or "weight" instead')
-    parts = said if role != "user" and isinstance(said, list | tuple) else ()
+    parts = content if role != "user" and isinstance(content, list | tuple) else ()
     if any(isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in parts):
         raise wrong(f"turn {index} has a picture, and is no question", "give pictures in questions")
 
 
-def _text_of(said: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
+def _text_of(content: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
     """Return a content as a text with a token in each picture's place, and the pictures of its parts."""
-    if isinstance(said, str):
-        parts = [{"type": "text", "text": said}]
+    if isinstance(content, str):
+        parts = [{"type": "text", "text": content}]
     else:
-        parts = said if isinstance(said, list | tuple) and said else [None]
+        parts = content if isinstance(content, list | tuple) and content else [None]
     text, pictures = "", []
     for part in parts:
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -185,14 +185,14 @@ def _check_tokens(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) 
             problem = f"turn {index} has {found[0]!r}, a picture's place in another model's words"
             raise wrong(problem, f"write {IMAGE_TOKEN} there, or leave it out")
     counts = [turn["content"].count(IMAGE_TOKEN) for turn in turns]
-    asked = named_pictures(turns)
+    named = named_pictures(turns)
     if needed:
         for index, turn in enumerate(turns):
             if turn["role"] != "user" and counts[index]:
                 problem = f"turn {index} has {counts[index]} {IMAGE_TOKEN} tokens, but is not a question"
                 raise wrong(problem, "name pictures in questions")
-    if asked != pictures and (needed or (asked and pictures)):
-        problem = f"has {asked} {IMAGE_TOKEN} tokens and {pictures} pictures"
+    if named != pictures and (needed or (named and pictures)):
+        problem = f"has {named} {IMAGE_TOKEN} tokens and {pictures} pictures"
         raise wrong(problem, "make tokens and pictures agree")
 
 
@@ -211,10 +211,10 @@ def _placed(turns: list[Turn]) -> list[str]:
 
 def _leading_first(content: str) -> str:
     """Return the text with each token that comes before all words on a line of its own."""
-    found = _LEADING.match(content)
-    if not found:
+    match = _LEADING.match(content)
+    if not match:
         return content
-    return (IMAGE_TOKEN + "\n") * found[0].count(IMAGE_TOKEN) + content[found.end() :]
+    return (IMAGE_TOKEN + "\n") * match[0].count(IMAGE_TOKEN) + content[match.end() :]
 
 
 def chat_of(row: Mapping[str, Any], *, answered: bool) -> list[dict[str, Any]]:
@@ -250,9 +250,9 @@ def _spelled(turn: Turn) -> str:
 
 def parts_of(content: str) -> list[dict[str, str]]:
     """Return a text as parts, an image for each token; a template parts the leading ones from the words."""
-    found = _LEADING.match(content)
-    before = found[0].count(IMAGE_TOKEN) if found else 0
-    texts = (content[found.end() :] if found else content).split(IMAGE_TOKEN)
+    match = _LEADING.match(content)
+    before = match[0].count(IMAGE_TOKEN) if match else 0
+    texts = (content[match.end() :] if match else content).split(IMAGE_TOKEN)
     parts: list[dict[str, str]] = [{"type": "image"}] * before
     for index, text in enumerate(texts):
         parts += [{"type": "image"}] * (index > 0)

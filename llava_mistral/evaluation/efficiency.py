@@ -134,23 +134,23 @@ def speeds(models: Mapping[str, Any], batch_sizes: Sequence[int], rounds: int) -
     import torch
     from tqdm import tqdm
 
-    found: dict[str, dict[str, Any]] = {name: {"prefill": {}, "decode": {}} for name in models}
+    results: dict[str, dict[str, Any]] = {name: {"prefill": {}, "decode": {}} for name in models}
     bar = tqdm(total=len(batch_sizes) * rounds, desc="measuring", unit=" rounds", delay=2)
     for size in batch_sizes:
         prompts = {name: prompt(it.model, size) for name, it in models.items()}
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
         with torch.inference_mode():
             for turn in range(rounds + 1):
                 for name, it in models.items():
                     rates = once(it.model, prompts[name])
                     if turn:  # the first warms up
-                        taken[name].append(rates)
+                        times[name].append(rates)
                 bar.update(turn > 0)
-        for name, rates in taken.items():
+        for name, rates in times.items():
             for kind, values in zip(("prefill", "decode"), zip(*rates, strict=True), strict=True):
-                found[name][kind][size] = [round(value, 1) for value in statistics.quantiles(values, n=4)]
+                results[name][kind][size] = [round(value, 1) for value in statistics.quantiles(values, n=4)]
     bar.close()
-    return found
+    return results
 
 
 def prompt(model: Any, size: int) -> dict[str, Any]:

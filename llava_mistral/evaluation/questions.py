@@ -144,11 +144,11 @@ def _has_choices(path: Path, mapping: Mapping[str, str], config: str | None) -> 
 
 
 def _groups(
-    asked: Sequence[Problem | Question], by: str | None, label: str | None, path: Path
+    questions: Sequence[Problem | Question], by: str | None, label: str | None, path: Path
 ) -> dict[str, str] | None:
     if by is None:
         return None
-    values = {one.pid: getattr(one, label) for one in asked}
+    values = {one.pid: getattr(one, label) for one in questions}
     if all(value is None for value in values.values()):
         raise BadInput(f"no question has a {by}", remedy="name a column of the data", file=path, field="group_by")
     return {pid: "(none)" if value is None else value for pid, value in values.items()}
@@ -157,7 +157,7 @@ def _groups(
 def _row_problem(row: Mapping[str, Any]) -> Problem:
     """Return a row of `read_rows` that has choices as the question it was made of."""
     image, *more = row["images"] or [None]
-    told = {name: row.get(name) for name in METADATA}
+    metadata = {name: row.get(name) for name in METADATA}
     fields = {"question": row["question"], "choices": tuple(row["choices"]), "answer": row["answer"]}
     return Problem(
         row["id"],
@@ -166,7 +166,7 @@ def _row_problem(row: Mapping[str, Any]) -> Problem:
         image=image,
         more_images=tuple(more),
         has_image=image is not None,
-        **told,
+        **metadata,
     )
 
 
@@ -190,5 +190,5 @@ def check_questions(questions: Sequence[Question], match: Match, path: str | Pat
 
 def words_hash(questions: Sequence[Question]) -> str:
     """Return the SHA-256 of what was asked: ids, turns, right answers, and numbers of pictures."""
-    asked = sorted(([q.pid, list(q.chat), q.answer] for q in questions), key=lambda one: one[0])
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    records = sorted(([q.pid, list(q.chat), q.answer] for q in questions), key=lambda one: one[0])
+    return hashlib.sha256(json.dumps(records).encode()).hexdigest()

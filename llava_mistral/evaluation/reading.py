@@ -272,12 +272,12 @@ def _lists_another(text: str, choices: Sequence[str], index: int | None) -> bool
 
 def _begins_beside(rest: str, choice: str) -> bool:
     """Whether the text behind a letter, "B, arid" or "B (arid)", is that of a choice."""
-    found, said = re.match(r"\s*[,:(–—-]\s*", rest), choice.strip().rstrip(".").casefold()
-    return bool(found and said) and _begins(rest[found.end() :].casefold(), said)
+    separator, lowered = re.match(r"\s*[,:(–—-]\s*", rest), choice.strip().rstrip(".").casefold()
+    return bool(separator and lowered) and _begins(rest[separator.end() :].casefold(), lowered)
 
 
-def _begins(text: str, said: str) -> bool:
-    return text.startswith(said) and not text[len(said) : len(said) + 1].isalnum()
+def _begins(text: str, choice: str) -> bool:
+    return text.startswith(choice) and not text[len(choice) : len(choice) + 1].isalnum()
 
 
 def _same_text(text: str, choices: Sequence[str]) -> set[int]:

@@ -68,9 +68,9 @@ def readers(problems: Sequence[Problem], texts: Mapping[str, str]) -> dict[str, 
     """Return {column: {reader: accuracy and unread share}} from the texts alone, for ALL and IMG."""
     found = {}
     for column in ("ALL", "IMG"):
-        asked = [(texts.get(p.pid, ""), p.choices, p.answer) for p in problems if belongs(p, column)]
-        if asked:
-            found[column] = read_by_each(asked)
+        questions = [(texts.get(p.pid, ""), p.choices, p.answer) for p in problems if belongs(p, column)]
+        if questions:
+            found[column] = read_by_each(questions)
     return found
 
 
@@ -137,15 +137,15 @@ def prompt_hash(problems: Sequence[Problem], facts: Mapping[str, Any]) -> str:
 
 
 def answers_to_look_at(
-    asked: Sequence[Any], predictions: Mapping[str, Any], summary: Mapping[str, Any], images: str, *, title: str
+    questions: Sequence[Any], predictions: Mapping[str, Any], summary: Mapping[str, Any], images: str, *, title: str
 ) -> str:
     """Return the page of right and wrong answers of one results folder (`answers_page`)."""
     from llava_mistral.evaluation.answers_page import answers_page
     from llava_mistral.evaluation.asking import pictures_of
 
     results, outputs = predictions["results"], predictions.get("outputs") or {}
-    texts = {p.pid: outputs[p.pid] if p.pid in outputs else _letter(results[p.pid]) for p in asked}
-    right = predictions.get("right") or {p.pid: results[p.pid] == p.answer for p in asked}
+    texts = {p.pid: outputs[p.pid] if p.pid in outputs else _letter(results[p.pid]) for p in questions}
+    right = predictions.get("right") or {p.pid: results[p.pid] == p.answer for p in questions}
 
     def pictures(one: Any) -> list[Any]:
         at_hand = all(image is not None for image in one.images)
@@ -153,7 +153,7 @@ def answers_to_look_at(
 
     facts = f"{cell_text(summary['ALL'])}; {counts_text(summary)}"
     return answers_page(
-        asked, texts, {pid: hit == 1 for pid, hit in right.items()}, pictures, title=title, facts=facts
+        questions, texts, {pid: hit == 1 for pid, hit in right.items()}, pictures, title=title, facts=facts
     )
 
 
@@ -184,10 +184,12 @@ def blank_text(problems: Sequence[Any], real: Mapping[str, Any], blank: Mapping[
     return f"blank pictures, on the {len(pictured):,} questions with one: {gap}; {counts}"
 
 
-def difference_text(found: PairedDifference, test: str = "exact McNemar") -> str:
+def difference_text(difference: PairedDifference, test: str = "exact McNemar") -> str:
     """Return a difference in accuracy with its interval, its p-value, and whether it is one at all."""
-    said = f"{100 * found.difference:+.2f} points (95 % {100 * found.low:+.2f} to {100 * found.high:+.2f}"
-    return f"{said}, {test} p = {found.p_value:.2g})" + ("" if found.significant else ", not significant")
+    text = (
+        f"{100 * difference.difference:+.2f} points (95 % {100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
+    )
+    return f"{text}, {test} p = {difference.p_value:.2g})" + ("" if difference.significant else ", not significant")
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:
@@ -198,14 +200,14 @@ def cell_text(cell: Mapping[str, Any]) -> str:
 
 def counts_text(summary: Mapping[str, Any]) -> str:
     """Return one line that says how many answers were unread, taken from `results`, missing and passed over."""
-    said = [f"unread answers (counted as wrong): {summary['unread']}"]
+    lines = [f"unread answers (counted as wrong): {summary['unread']}"]
     if summary["recorded"]:
-        said.append(f"texts that could not be read, with the index recorded for them: {summary['recorded']}")
+        lines.append(f"texts that could not be read, with the index recorded for them: {summary['recorded']}")
     if summary["missing"]:
-        said.append(f"missing (counted as wrong): {summary['missing']}")
+        lines.append(f"missing (counted as wrong): {summary['missing']}")
     if summary["unknown"]:
-        said.append(f"passed over, for other problems: {summary['unknown']}")
-    return "; ".join(said)
+        lines.append(f"passed over, for other problems: {summary['unknown']}")
+    return "; ".join(lines)
 
 
 def versions(*packages: str) -> dict[str, str | None]:

@@ -30,8 +30,8 @@ def wilson_interval(correct: int, n: int, level: float = LEVEL) -> tuple[float, 
         raise ValueError(f"{correct} of {n} is not a proportion")
     from scipy.stats import binomtest
 
-    found = binomtest(correct, n).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(correct, n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

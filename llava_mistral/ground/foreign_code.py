@@ -136,9 +136,9 @@ def load_model(auto: type, source: Origin, **options) -> tuple[Any, dict]:
     model, info = auto.from_pretrained(source.name, output_loading_info=True, **source.options(), **options)
     if source.adapter is not None:
         at = {"revision": source.adapter.revision} if source.adapter.revision else {}
-        found = model.load_adapter(source.adapter.name, adapter_kwargs=at)
+        loading_info = model.load_adapter(source.adapter.name, adapter_kwargs=at)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            info[kind] = {*info[kind], *getattr(found, kind)}
+            info[kind] = {*info[kind], *getattr(loading_info, kind)}
     return model, info
 
 
@@ -245,9 +245,9 @@ def _file(name: str, file: str, revision: str | None) -> Path | None:
 def _read(name: str, config: str, revision: str | None) -> dict[str, Any]:
     try:
         path = _file(name, config, revision)
-        found = json.loads(read_bounded(path)) if path else {}
+        content = json.loads(read_bounded(path)) if path else {}
     except BadInput:
         raise
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

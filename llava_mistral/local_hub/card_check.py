@@ -22,11 +22,11 @@ _LISTS = (
 
 def read_front_matter(readme: str) -> tuple[dict[str, Any], list[str], list[str]]:
     """Return (metadata, errors, warnings) of a README's text; the metadata is empty when there are errors."""
-    found = _FRONT_MATTER.match(readme)
-    if not found:
+    match = _FRONT_MATTER.match(readme)
+    if not match:
         return {}, [], ["empty or missing yaml metadata in repo card"]
     try:
-        metadata = load_yaml(found.group(1) or "")
+        metadata = load_yaml(match.group(1) or "")
     except Unfolds:
         return {}, ["YAML metadata in README.md refers to itself, or unfolds to more than anybody wrote"], []
     except YAMLError as error:

@@ -35,6 +35,6 @@ def check_type(headers: Message, method: str, route: str) -> None:
     Raises:
         HubError: 415.
     """
-    given = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if method not in ("GET", "HEAD") and route not in OF_ANY_TYPE and given and given not in TYPES:
-        raise HubError(415, f"the request body has to be JSON, not {given}")
+    content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if method not in ("GET", "HEAD") and route not in OF_ANY_TYPE and content_type and content_type not in TYPES:
+        raise HubError(415, f"the request body has to be JSON, not {content_type}")

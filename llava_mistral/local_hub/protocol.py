@@ -39,8 +39,8 @@ class Route:
 
     def match(self, method: str, path: str) -> dict[str, str] | None:
         """Return the percent-decoded parts of a request path, or None."""
-        found = method in self.methods and re.fullmatch(self.path, path)
-        return {name: unquote(value or "") for name, value in found.groupdict().items()} if found else None
+        match = method in self.methods and re.fullmatch(self.path, path)
+        return {name: unquote(value or "") for name, value in match.groupdict().items()} if match else None
 
 
 def route(name: str, methods: str, path: str, writes: bool = False) -> Callable[[Callable], Route]:

@@ -71,7 +71,7 @@ def instruction_rows(
         (pid, [lettered(draft)], labels | {name: problem[name] for name in PROBLEM}),
         (f"{pid}-open", turns, labels | {"task": OPEN, "skill": skill[kind]}),
     )
-    return [_row(name, turns, [str(image)] * (picture is not None), of) for name, turns, of in found]
+    return [_row(name, turns, [str(image)] * (picture is not None), row_labels) for name, turns, row_labels in found]
 
 
 def _row(name: str, turns: list[Turn], images: list[str], labels: dict) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def _row(name: str, turns: list[Turn], images: list[str], labels: dict) -> dict[
         for turn in turns
         for role, content in zip(("user", "assistant"), turn, strict=True)
     ]
-    told = dict.fromkeys(PROBLEM) | labels
-    return {"id": name, "images": images, "prompt": messages[:-1], "completion": messages[-1:], **told}
+    fields = dict.fromkeys(PROBLEM) | labels
+    return {"id": name, "images": images, "prompt": messages[:-1], "completion": messages[-1:], **fields}
 
 
 def write_instructions(rows: dict[str, list[dict[str, Any]]], folder: Path) -> None:

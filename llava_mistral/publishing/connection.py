@@ -187,8 +187,8 @@ def _status(error: BaseException) -> int | None:
     found = next((e for e in _chain(error) if isinstance(e, HfHubHTTPError) and e.response is not None), None)
     if found is not None:
         return found.response.status_code
-    for said in map(str, _chain(error)):  # the Xet client's own requests: a ConnectionError, its status in words
-        if numbers := re.search(r"HTTP status (?:client|server) error \((\d{3})\b", said):
+    for message in map(str, _chain(error)):  # the Xet client's own requests: a ConnectionError, its status in words
+        if numbers := re.search(r"HTTP status (?:client|server) error \((\d{3})\b", message):
             return int(numbers[1])
     return None
 
@@ -200,8 +200,8 @@ def is_conflict(error: BaseException) -> bool:
 
 def _asked_wait(error: BaseException) -> float:
     response = next((e.response for e in _chain(error) if getattr(e, "response", None) is not None), None)
-    asked = response.headers.get("Retry-After", "0") if response is not None else "0"
-    return float(asked) if asked.isdigit() else 0.0
+    seconds = response.headers.get("Retry-After", "0") if response is not None else "0"
+    return float(seconds) if seconds.isdigit() else 0.0
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -220,7 +220,7 @@ def explained(error: BaseException, repo_id: str) -> Exception:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     kinds = {type(e) for e in _chain(error)}
-    status, said = _status(error), _message(error)
+    status, message = _status(error), _message(error)
     if isinstance(error, BadInput | HubError) and not isinstance(error, Unreachable):
         return error
     if GatedRepoError in kinds:
@@ -241,14 +241,14 @@ def explained(error: BaseException, repo_id: str) -> Exception:
     if RevisionNotFoundError in kinds:
         return BadInput(f"{repo_id} has no such revision", remedy="publish to a repository with a main branch")
     if status == 400:
-        return BadInput(f"the Hub refuses this ({said})", remedy="correct what it names")
+        return BadInput(f"the Hub refuses this ({message})", remedy="correct what it names")
     if status is not None and status not in TRANSIENT:
-        return HubError(f"the Hub answers {status} ({said}); see its status page, or run again with --verbose")
+        return HubError(f"the Hub answers {status} ({message}); see its status page, or run again with --verbose")
     wire = any(isinstance(e, Unreachable | ConnectionError) or "httpx" in type(e).__module__ for e in _chain(error))
     if status is None and not wire:
-        return error if isinstance(error, Exception) else HubError(said)
+        return error if isinstance(error, Exception) else HubError(message)
     return HubError(
-        f"the Hub kept failing ({said}); nothing half-sent is visible there; run the same command again to go on"
+        f"the Hub kept failing ({message}); nothing half-sent is visible there; run the same command again to go on"
     )
 
 

@@ -143,12 +143,12 @@ def _config_facts(repo_id: str, info: dict, config: dict) -> dict:
 def _rerun(manifest: dict) -> str | None:
     """The command that chooses the same rows again, with everything the recipe says; None where it is not known."""
     recipe = manifest.get("recipe") if isinstance(manifest.get("recipe"), dict) else {}
-    asked = {"dataset": recipe.get("dataset") or _source(manifest)}
-    asked |= {key: manifest.get(key) for key in ("method", "size", "seed")}
-    if not asked["method"] or not (asked["size"] or asked["method"] == "full"):
+    flags = {"dataset": recipe.get("dataset") or _source(manifest)}
+    flags |= {key: manifest.get(key) for key in ("method", "size", "seed")}
+    if not flags["method"] or not (flags["size"] or flags["method"] == "full"):
         return None
-    asked |= {key: value for key, value in recipe.items() if key not in asked and re.fullmatch("[a-z_]+", key)}
-    given = {key: value for key, value in asked.items() if value is not None and value is not False}
+    flags |= {key: value for key, value in recipe.items() if key not in flags and re.fullmatch("[a-z_]+", key)}
+    given = {key: value for key, value in flags.items() if value is not None and value is not False}
     words = [
         f"--{key}" if value is True else f"--{key} {shlex.quote(one_line(value))}" for key, value in given.items()
     ]

@@ -234,8 +234,8 @@ def _rerun(run: dict, dataset: str | None, base_model: str | None) -> str | None
     base = base_model or next(iter(_as_list(run.get("base_model"))), None)
     flags = {"model_name_or_path": base, "dataset": dataset or _get(run, "data", "path"), "output_dir": "again"}
     words = {flag: shlex.quote(one_line(plain_name(str(value)))) for flag, value in flags.items() if value}
-    given = " ".join(f"--{flag} {word}" for flag, word in words.items())
-    return f"llava-mistral train --stage {run['stage']} --config recipe.yaml \\\n    {given}"
+    arguments = " ".join(f"--{flag} {word}" for flag, word in words.items())
+    return f"llava-mistral train --stage {run['stage']} --config recipe.yaml \\\n    {arguments}"
 
 
 def _parts(bases: list[str], data_names: list[str | None], licences: list[str | None]) -> list[tuple[str, str, str]]:

@@ -158,8 +158,8 @@ def _validate_card(api, card: bytes, repo_type: str) -> None:
         headers=build_hf_headers(),
     )
     if response.status_code == 400:
-        said = "; ".join(error.get("message", "") for error in response.json().get("errors", []))
-        raise BadInput(f"the Hub refuses the card ({said})", remedy="correct the field it names")
+        messages = "; ".join(error.get("message", "") for error in response.json().get("errors", []))
+        raise BadInput(f"the Hub refuses the card ({messages})", remedy="correct the field it names")
     hf_raise_for_status(response)
 
 

@@ -156,9 +156,9 @@ def _run_cleanly(task: dict, home: str) -> dict:
     last = done.stdout.strip().splitlines()[-1:] or [""]
     if done.returncode == 0 and last[0].startswith("{"):
         return json.loads(last[0])
-    told = _without_token(done.stderr.strip())
-    error = VerificationError((told.splitlines() or [f"the process ended with {done.returncode}"])[-1])
-    error.add_note(told)  # shown by --verbose
+    stderr = _without_token(done.stderr.strip())
+    error = VerificationError((stderr.splitlines() or [f"the process ended with {done.returncode}"])[-1])
+    error.add_note(stderr)  # shown by --verbose
     raise error
 
 

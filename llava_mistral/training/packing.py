@@ -171,8 +171,8 @@ def _sizes(rows, size: Callable[[str], int]) -> Iterator[tuple[int, int, int]]:
         pictures = compute.fill_null(compute.list_value_length(table["images"]), 0).to_pylist()
         turns = [table[name].combine_chunks().to_pylist() for name in ("prompt", "completion")]
         for prompt, completion, count in zip(*turns, pictures, strict=True):
-            said = [turn["content"] or "" for turn in (*prompt, *completion)]
-            yield sum(map(size, said)), len(said), count
+            texts = [turn["content"] or "" for turn in (*prompt, *completion)]
+            yield sum(map(size, texts)), len(texts), count
 
 
 def most_image_tokens(config) -> int:

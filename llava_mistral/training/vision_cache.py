@@ -61,9 +61,9 @@ class VisionCache:
         file = self._file(key)
         try:
             with safe_open(file, "pt") as stored:
-                features, said = stored.get_tensor("features"), stored.metadata()
-            size = int(said["height"]), int(said["width"])
-            whole = int(said["crc32"]) == _checksum(features)
+                features, metadata = stored.get_tensor("features"), stored.metadata()
+            size = int(metadata["height"]), int(metadata["width"])
+            whole = int(metadata["crc32"]) == _checksum(features)
         except FileNotFoundError:
             return None
         except (SafetensorError, KeyError, ValueError, TypeError, OSError):
@@ -82,13 +82,13 @@ class VisionCache:
         if self.full:
             return False
         file, features = self._file(key), features.cpu().contiguous()
-        said = {"crc32": str(_checksum(features)), "height": str(size[0]), "width": str(size[1])}
+        metadata = {"crc32": str(_checksum(features)), "height": str(size[0]), "width": str(size[1])}
         partial = file.with_suffix(f".{uuid4().hex}.partial")
         try:
             if not self._has_room(features.nbytes):
                 return False
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"features": features}, partial, said)
+            save_file({"features": features}, partial, metadata)
             partial.replace(file)
         except Exception as error:  # a full disk or a lost one: the run goes on without
             with suppress(OSError):
@@ -138,8 +138,8 @@ class VisionCache:
 
     def _stop(self, cause: str) -> None:
         self.full = True
-        said = f"{self.folder}: no more pictures are stored ({cause}); the tower reads the others in each epoch"
-        warnings.warn(said, stacklevel=4)
+        message = f"{self.folder}: no more pictures are stored ({cause}); the tower reads the others in each epoch"
+        warnings.warn(message, stacklevel=4)
 
 
 def _checksum(features: "torch.Tensor") -> int:

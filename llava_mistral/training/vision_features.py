@@ -209,10 +209,10 @@ def tower_key(model: torch.nn.Module, processor, arithmetic: list) -> str:
         if weight.device.type != "meta":
             digest.update(f"{name} {tuple(weight.shape)} ".encode())  # the numbers, whether in 16 bits or in 32
             digest.update(weight.cpu().float().contiguous().view(-1).view(torch.uint8).numpy())
-    said = [digest.hexdigest()[:32]]
+    key = [digest.hexdigest()[:32]]
     if PartialState().num_processes > 1:
-        broadcast_object_list(said)
-    return said[0]
+        broadcast_object_list(key)
+    return key[0]
 
 
 def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> VisionCache | None:

@@ -101,8 +101,8 @@ def fitting_changes(config: Any, run: Run, batch_of: Callable[[Run], Batch], gpu
     yield from sorted(fitting(spread), key=lambda change: change.run.world)[:1]
 
 
-def _with(change: Change, said: str, **values) -> Change:
-    return Change(f"{change.said} {said}".strip(), replace(change.run, **values))
+def _with(change: Change, note: str, **values) -> Change:
+    return Change(f"{change.said} {note}".strip(), replace(change.run, **values))
 
 
 def _with_rows(change: Change, run: Run, more: str = "") -> Change:

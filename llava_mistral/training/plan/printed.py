@@ -42,8 +42,8 @@ def without_beyond(rows: Any, processor: Any, config: Any) -> tuple[str, Any]:
     if not long:
         return "", rows
     indices = {index for index, _ in long}
-    said = beyond_said(long, list(rows.select(sorted(indices))["id"]), len(rows), config)
-    return said, rows.select([index for index in range(len(rows)) if index not in indices])
+    lines = beyond_said(long, list(rows.select(sorted(indices))["id"]), len(rows), config)
+    return lines, rows.select([index for index in range(len(rows)) if index not in indices])
 
 
 def lines_of(made: Plan, run: Run) -> list[str]:
@@ -73,8 +73,8 @@ def lines_of(made: Plan, run: Run) -> list[str]:
     share = f"Hours with all operations, repeated ones too, at {utilisation(run):.0%} of the peak bfloat16 FLOP/s"
     share += f" of NVIDIA's data sheets ({SOURCES[kind_of(run)]})."
     unknown = [name for name, on in made.on.items() if on.hours is None]
-    said = [f"{name}: no peak known, give --peak_tflops N for its hours and its MFU." for name in unknown]
-    return [*lines, share, *said]
+    notes = [f"{name}: no peak known, give --peak_tflops N for its hours and its MFU." for name in unknown]
+    return [*lines, share, *notes]
 
 
 def said_of(on: OnGpu) -> str:

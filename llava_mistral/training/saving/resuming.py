@@ -121,7 +121,7 @@ def choose_checkpoint(output: str | Path, identity: RunIdentity, force: bool = F
     changes = _changes(chosen, identity) if chosen else []
     if changes and not force:
         raise BadInput(
-            "; ".join(said for _, said in changes),
+            "; ".join(description for _, description in changes),
             remedy="take it back, name a new output folder, or add --force_resume",
             file=chosen,
             field=changes[0][0],
@@ -131,7 +131,7 @@ def choose_checkpoint(output: str | Path, identity: RunIdentity, force: bool = F
         print(f"{checkpoint}: skipped, {reason}; it is {aside.name} until the run is finished", flush=True)
     shutil.rmtree(output / PARTIAL, ignore_errors=True)
     if chosen:
-        forced = f", though {'; '.join(said for _, said in changes)}" if changes else ""
+        forced = f", though {'; '.join(description for _, description in changes)}" if changes else ""
         print(f"{chosen}: going on from here{forced}{_other_versions(chosen, identity)}", flush=True)
     elif faults:
         print(f"{output}: no whole checkpoint, starting from the beginning", flush=True)
@@ -157,8 +157,8 @@ def _other_versions(checkpoint: Path, identity: RunIdentity) -> str:
 
 
 def _quarantine(checkpoint: Path) -> Path:
-    taken = len(list(checkpoint.parent.glob(f"{DAMAGED}{checkpoint.name}*")))
-    aside = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}" + (f"-{taken + 1}" if taken else ""))
+    count = len(list(checkpoint.parent.glob(f"{DAMAGED}{checkpoint.name}*")))
+    aside = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}" + (f"-{count + 1}" if count else ""))
     return checkpoint.rename(aside)
 
 

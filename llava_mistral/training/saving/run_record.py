@@ -115,8 +115,8 @@ def terms_of(dataset: str) -> dict[str, str]:
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError):  # no pruned set, or one on the Hub; a damaged manifest is pruning's to refuse
         return {}
-    told = manifest if isinstance(manifest, dict) else {}
-    return {key: told[key] for key in ("source", "license") if isinstance(told.get(key), str)}
+    details = manifest if isinstance(manifest, dict) else {}
+    return {key: details[key] for key in ("source", "license") if isinstance(details.get(key), str)}
 
 
 def begin_run(trainer, recipe, rows, bad, template: str | None, parameters: dict) -> dict:

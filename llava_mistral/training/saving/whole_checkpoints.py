@@ -92,9 +92,9 @@ def fault(checkpoint: Path) -> str | None:
         if not any(name.startswith(names) for name in saved):
             return f"it was saved without the {part}"
     here = {_name(path, checkpoint): path.stat().st_size for path in _files(checkpoint)}
-    for wrong, said in ((saved.keys() - here, "is missing"), (here.keys() - saved, "does not belong to it")):
+    for wrong, problem in ((saved.keys() - here, "is missing"), (here.keys() - saved, "does not belong to it")):
         if wrong:
-            return f"{min(wrong)} {said}"
+            return f"{min(wrong)} {problem}"
     for name, was in saved.items():
         if here[name] != was["size"]:
             return f"{name} has {here[name]} bytes and had {was['size']}"
