@@ -15,7 +15,7 @@ from tests.support.served_questions import (
     ASK,
     BAD,
     WORDS,
-    Asked,
+    ServedQuestion,
     ask_all,
     picture,
     said,
@@ -56,7 +56,7 @@ SERVERS_OWN = {
 
 
 @pytest.fixture(scope="module")
-def asked(stage0) -> list[Asked]:
+def asked(stage0) -> list[ServedQuestion]:
     """The questions in an order that a seed decides."""
     offline, draw = Offline(stage0, ANSWER_TOKENS), random.Random(8)
     good = []
@@ -64,9 +64,9 @@ def asked(stage0) -> list[Asked]:
         pictures = [picture(index + more) for more in range(1 + (index % 10 == 0))]
         text = WORDS[index % len(WORDS)]
         parts = [*map(shown, map(data_url, pictures)), said(text)]
-        good.append(Asked([user(*parts)], offline.answer(text, *pictures)))
+        good.append(ServedQuestion([user(*parts)], offline.answer(text, *pictures)))
     assert len({one.answer for one in good}) > 30, "the questions are told apart"
-    bad = [Asked(messages, None, kind) for kind, messages in BAD.items()]
+    bad = [ServedQuestion(messages, None, kind) for kind, messages in BAD.items()]
     broken = round(QUESTIONS * BROKEN)
     questions = [good[i % len(good)] for i in range(QUESTIONS - broken)] + [bad[i % len(bad)] for i in range(broken)]
     draw.shuffle(questions)

@@ -1,4 +1,4 @@
-"""The turns of a chat: from Gradio's messages to the model's, and what is said where the model cannot answer."""
+"""The turns of a chat: from Gradio's messages to the model's, and the text shown when the model cannot answer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ MOST_CHARACTERS = 100_000  # of one question
 
 
 def conversation(message: dict, history: list[dict]) -> list[dict]:
-    """What Gradio hands over, as a chat of the processor's template.
+    """Return Gradio's message and history as a chat for the processor's template.
 
     Questions that the page itself answered, since they could not be put to the model, are left out, and so are turns
     before the last `MOST_PICTURES` pictures.
@@ -64,7 +64,7 @@ def _picture(path: str) -> Any:
 
 
 def respond(chat: Chat, message: dict, history: list[dict]) -> Iterator[str]:
-    """Answer one message of the page; what goes wrong is said in the answer's place, so that the chat can go on."""
+    """Answer one message of the page; an error is shown in place of the answer, so that the chat can go on."""
     answer = ""
     try:
         if not message["text"].strip() and not message.get("files"):

@@ -1,4 +1,4 @@
-"""Opens checkpoints of the original LLaVA code as they are: flat `config.json`, its names, the tower where it says.
+"""Open checkpoints of the original LLaVA code: flat `config.json`, its weight names, the tower in its own folder.
 
 Importing the package hangs `read_config` and `read_model` into the model's `from_pretrained`.
 """

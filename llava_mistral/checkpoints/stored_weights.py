@@ -1,4 +1,4 @@
-"""Weights as they lie on disk: read by name, copied from file to file byte for byte, never all in memory.
+"""Stored weights: read by name, copied from file to file byte for byte, never all in memory.
 
 Copying bytes keeps them equal bit for bit and needs no more memory than one buffer.
 """

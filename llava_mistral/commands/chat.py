@@ -93,7 +93,7 @@ def _folder(folder: Path, revision: str | None) -> Source:
 
 
 def page(chat: Chat):
-    """The chat as a Gradio page, which contacts nobody but its reader; what is said in it is shown as plain text."""
+    """The chat as a Gradio page: it contacts no other host, and shows all messages as plain text."""
     import gradio as gr
 
     source = chat.source

@@ -105,7 +105,7 @@ class LocalHubProcess:
 
     def __init__(self, root: Path):
         token = f"hf_{secrets.token_hex(17)}"
-        # The token goes by the environment: an argument could be read by everybody on the machine.
+        # The token is passed in the environment: every user of the machine could read an argument.
         environment = {**os.environ, "LOCAL_HUB_TOKEN": token}
         command = [sys.executable, "-m", "llava_mistral", "hub", "--root", str(root), "--port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""What the columns of a data set most likely are, by their names and by what the first record holds."""
+"""Guess the columns of a data set from their names and from the first record."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +12,7 @@ from llava_mistral.data.records import FORMS, form_of
 from llava_mistral.data.sources import chosen_split, is_table, load_splits
 from llava_mistral.ground.bad_input import BadInput
 
-# Names that others use. A picture's column is told by what it holds.
+# Names that others use. A column of pictures is recognised by its values.
 CALLED = {
     "question": ("ask", "query", "q", "problem", "instruction", "input", "human"),
     "answer": ("reply", "response", "a", "label", "output", "target", "caption", "text", "gpt"),

@@ -1,4 +1,4 @@
-"""Data of every form this project learns from, as the one form it learns in.
+"""Convert data of every supported form into the one form of training rows.
 
 A training row is {"id", "images": [picture, …], "prompt": [turn, …], "completion": [turn, …]}: what TRL's SFTTrainer
 reads for a vision-language model (`turns`). LLaVA-format JSON, ScienceQA problems and tables become such rows. They

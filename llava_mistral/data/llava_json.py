@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples
-from llava_mistral.data.columns import check_there, renamed_record, theirs_of
+from llava_mistral.data.columns import check_there, renamed_record, source_columns
 from llava_mistral.data.json_records import is_lines, read_lines, read_records
 from llava_mistral.data.records import RecordReader, form_of, records_rows
 from llava_mistral.data.turns import FORM, IMAGE_TOKEN, chat_of
@@ -35,7 +35,7 @@ def json_rows(
     """
     from tqdm import tqdm
 
-    wanted, seen = set(theirs_of(columns)), set()
+    wanted, seen = set(source_columns(columns)), set()
     bar = tqdm(total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=2)
 
     def records() -> Iterator[tuple[Any, int]]:

@@ -1,4 +1,4 @@
-"""Every picture is opened once before anything is made of a data set: a corrupt one is named before hours of work."""
+"""Open every picture of a data set once before it is used, so that a corrupt one is reported before hours of work."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""One multiple-choice question, and its one wording for training, scoring and comparing."""
+"""One multiple-choice question, worded in one way for training, scoring and comparing."""
 
 import string
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Ids of records, each of its own: the same words about the same picture twice are a fault, all else is not."""
+"""Unique ids for records: the same words about the same picture twice are an error, a repeated id alone is not."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Rows on disk: written once into the cache of `datasets`, memory-mapped ever after, by any number of processes."""
+"""Rows on disk: written once into the cache of `datasets`, then memory-mapped by any number of processes."""
 
 import hashlib
 import json
@@ -115,7 +115,7 @@ def _write_rows(writer: Any, rows: Iterator[dict[str, Any]], features: "Features
 
 
 def _known(arrow: Path, metadata_file: Path) -> dict[str, Any] | None:
-    """Return what is told of a file that is there as it was written, else None.
+    """Return the metadata of a cached file that is as it was written, else None.
 
     Pictures that were absent may have come since, and samples without them are read again.
     """

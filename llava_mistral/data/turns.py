@@ -41,7 +41,7 @@ def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
         wrong: makes the error of a problem and its remedy.
 
     Raises:
-        BadInput: a turn's text, speaker or weight is none; `WrongForm` for a speaker that nobody knows.
+        BadInput: a turn's text, speaker or weight is missing; `WrongForm` for an unknown speaker.
     """
     if not isinstance(value, list | tuple) or not value:
         raise wrong("is missing, or has no question and answer", FORM)
@@ -115,7 +115,7 @@ def prompt_and_completion(prompt: Any, completion: Any, wrong: Wrong) -> tuple[l
     """Return the turns and pictures of TRL's form: texts, or lists of turns, of which those of `prompt` are given.
 
     Raises:
-        BadInput: as `read_turns`, with the field; nobody answers in `completion`.
+        BadInput: as `read_turns`, with the field; `completion` has no answer.
     """
 
     def part(value: Any, role: str) -> tuple[list[Turn], list[Any]]:
@@ -135,7 +135,7 @@ def row_of(turns: list[Turn], pictures: int, wrong: Wrong, *, tokens_needed: boo
     """Return {"prompt", "completion"} of a conversation about so many pictures.
 
     Args:
-        turns: of `read_turns`; a last question that nobody answers is left out.
+        turns: of `read_turns`; a last question without an answer is left out.
         tokens_needed: refuse pictures without tokens, as LLaVA does; else such pictures come first of all.
 
     Raises:

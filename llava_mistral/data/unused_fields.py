@@ -1,4 +1,4 @@
-"""What a record holds beside what its form reads: it is named, and refused where it is content of the sample.
+"""Fields of a record that its form does not read: they are reported, and refused where they are content.
 
 A record that has two forms, such as `messages` and `question` with `answer`, must say the same in both.
 """
@@ -44,7 +44,7 @@ _SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
 def unused_fields(record: Mapping[str, Any], form: str, row: Mapping[str, Any], wrong: Wrong) -> list[str]:
-    """Return the fields that the row of a record was not made of and that hold anything.
+    """Return the non-empty fields of a record that its row does not use.
 
     Args:
         form: of `records.FORMS`.
@@ -60,10 +60,10 @@ def unused_fields(record: Mapping[str, Any], form: str, row: Mapping[str, Any], 
     if form in ("words", "captions") and all(isinstance(record.get(letter), str | int) for letter in "AB"):
         remedy = f"give them as a list in choices, or leave them out with --columns {UNUSED}=A+B"
         raise wrong("holds a choice and is not used", remedy, field="A")  # a column a choice, as MMBench has it
-    used = {"question", "choices", "answer", "hint", "lecture", "solution"} if _says_problem(record, turns) else set()
+    used = {"question", "choices", "answer", "hint", "lecture", "solution"} if _holds_problem(record, turns) else set()
     for key in left:
         ours = _MEANT.get(str(key).lower())
-        if ours is None or key in used or _is_said(record[key], turns):
+        if ours is None or key in used or _in_turns(record[key], turns):
             continue
         if any(record[key] == record.get(used) for used in _READ[form]):
             continue
@@ -136,19 +136,19 @@ def _plain(text: str) -> str:
     return re.sub(r"(?:<image>|\s)+", " ", text).strip()
 
 
-def _is_said(value: Any, turns: Sequence[tuple[str, str]]) -> bool:
-    """Whether all that a field says is said in the turns, by the same speakers where it names them."""
+def _in_turns(value: Any, turns: Sequence[tuple[str, str]]) -> bool:
+    """Whether all text of a field stands in the turns, from the same speakers where the field names them."""
     if isinstance(value, Mapping):
         role, text = value.get("role", value.get("from")), value.get("content", value.get("value"))
         if isinstance(text, list | tuple):
             text = "".join(str(part.get("text") or "") for part in text if isinstance(part, Mapping))
         return isinstance(text, str) and (_SPEAKERS.get(role, role), _plain(text)) in turns
     if isinstance(value, list | tuple):
-        return all(_is_said(part, turns) for part in value)
+        return all(_in_turns(part, turns) for part in value)
     return _plain(str(value)) in [text for _, text in turns]
 
 
-def _says_problem(record: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> bool:
+def _holds_problem(record: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> bool:
     """Whether the turns ask and answer the question with choices that a record holds, too, as a pruned set's do."""
     try:
         problem = answered_problem(record, "", None, Path())

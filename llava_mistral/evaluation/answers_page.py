@@ -1,4 +1,4 @@
-"""Right and wrong answers to look at, with their pictures, as one HTML page that needs nothing beside it."""
+"""One self-contained HTML page of right and wrong answers with their pictures."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""A checkpoint that answers: loaded as a stranger would load it, put to batches of questions."""
+"""Load a checkpoint through the Auto classes and let it answer batches of questions."""
 
 import functools
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.problem import LETTERS, Problem, question_parts, text_parts
-from llava_mistral.evaluation.journal import Answer, Asked
+from llava_mistral.evaluation.journal import Answer, AnswerSettings
 from llava_mistral.evaluation.questions import Question
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import (
@@ -138,7 +138,7 @@ class Checkpoint:
                 raise BadInput(message, remedy="shorten the question or drop it", record=problem.pid, field="question")
         return batch
 
-    def answer(self, problems: Sequence[Problem], inputs: Any, settings: Asked) -> list[Answer]:
+    def answer(self, problems: Sequence[Problem], inputs: Any, settings: AnswerSettings) -> list[Answer]:
         """Return the answers to one batch whose tensors are `inputs`."""
         import torch
 
@@ -187,7 +187,7 @@ class Checkpoint:
 
 @contextmanager
 def _found(name: str, revision: str | None) -> Iterator[None]:
-    """What the Hub does not show, or cannot while it is down, and the cache does not hold whole, is named."""
+    """Name a checkpoint that neither the Hub nor the cache can provide whole."""
     try:
         yield
     except (OSError, ValueError) as error:  # a ValueError where the tokenizer's file is missing

@@ -1,4 +1,4 @@
-"""Models on the same questions: how far apart they are, with intervals, and whether that could be chance."""
+"""Compare models on the same questions: differences with confidence intervals and tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -227,7 +227,7 @@ def bars(comparison: Mapping[str, Any]) -> list[Bar]:
 
 
 def sentences(comparison: Mapping[str, Any]) -> list[str]:
-    """Return one sentence per pair: the difference, its interval, the test, and whether it is a difference at all."""
+    """Return one sentence per pair: the difference, its interval, the test, and whether it is significant."""
     lines = []
     several = len(comparison["pairs"]) > 1
     for pair in comparison["pairs"]:

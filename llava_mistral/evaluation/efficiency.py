@@ -1,4 +1,4 @@
-"""What a checkpoint costs to use: parameters, arithmetic and cache by its configuration, memory and speed measured.
+"""The cost of inference: parameters, FLOP and cache from the configuration; memory and speed by measurement.
 
     python -m llava_mistral.evaluation.efficiency outputs/miniature/stage2 --batch_sizes 1 8
 
@@ -23,7 +23,7 @@ FEWEST_ROUNDS = 3
 
 
 def arithmetic(config: Any) -> dict[str, Any]:
-    """Return what the configuration alone decides; nothing is loaded or run.
+    """Return the costs that follow from the configuration; nothing is loaded or run.
 
     Args:
         config: a `LlavaMistralConfig`.
@@ -116,7 +116,7 @@ def check_sizes(batch_sizes: Sequence[int], rounds: int) -> None:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """Return what was measured on."""
+    """Return the hardware of the measurement."""
     import torch
 
     if device.startswith("cuda"):

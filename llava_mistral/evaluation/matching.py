@@ -1,4 +1,4 @@
-"""Free answers: how much of the right answer a text says, by one of several rules.
+"""Match free-form answers with the right answer by one of several rules.
 
 Every rule returns a score from 0 to 1, or None where the text says nothing that the rule can compare (unread, and
 counted as wrong).

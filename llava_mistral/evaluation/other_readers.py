@@ -1,4 +1,4 @@
-"""How two other evaluators would read the same texts, beside our own reading."""
+"""Parse the same texts by the rules of two other evaluators, for comparison with our own parser."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A checkpoint's answers to questions: loaded as a stranger would load it, asked in batches, resumed where it stopped.
+"""Generate a checkpoint's answers to questions in batches, resuming where an earlier run stopped.
 
 Two scorings come of one pass. `generated`: the text that greedy generation writes, read by `scoring.read_answer`.
 `likelihood`: the choice whose letter is the likeliest next token; it needs no reading, and never says nothing.
@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.evaluation.asking import Checkpoint, check_pictures, weights_fingerprint
-from llava_mistral.evaluation.journal import Answer, Asked, Journal
+from llava_mistral.evaluation.journal import Answer, AnswerSettings, Journal
 from llava_mistral.evaluation.matching import match_of
 from llava_mistral.evaluation.questions import Question, words_hash
 from llava_mistral.evaluation.scoring import question_hash
@@ -21,7 +21,7 @@ from llava_mistral.ground.checkpoint_headers import computing_type
 def answer_problems(
     name: str,
     problems: Sequence[Problem] | Sequence[Question],
-    settings: Asked,
+    settings: AnswerSettings,
     *,
     images: Sequence[str] = ("real",),
     folder: Path | None = None,
@@ -38,7 +38,11 @@ def answer_problems(
         BadInput: a picture is not at hand, or the folder holds the answers of another run.
     """
     check_pictures(problems)
-    header = {**settings.header(), "questions": asked_hash(problems), "weights": weights_fingerprint(name, revision)}
+    header = {
+        **settings.header(),
+        "questions": questions_hash(problems),
+        "weights": weights_fingerprint(name, revision),
+    }
     header["dtype"] = computing_type(name, revision)
     checkpoint, answers = None, {}
     for kind in images:
@@ -58,8 +62,8 @@ def answer_problems(
     return answers
 
 
-def asked_hash(problems: Sequence[Problem] | Sequence[Question]) -> str:
-    """Return the SHA-256 of what is asked, of either kind."""
+def questions_hash(problems: Sequence[Problem] | Sequence[Question]) -> str:
+    """Return the SHA-256 of the questions, lettered or free-form."""
     return words_hash(problems) if isinstance(problems[0], Question) else question_hash(problems)
 
 
@@ -71,7 +75,7 @@ def run_folder(folder: Path, images: str) -> Path:
 def _ask(
     checkpoint: Checkpoint,
     problems: Sequence[Problem] | Sequence[Question],
-    settings: Asked,
+    settings: AnswerSettings,
     images: str,
     journal: Journal,
 ) -> None:
@@ -100,14 +104,17 @@ def _ask(
 
 
 def batch_answers(
-    checkpoint: Checkpoint, problems: Sequence[Problem] | Sequence[Question], settings: Asked, images: str = "real"
+    checkpoint: Checkpoint,
+    problems: Sequence[Problem] | Sequence[Question],
+    settings: AnswerSettings,
+    images: str = "real",
 ) -> Iterator[list[Answer]]:
     """Yield the answers batch by batch, questions of like length together."""
     for batch, inputs in _prepared(checkpoint, _batches(checkpoint, problems, settings.batch_size), images):
         yield checkpoint.answer(batch, inputs, settings)
 
 
-def _is_right(problem: Problem | Question, journal: Journal, settings: Asked) -> bool:
+def _is_right(problem: Problem | Question, journal: Journal, settings: AnswerSettings) -> bool:
     if isinstance(problem, Question):
         return (match_of(settings.match).score(journal.answers[problem.pid].output or "", problem.answer) or 0) == 1
     return journal.answers[problem.pid].choice(problem, settings.scoring) == problem.answer

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing beside it."""
+"""A comparison as one self-contained HTML page."""
 
 import base64
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A results folder: `summary.json` (what was scored and how well) and `predictions.json` (what was answered)."""
+"""A results folder: `summary.json` (settings and scores) and `predictions.json` (the answers)."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.scienceqa import COLUMNS, LETTERS, Problem, question_text
-from llava_mistral.evaluation.journal import Answer, Asked
+from llava_mistral.evaluation.journal import Answer, AnswerSettings
 from llava_mistral.evaluation.other_readers import read_by_each
 from llava_mistral.evaluation.reading import forms, reading
 from llava_mistral.evaluation.scoring import (
@@ -86,7 +86,7 @@ def readers_text(summary: Mapping[str, Any]) -> str:
 
 
 def answered_summary(
-    problems: Sequence[Problem], answers: Mapping[str, Answer], asked: Asked, **facts: Any
+    problems: Sequence[Problem], answers: Mapping[str, Answer], asked: AnswerSettings, **facts: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (summary, predictions) of a checkpoint's answers.
 
@@ -127,7 +127,7 @@ def ground_truth(problems: Sequence[Problem]) -> dict[str, Any]:
 
 
 def prompt_hash(problems: Sequence[Problem], facts: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what a model was shown and allowed: user turns, kind of pictures, scoring, answer length.
+    """Return the SHA-256 of the prompts and limits: user turns, kind of pictures, scoring, answer length.
 
     The chat template around the user's turn is the model's own and not part of it.
     """
@@ -162,7 +162,7 @@ def _letter(index: int | None) -> str:
 
 
 def blank_text(problems: Sequence[Any], real: Mapping[str, Any], blank: Mapping[str, Any]) -> str:
-    """Return one line: what blanking the pictures does to the questions that have one, and how many went unread.
+    """Return one line: the effect of blank pictures on the questions that have one, and the answers left unread.
 
     `real` and `blank` are the predictions of two results folders.
     """
@@ -185,7 +185,7 @@ def blank_text(problems: Sequence[Any], real: Mapping[str, Any], blank: Mapping[
 
 
 def difference_text(difference: PairedDifference, test: str = "exact McNemar") -> str:
-    """Return a difference in accuracy with its interval, its p-value, and whether it is one at all."""
+    """Return a difference in accuracy with its interval, its p-value, and whether it is significant."""
     text = (
         f"{100 * difference.difference:+.2f} points (95 % {100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
     )

@@ -202,7 +202,7 @@ def grouped(
 
 
 def warnings(cell: Mapping[str, Any], given: Counter) -> list[str]:
-    """Return a line for each sign that a figure says little: one answer to everything, unread answers, below chance.
+    """Return a warning for each sign of an unreliable figure: one answer to everything, unread answers, below chance.
 
     Args:
         cell: of all questions.
@@ -235,7 +235,7 @@ def belongs(problem: Problem, column: str) -> bool:
 
 
 def question_hash(problems: Iterable[Problem]) -> str:
-    """Return the SHA-256 of what was asked: ids, wording, right answers, and which questions have a picture."""
+    """Return the SHA-256 of the questions: ids, wording, right answers, and which have a picture."""
     records = sorted((p.pid, question_text(p), -1 if p.answer is None else p.answer, p.has_image) for p in problems)
     return hashlib.sha256(json.dumps(records).encode()).hexdigest()
 

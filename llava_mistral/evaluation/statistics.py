@@ -1,4 +1,4 @@
-"""Intervals and tests for accuracies: how much of a difference is there, and could it be chance.
+"""Confidence intervals and significance tests for accuracies.
 
 Several seeds answer the same questions, so both are samples: of the runs one could have made, and of the questions one
 could have asked. `crossed_mean` and `crossed_gap` take the two apart (an analysis of variance with crossed random

@@ -1,4 +1,4 @@
-"""The figures of a study, `study.json`: every backbone and choice of data, intervals, tests, and floors beside them.
+"""The figures of a study, `study.json`: every backbone and data selection, with intervals, tests and blind baselines.
 
 No difference between backbones is tested: in a study whose text models are made once, the number of runs per backbone
 is one, however many seeds train a projector on top.
@@ -204,7 +204,7 @@ def majority_by_wording(train: Sequence[Problem], test: Sequence[Problem]) -> di
 
 
 def floors(data: str | Path | None, blank: str | Path | None) -> list[dict[str, Any]]:
-    """Return what models reach that do not look: {"name", "columns"}.
+    """Return the accuracy of models that do not see the pictures: {"name", "columns"}.
 
     Args:
         data: a ScienceQA folder with training and test questions, for the majority by wording.

@@ -92,7 +92,7 @@ def _accuracies(figures: Mapping[str, Any], shown: list[str]) -> list[str]:
 
 
 def _floors(figures: Mapping[str, Any], shown: list[str]) -> list[list[str]]:
-    """The table of what is reached without looking."""
+    """The table of accuracies without pictures."""
     columns = [column for column in shown if column in figures["questions"]]
     rows = [f"| without looking | {' | '.join(columns)} |", f"|{'---|' * (1 + len(columns))}"]
     chances = [f"{figures['chance'][column]:.1f}" for column in columns]

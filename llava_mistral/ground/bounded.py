@@ -1,4 +1,4 @@
-"""Small files of strangers, read within bounds: a text of 1 TB that is a hole, and YAML that unfolds without end."""
+"""Read small untrusted files within bounds: sparse files of 1 TB and YAML alias bombs are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ MOST_VALUES = 100_000  # of a YAML text with every alias written out
 
 
 class Unfolds(yaml.YAMLError):
-    """YAML that refers to itself, or unfolds to more than anybody wrote."""
+    """YAML that refers to itself, or whose aliases expand to too many values."""
 
 
 def read_bounded(path: str | Path, most: int = MOST_BYTES) -> bytes:

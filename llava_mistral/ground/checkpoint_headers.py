@@ -1,4 +1,4 @@
-"""A checkpoint's files, looked at before a library or a weight is loaded: one reading of headers and indexes for all.
+"""Check a checkpoint's files, headers and indexes before a library or a weight is loaded.
 
 The libraries build a default of seven billion weights where config.json is missing, follow an index out of its folder,
 take integers for weights, and name no file when a header is broken; docs/reliability.md has what each does.
@@ -33,7 +33,7 @@ _NUMBERS = 1 << 63  # of one tensor; a lie of a million factors is not multiplie
 
 
 def check_files(folder: str | Path, field: str | None = None, *, weights: bool = True) -> None:
-    """Refuse a folder that is no whole checkpoint by its configuration, index and headers; no weight is read.
+    """Refuse an incomplete checkpoint by its configuration, index and headers; no weight is read.
 
     Args:
         field: the argument that names the folder, for the error.
@@ -248,7 +248,7 @@ def check_image_token(config: Any, processor: Any, name: str | Path) -> None:
 
 @contextmanager
 def opening(name: str | Path, part: str = "") -> Iterator[None]:
-    """Turn what libraries raise at a bad checkpoint, each its own kind, into `BadInput` that names it.
+    """Turn the various errors that libraries raise at a bad checkpoint into a `BadInput` that names it.
 
     What is not the checkpoint's fault (a full disk, no memory, no network) stays as it is. The bar of loading is for
     whoever looks on: in a log it would stand between the lines.

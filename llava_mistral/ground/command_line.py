@@ -79,7 +79,7 @@ def run_verb(main: Callable[[], int | None], *, keeps_secrets: bool = False) -> 
 
 
 class _Escaped:
-    """Standard output, to which the words of files and models are written as text alone."""
+    """Standard output that escapes control characters in text from files and models."""
 
     def __init__(self, stream: Any):
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Whose code a checkpoint runs: this project's, and nobody else's unless the user names its commit.
+"""Which code a checkpoint may run: only this project's, unless the user trusts a commit by name.
 
 Classes of ours are loaded from here, never from the copy in a folder, so that nothing of a folder runs. Other code
 runs only at the commit that the user typed (`--trust_code_of OWNER/NAME@COMMIT`); what a file says about itself is no

@@ -1,4 +1,4 @@
-"""Who may see a repository: private ones look absent and gated ones keep their files to whoever shows the token."""
+"""Access rules: private repositories look absent without the token, and gated ones refuse their files."""
 
 from llava_mistral.local_hub.errors import HubError
 from llava_mistral.local_hub.messages import Reply, Request

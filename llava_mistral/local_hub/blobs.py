@@ -1,4 +1,4 @@
-"""The disk below the Hub: bytes under their sha256, files that are whole or absent, and one server at a time."""
+"""Storage of the Hub: blobs named by their sha256, atomic files, and one server at a time."""
 
 import hashlib
 import os

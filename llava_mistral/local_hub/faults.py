@@ -1,4 +1,4 @@
-"""Faults on order: which requests go wrong, how, and how often."""
+"""Fault injection: which requests fail, how, and how often."""
 
 import json
 import threading
@@ -77,7 +77,7 @@ class Fault:
         return min(at, length - 1) if kind == "flip" and length else at
 
     def summary(self) -> dict:
-        """Return what the request log says of this rule: its fields that are not the default."""
+        """Return the rule as the request log shows it: its fields that are not the default."""
         return {key: value for key, value in asdict(self).items() if value != _DEFAULTS[key]}
 
 

@@ -1,4 +1,4 @@
-"""What .gitattributes and .gitignore say of a file: whether it is a large one, and whether it is left out."""
+"""The rules of .gitattributes and .gitignore: which files go to LFS, and which are ignored."""
 
 from fnmatch import fnmatchcase
 

@@ -1,4 +1,4 @@
-"""Whose requests are answered: those of programs on this machine, and not those of a page in somebody's browser.
+"""Refuse requests from other machines and from web pages (DNS rebinding, CSRF); answer programs on this machine.
 
 A page of another origin may send requests to 127.0.0.1, but cannot choose its `Origin` header or, without being asked
 first, a content type such as JSON's; a page that had its own name point here (DNS rebinding) names itself in `Host`.

@@ -1,4 +1,4 @@
-"""What a route's function is given, and what it gives back."""
+"""The request and the reply of a route's function."""
 
 import io
 import json

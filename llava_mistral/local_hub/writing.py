@@ -1,4 +1,4 @@
-"""What the Hub answers to those who change things: create, upload, commit, branch, tag."""
+"""The Hub's write routes: create, upload, commit, branch, tag."""
 
 import base64
 import hashlib
@@ -126,7 +126,7 @@ def _text(repo: Repo, files: dict[str, Entry], path: str) -> str:
 
 @route("batch", "POST", PAGES + r"\.git/info/lfs/objects/batch", writes=True)
 def batch(hub: Hub, request: Request) -> Reply:
-    """Tell where each large file goes; one that is stored already gets no address, which is how uploads resume."""
+    """Return an upload address for each large file; a stored one gets none, which is how uploads resume."""
     find_repo(hub, request)
     fields = request.json()
     if fields.get("operation") != "upload":

@@ -1,4 +1,4 @@
-"""The questions of DigitsQA: what is asked, what is right, and which digits the picture shows.
+"""The questions of DigitsQA: wording, right answer, and the digits in the picture.
 
 A maker takes a `random.Random` and returns a `Draft`; `digitsqa_skills.py` says which skill it belongs to. Answers are
 drawn evenly, so that nothing is gained by guessing from the words. The makers without a picture ask in words what

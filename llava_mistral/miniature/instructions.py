@@ -1,4 +1,4 @@
-"""DigitsQA as people ask it: training rows with open answers, two-turn chats and descriptions beside lettered ones.
+"""DigitsQA as instructions: open answers, two-turn chats and descriptions beside lettered questions.
 
 Every problem gives two rows, `{pid}` by letter and `{pid}-open` without choices. Of the open ones of train, some ask
 what is in the picture and some go on from an earlier question; those of val and test are the plain question. The rows
@@ -25,10 +25,10 @@ Turn = tuple[str, str]
 def lettered(draft: Draft) -> Turn:
     """The question with its choices, worded as `data.scienceqa.question_text` does, and the letter of the answer."""
     choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, draft.choices, strict=False)]
-    return "\n".join([asked(draft), *choices, INSTRUCTION]), LETTERS[draft.choices.index(draft.answer)]
+    return "\n".join([question_text(draft), *choices, INSTRUCTION]), LETTERS[draft.choices.index(draft.answer)]
 
 
-def asked(draft: Draft) -> str:
+def question_text(draft: Draft) -> str:
     """The question without its choices, after its context where there is one."""
     return "\n".join([f"Context: {draft.hint}"] * bool(draft.hint) + [draft.question])
 
@@ -39,7 +39,7 @@ def open_turns(rng: random.Random, draft: Draft, words: str | None) -> tuple[str
     Args:
         words: what is in the picture; None without one.
     """
-    kind, plain = rng.random(), (asked(draft), draft.answer)
+    kind, plain = rng.random(), (question_text(draft), draft.answer)
     if words is None or kind < 0.5:
         return "answer", [plain]
     describe = (rng.choice(DESCRIBE), words)
@@ -58,7 +58,9 @@ def instruction_rows(
     """The two training rows of a problem; pictures are named by their path below `folder`."""
     words = picture and picture[1]
     kind, turns = (
-        open_turns(rng, draft, words) if problem["split"] == "train" else ("answer", [(asked(draft), draft.answer)])
+        open_turns(rng, draft, words)
+        if problem["split"] == "train"
+        else ("answer", [(question_text(draft), draft.answer)])
     )
     labels = {name: problem[name] for name in METADATA}
     image = folder / "images" / problem["split"] / pid / "image.png"

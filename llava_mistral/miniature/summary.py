@@ -1,4 +1,4 @@
-"""The end of a study in one screen and one picture: what was measured, three questions with answers, what is next."""
+"""The summary of a study on one screen and in one picture: results, three questions with answers, next steps."""
 
 import json
 from collections.abc import Mapping, Sequence

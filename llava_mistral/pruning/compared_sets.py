@@ -1,4 +1,4 @@
-"""Several selections of the same data beside each other: comparison.json and report.html."""
+"""Compare several selections of the same data: comparison.json and report.html."""
 
 import html
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from llava_mistral.pruning.measures import (
 from llava_mistral.pruning.principles import Scores
 from llava_mistral.pruning.recipe import Machine, PruneRecipe
 from llava_mistral.pruning.run import ALONE, HERE, read_whole, score, vectors_of
-from llava_mistral.pruning.selection_charts import coverage_bars, histograms, maps, say, table
+from llava_mistral.pruning.selection_charts import coverage_bars, formatted, histograms, maps, table
 from llava_mistral.pruning.selection_report import page
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_sets(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def lines(manifests: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Return what each set is and covers, then how much each two have in common, as lines of text."""
+    """Return lines of text: size and coverage of each set, then the overlap of each pair."""
     summary = []
     for name, manifest in manifests.items():
         covered = ", ".join(f"{counts[0]} {level} labels" for level, counts in manifest["coverage"].items())
@@ -189,7 +189,9 @@ def _overlaps(names: Sequence[str], common: Sequence[dict[str, Any]]) -> str:
             f'<td class="n" style="background:rgba(43,108,176,{0.6 * s:.2f})">{100 * s:.1f} %' for s in cells
         )
         rows += f"<tr><td>{html.escape(a)}{shaded}"
-    numbers = [[" and ".join(entry["sets"]), entry["both"], say(round(entry["by_chance"], 1))] for entry in common]
+    numbers = [
+        [" and ".join(entry["sets"]), entry["both"], formatted(round(entry["by_chance"], 1))] for entry in common
+    ]
     caption = "Samples in both, as a share of those in either."
     listed = table(["", "in both", "by chance"], numbers)
     return f'<h2>Overlap</h2><p>{caption}</p><div class="wide"><table><tr><th>{head}{rows}</table></div><p>{listed}'

@@ -1,4 +1,4 @@
-"""Kept samples beside pruned ones, each with its picture, its question and its reason: as HTML, and as one picture."""
+"""Contact sheet of kept and pruned samples, each with picture, question and reason: as HTML and as one picture."""
 
 import base64
 import html

@@ -1,4 +1,4 @@
-"""What turns a sample into a vector: a CLIP-like model, or a LLaVA-like checkpoint."""
+"""Embedders: a CLIP-like model or a LLaVA-like checkpoint turns a sample into a vector."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -28,7 +28,7 @@ FULL_GROUP = "its {} has its share: samples farther apart were kept"
 
 @dataclass(frozen=True)
 class Choice:
-    """Indices of the samples picked, in pick order, the reasons of the others, and what the method has to tell."""
+    """Indices of the samples picked, in pick order, reasons for the others, and facts and messages of the method."""
 
     picks: list[int]
     dropped: dict[int, str]
@@ -87,7 +87,7 @@ def by_principles(
 
 
 def _untold(dropped: dict[int, str], fitting: int) -> list[str]:
-    """Return what to say of samples that nothing tells apart from kept ones but their pictures."""
+    """Return a message about dropped samples that differ from kept ones only in their pictures."""
     alike = sum(reason == ALIKE for reason in dropped.values())
     if not alike:
         return []
@@ -152,7 +152,7 @@ def _places(problems: Sequence[Problem], within: str, size: int) -> dict[str, An
 def by_chance(
     problems: Sequence[Problem], pool: Sequence[int], size: int, *, seed: int, stratified: bool = False
 ) -> Choice:
-    """Choose at random, evenly over the skills when `stratified`: the control of every other method."""
+    """Choose at random, evenly over the skills when `stratified`: the baseline for every other method."""
     check_size(size, pool)
     order = random.Random(seed).sample(list(pool), len(pool))
     picks = order[:size]

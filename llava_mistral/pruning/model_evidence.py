@@ -1,4 +1,4 @@
-"""What a model tells about the need of a picture: how much likelier the right answer gets when it sees it.
+"""How much a model needs the picture: the gain in log-likelihood of the right answer when it sees it.
 
 The gain of one sample, log p(answer | picture) - log p(answer | blank picture), is its pointwise V-information
 (Ethayarajh et al. 2022, Understanding Dataset Difficulty with V-Usable Information). One gain says little: a picture
@@ -22,7 +22,7 @@ MOST = 4.0
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """What a model says of one sample, in nats: log p(answer | picture), and the same with a blank picture."""
+    """Log-likelihoods of one sample in nats: log p(answer | picture), and the same with a blank picture."""
 
     seeing: float
     blind: float

@@ -1,4 +1,4 @@
-"""What the pictures of a data set look like, from one pass over them: thumbnails, look-alikes, dark and odd ones."""
+"""One pass over the pictures of a data set: thumbnails, near-duplicates, dark pictures and odd sizes."""
 
 import io
 from collections import defaultdict
@@ -27,7 +27,7 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class Sign:
-    """What is kept of a picture.
+    """Summary of a picture: size, brightness, perceptual hash and thumbnail.
 
     Attributes:
         thumbnail: a small copy as WebP.

@@ -1,4 +1,4 @@
-"""The recipe of a pruned set: everything that decides what is in it. What it is made on has no say (`Machine`)."""
+"""The recipe of a pruned set: everything that decides its content; the machine has no influence (`Machine`)."""
 
 import re
 from collections.abc import Mapping
@@ -130,7 +130,7 @@ def size_of(text: str) -> int | float:
 
 @dataclass(frozen=True)
 class Machine:
-    """With what a set is made; none of it changes what is chosen.
+    """Settings of the machine that makes the set; none of them changes what is chosen.
 
     Attributes:
         device: a torch device; by default the GPU when there is one.

@@ -1,4 +1,4 @@
-"""The rows of an embedding matrix: read out of core, checked once, compared with a few centres at a time.
+"""Rows of an embedding matrix on disk: checked once, read in chunks, compared with a few centres at a time.
 
 A matrix is never copied whole and never widened whole: each thread turns one chunk of rows to float32, multiplies, and
 takes the next. On a GPU the same chunks are multiplied there.

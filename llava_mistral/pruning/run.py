@@ -1,4 +1,4 @@
-"""From a recipe to a pruned set: read, choose, write; and the same again, to verify a set that is there."""
+"""Make a pruned set from a recipe (read, choose, write), or remake it to verify an existing one."""
 
 import tempfile
 from collections.abc import Callable, Mapping

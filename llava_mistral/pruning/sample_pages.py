@@ -81,7 +81,7 @@ def _text(problem: Problem, score: Scores) -> str:
     )
 
 
-def found_problems(problems: Sequence[Problem], found: Mapping[str, Sequence[Sequence[int]]], looked: int) -> str:
+def picture_problems(problems: Sequence[Problem], found: Mapping[str, Sequence[Sequence[int]]], looked: int) -> str:
     """Return what a look at the data found as HTML (`picture_signs.problems_of`); "" where it found nothing."""
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""The data to choose from: any source as samples to judge, and the training rows of those that were picked."""
+"""The data to choose from: samples of any source to be scored, and the training rows of those picked."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ class Samples:
         return {"pictures": sum(self.images), "rows_without_picture": without}
 
     def sha256(self) -> str:
-        """Return the hash of everything the samples say, in their order (pictures are hashed in the output)."""
+        """Return the hash of all texts of the samples, in their order (pictures are hashed in the output)."""
         digest = hashlib.sha256()
         for problem in self.problems:
             fields = {"pid": problem.pid, "question": problem.question, "choices": problem.choices}
@@ -80,7 +80,7 @@ class Samples:
         return [own if own.image else replace(own, image=first, more_images=(*more,)) for own, (first, *more) in pairs]
 
     def counted(self, indices: Sequence[int]) -> dict[str, int]:
-        """Return how many conversations the samples at `indices` are of, and how many answers they hold."""
+        """Return the number of conversations that the samples at `indices` belong to, and of their answers."""
         return {
             "conversations": len({self.conversations[i] for i in indices}),
             "answers": sum(self.answers[i] for i in indices),
@@ -219,7 +219,7 @@ def _of_rows(table: "Dataset", path: Path) -> Samples:
 
 
 def _turns(row: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return what is asked in a row, and what is answered and learned."""
+    """Return the questions of a row, and its answers that are trained on."""
     questions = [turn["content"] for turn in row["prompt"] if turn["role"] == "user"][-1:]
     questions += [turn["content"] for turn in row["completion"] if turn["role"] == "user"]
     learned = [turn for turn in row["completion"] if turn["role"] == "assistant" and turn.get("loss") is not False]

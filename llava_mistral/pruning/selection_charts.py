@@ -21,8 +21,8 @@ def colour_of(place: int) -> str:
     return COLOURS[place % len(COLOURS)]
 
 
-def say(value: Any) -> str:
-    """Return a number as a reader wants it, and anything else as it is."""
+def formatted(value: Any) -> str:
+    """Format a number for a reader; anything else is returned as text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
@@ -33,7 +33,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     titles = "".join(f'<th class="{"n" * bool(i)}">{html.escape(name)}' for i, name in enumerate(head))
     body = ""
     for name, *values in rows:
-        body += f"<tr><td>{html.escape(str(name))}" + "".join(f'<td class="n">{html.escape(say(v))}' for v in values)
+        body += f"<tr><td>{html.escape(str(name))}" + "".join(
+            f'<td class="n">{html.escape(formatted(v))}' for v in values
+        )
     return f'<div class="wide"><table>{f"<tr>{titles}" if head else ""}{body}</table></div>'
 
 

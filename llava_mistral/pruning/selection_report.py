@@ -11,8 +11,8 @@ from llava_mistral.pruning.measures import Embedding, Selection, measures_of
 from llava_mistral.pruning.methods import Choice
 from llava_mistral.pruning.picture_signs import problems_of, signs_of
 from llava_mistral.pruning.principles import Scores
-from llava_mistral.pruning.sample_pages import found_problems, sample_pages, shown_by_reason
-from llava_mistral.pruning.selection_charts import coverage_bars, histograms, maps, say, table
+from llava_mistral.pruning.sample_pages import picture_problems, sample_pages, shown_by_reason
+from llava_mistral.pruning.selection_charts import coverage_bars, formatted, histograms, maps, table
 
 if TYPE_CHECKING:
     from llava_mistral.pruning.samples import Samples
@@ -91,7 +91,7 @@ def write_report(
     ]
     if embedding is not None:
         parts += [maps(embedding, [selection]), histograms(embedding.nearest)]
-    parts.append(found_problems(problems, problems_of(samples, signs), len(signs)))
+    parts.append(picture_problems(problems, problems_of(samples, signs), len(signs)))
     parts.append(sample_pages(problems, scores, listed, counts, signs))
     pool = manifest["input"]
     title = f"{manifest['size']:,} of {pool['rows']:,} samples of {pool['name']}, by {manifest['method']}"
@@ -106,7 +106,8 @@ def _counts(manifest: dict[str, Any]) -> str:
         extra = "were kept only because nothing else carries their topic, category or skill"
         notes.append(f"{len(manifest['kept_for_coverage'])} samples whose image is not needed {extra}.")
     facts = "".join(
-        f"<tr><td>{html.escape(_FACTS.get(k, k))}<td>{html.escape(say(v))}" for k, v in manifest["selection"].items()
+        f"<tr><td>{html.escape(_FACTS.get(k, k))}<td>{html.escape(formatted(v))}"
+        for k, v in manifest["selection"].items()
     )
     paragraphs = "".join(f"<p>{html.escape(note)}" for note in notes)
     counts = table([], list(manifest["counts"].items()))

@@ -1,4 +1,4 @@
-"""Choosing by words: samples without labels are spread over answers and words, and a seeded hash breaks ties.
+"""Selection by words: samples without labels are spread over answers and words; a seeded hash breaks ties.
 
 Where two samples would serve alike, the hash of what they say and show decides, never their place in the file: a file
 that is sorted, or shuffled, gives the same choice.
@@ -45,7 +45,7 @@ def plain(text: str) -> str:
 
 
 def ties_of(problems: Sequence[Problem], seed: int, digests: Digests | None = None) -> list[bytes]:
-    """Return per sample a hash of `seed` and of what the sample says and shows: the order of equals.
+    """Return per sample a hash of `seed`, its text and its picture, which orders equal samples.
 
     Args:
         digests: hashes of the pictures of samples; asked for those only that words do not tell apart. Without it, and

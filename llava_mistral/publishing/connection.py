@@ -58,7 +58,7 @@ def connect(timeout: float = 30):
 
 
 def call(action: Callable[[], Any], repo_id: str) -> Any:
-    """Do something on the Hub; try again while the failure is a passing one; say plainly what is wrong when it is not.
+    """Call the Hub; retry transient failures, and raise other ones with a plain message.
 
     Raises:
         BadInput: the Hub refuses the token, the repository or what was sent.
@@ -107,7 +107,7 @@ class _Patience:
 
     def __init__(self):
         self.lock, self.pending, self.failing = threading.Lock(), set(), {}
-        self.timers, self.said = {}, set()
+        self.timers, self.reported = {}, set()
 
     def before(self, request) -> None:
         route = (request.method, request.url.path)
@@ -143,8 +143,8 @@ class _Patience:
             raise Unreachable(f"the Hub asks to come back in {wait} s")
 
     def _say(self, route: tuple[str, str], what: str) -> None:
-        if route not in self.said:
-            self.said.add(route)
+        if route not in self.reported:
+            self.reported.add(route)
             print(f"{what} {route[0]} {route[1]}", file=sys.stderr, flush=True)
 
 

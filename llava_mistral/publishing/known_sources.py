@@ -1,4 +1,4 @@
-"""What is known of the data a set was chosen from, by a part of the name that a manifest gives its input."""
+"""Known data sources, found by a part of the name that a manifest gives its input."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A checkpoint on its way to the Hub: staged, rehearsed, published, received."""
+"""Publish a checkpoint: stage, rehearse, upload, verify."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class ModelPublication:
         return self._files
 
     def check(self) -> None:
-        """Load it as a stranger will, before anybody else sees it.
+        """Load it from a clean process, as a user will, before it is uploaded.
 
         Raises:
             BadInput: a weight is missing, surplus, misshapen or not finite, or the code does not run.
@@ -116,7 +116,7 @@ def _pin_base(api, config_file: Path) -> None:
     """Note in an adapter's configuration the commit that its base is at: PEFT loads the base at this `revision`.
 
     Raises:
-        BadInput: the base is not on the Hub, so that nobody could use the adapter.
+        BadInput: the base is not on the Hub, so that no user could load the adapter.
     """
     config = read_object(config_file)
     base, revision = config["base_model_name_or_path"], config.get("revision")

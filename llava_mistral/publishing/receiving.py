@@ -1,4 +1,4 @@
-"""The clean process of `verification.py`: load what was published and compare it with what was meant to be sent.
+"""The clean process of `verification.py`: load the published files and compare them with the local ones.
 
 It runs as a script, where no project is on the path, and therefore imports nothing of this project; but for an
 adapter's base, which is loaded with this project's classes rather than with the base's own code.

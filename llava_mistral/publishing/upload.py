@@ -73,7 +73,7 @@ def publish(
     Args:
         repo_type: "model", "dataset" or "space".
         compose: head commit (None in an empty repository) -> {path in the repository: file or bytes}. Called again
-            when somebody else committed meanwhile, so that a card that lists everybody's configs loses none.
+            when somebody else committed meanwhile, so that a card that lists all configs loses none.
         message: the commit's summary.
         owns: whether a file on the Hub is ours to delete when it is not among the composed ones.
         private: create the repository private; an existing public one is refused.

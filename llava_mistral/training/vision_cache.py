@@ -1,7 +1,7 @@
-"""Features of pictures on disk, so that a frozen tower reads each picture once for all epochs and runs.
+"""A disk cache of picture features, so that a frozen tower reads each picture once for all epochs and runs.
 
 One safetensors file per picture, `<folder>/<tower>/<first two digits>/<picture>.safetensors`. `<tower>` is a hash of
-everything that the features hang on besides the picture (`vision_features.tower_key`), `<picture>` the sha256 of the
+everything that the features depend on besides the picture (`vision_features.tower_key`), `<picture>` the sha256 of the
 encoded picture (`picture_key`). Files are memory-mapped when they are read and carry a checksum; a damaged one is
 thrown away and computed again. A file appears by rename, so a killed run leaves no half of one, and several runs, or
 the processes of one, may share the folder.
@@ -42,7 +42,7 @@ class VisionCache:
 
     Args:
         folder: shared by all towers; made when the first picture is stored.
-        tower: hash of what the features hang on besides the picture.
+        tower: hash of what the features depend on besides the picture.
         gigabytes: most that all files below `folder` may take. When they do, those of earlier runs that this one has
             not used go first, the longest unused before the others; when only this run's are left, no more are
             stored. Epochs read in circles: to drop this run's own would drop each just before it is needed.

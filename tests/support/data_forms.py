@@ -86,9 +86,9 @@ def trained(path: Path, **options) -> list[tuple]:
 def answered(path: Path, **options) -> list[tuple]:
     """What evaluation would ask, as `Sample.answers` has it."""
     from llava_mistral.evaluation.asking import pictures_of
-    from llava_mistral.evaluation.questions import read_asked
+    from llava_mistral.evaluation.questions import read_questions
 
-    asked, _ = read_asked(path, **options)
+    asked, _ = read_questions(path, **options)
     return [(one.answer, tuple(map(pixels, pictures_of(one, "real"))), plain(one.question)) for one in asked]
 
 

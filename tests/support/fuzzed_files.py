@@ -51,11 +51,11 @@ def weight_files(whole: bytes, tries: int) -> Iterator[bytes]:
             told = spoilt_bytes(text, rng)
             yield struct.pack("<Q", len(told)) + told + body
         else:
-            told = json.dumps(told_otherwise(json.loads(text), rng)).encode()
+            told = json.dumps(mutated_header(json.loads(text), rng)).encode()
             yield struct.pack("<Q", len(told)) + told + body
 
 
-def told_otherwise(header: dict, rng: random.Random) -> dict:
+def mutated_header(header: dict, rng: random.Random) -> dict:
     """One entry says something else: its name, type, shape, offsets, all of it, or only the metadata."""
     name = rng.choice([key for key in header if key != "__metadata__"])
     entry, kind = header[name], rng.randrange(8)

@@ -1,4 +1,4 @@
-"""What the memory of a GPU decides of a run where nobody else did: layers computed again, and how long rows are."""
+"""Settings chosen by the GPU's memory where the recipe leaves them open: gradient checkpointing and row length."""
 
 from collections.abc import Collection
 from dataclasses import replace

@@ -59,7 +59,7 @@ def check_fit(stage: Any, config: Any, rows: Any, processor: Any, given: Collect
     changes = fitting_changes(of_model, run, lambda other: largest_batch(samples, other), gpu)
     raise BadInput(
         f"the run needs {memory.peak / GB:,.1f} GB and {gpu.name} has {gpu.memory / GB:,.1f} GB free for it",
-        remedy=f"{advice([change.said for change in changes])}; --force_fit starts it anyway",
+        remedy=f"{advice([change.flags for change in changes])}; --force_fit starts it anyway",
         field="plan",
     )
 

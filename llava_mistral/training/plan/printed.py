@@ -5,8 +5,7 @@ import os
 from dataclasses import asdict, replace
 from typing import Any
 
-from llava_mistral.training.context import beyond_context
-from llava_mistral.training.context import said_of as beyond_said
+from llava_mistral.training.context import beyond_context, describe_beyond
 from llava_mistral.training.plan.checkpoint import configuration, worded_processor
 from llava_mistral.training.plan.decisions import decide
 from llava_mistral.training.plan.gpus import GPUS, SOURCES, kind_of, present_gpu, utilisation
@@ -42,7 +41,7 @@ def without_beyond(rows: Any, processor: Any, config: Any) -> tuple[str, Any]:
     if not long:
         return "", rows
     indices = {index for index, _ in long}
-    lines = beyond_said(long, list(rows.select(sorted(indices))["id"]), len(rows), config)
+    lines = describe_beyond(long, list(rows.select(sorted(indices))["id"]), len(rows), config)
     return lines, rows.select([index for index in range(len(rows)) if index not in indices])
 
 
@@ -67,7 +66,7 @@ def lines_of(made: Plan, run: Run) -> list[str]:
     table += [("rows of a step", f"{run.accumulation:,} of up to {run.batch:,} samples on each GPU")]
     table += [("computed with padding", f"{made.padding:.2f} tokens for each")]
     table += [("operations", f"{made.flops:.3g}, of which {made.model_flops:.3g} are the model's")]
-    table += [(f"on {run.world} {name}", said_of(on)) for name, on in made.on.items()]
+    table += [(f"on {run.world} {name}", gpu_cell(on)) for name, on in made.on.items()]
     width = max(len(name) for name, _ in table)
     lines = [f"{name:<{width}}  {value}" for name, value in table]
     share = f"Hours with all operations, repeated ones too, at {utilisation(run):.0%} of the peak bfloat16 FLOP/s"
@@ -77,7 +76,7 @@ def lines_of(made: Plan, run: Run) -> list[str]:
     return [*lines, share, *notes]
 
 
-def said_of(on: OnGpu) -> str:
+def gpu_cell(on: OnGpu) -> str:
     """One GPU's cell."""
     fit = {True: "fits", False: "does not fit", None: "unknown whether it fits"}[on.fits]
     hours = "unknown" if on.hours is None else f"{on.hours:,.2f}"

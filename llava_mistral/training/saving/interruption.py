@@ -1,4 +1,4 @@
-"""A run that is asked to stop finishes its step, saves, and says how to go on."""
+"""On SIGTERM or SIGINT a run finishes its step, saves, and prints how to resume."""
 
 import functools
 import signal

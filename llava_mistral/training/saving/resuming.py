@@ -1,4 +1,4 @@
-"""From which checkpoint a run goes on: the newest whole one of the same run, or the beginning."""
+"""Choose the checkpoint to resume from: the newest whole one of the same run, or none."""
 
 import hashlib
 import platform
@@ -25,7 +25,7 @@ SAMPLES, SAMPLED = 64, 1 << 14  # places of a weight file that are looked at, an
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What two processes must share for one to go on with the other's checkpoint.
+    """The settings that must be equal for a run to resume from a checkpoint.
 
     Args:
         config: decisive key -> value, as JSON keeps it.
@@ -38,7 +38,7 @@ class RunIdentity:
     versions: dict[str, str]
 
     def about(self, step: int) -> dict:
-        """What the manifest of the checkpoint at `step` says beside its files."""
+        """Return the manifest entries of the checkpoint at `step` beside its files."""
         return {"step": step, **asdict(self)}
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint on disk is whole or it is not there.
+"""Write checkpoints atomically, and verify them by their manifest.
 
 The Trainer writes into `.partial`, below the output folder. `publish_checkpoint` then writes `MANIFEST.json` last,
 brings everything to the disk and renames the folder to `checkpoint-N`: a reader sees no checkpoint or a whole one.
@@ -83,7 +83,7 @@ def discard(path: Path) -> None:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Why `checkpoint` cannot be gone on with, as a clause; None when every byte is as it was written."""
+    """Return why `checkpoint` cannot be resumed, as a clause; None when every byte is as it was written."""
     manifest = read_manifest(checkpoint)
     if manifest is None:
         return f"{MANIFEST} is {'damaged' if (checkpoint / MANIFEST).exists() else 'missing'}"
@@ -165,7 +165,7 @@ def partial_folder(output: Path) -> Iterator[Path]:
     """Yield the folder of `output` for half-written things, and empty it when writing fails.
 
     Raises:
-        OSError: the disk is full or has no rights, whatever the library that met it has made of that.
+        OSError: the disk is full or not writable, whatever error the library raised for it.
     """
     folder = output / PARTIAL
     try:
