@@ -14,8 +14,8 @@ from llava_mistral.training.recipe import StageArguments
 
 # Shares of the peak, by all operations that are carried out, those of checkpointing a second time among them (HFU; MFU
 # counts the model's operations once). Of stage 1 and of a full stage 2 what LLaVA-1.5's published hours mean, on the
-# mean of 7B and 13B (`published`); LoRA's hours are not published: its share is computed from the memory traffic of its
-# low-rank matrices and their dropout. None was measured with this code.
+# mean of 7B and 13B (`published`); LoRA's hours are not published: its share is computed from the memory traffic of
+# its low-rank matrices and their dropout. None was measured with this code.
 UTILISATION = {"stage 1": 0.45, "stage 2": 0.30, "LoRA": 0.26}
 SOURCES = dict.fromkeys(("stage 1", "stage 2"), "LLaVA-1.5's published hours on A100")
 SOURCES["LoRA"] = "computed, not measured"
