@@ -18,9 +18,9 @@ from tests.support.served_questions import (
     ServedQuestion,
     ask_all,
     picture,
-    said,
     shown,
     status,
+    text_part,
     user,
 )
 from tests.support.tiny_llava import save_tiny_llava
@@ -63,7 +63,7 @@ def asked(stage0) -> list[ServedQuestion]:
     for index in range(120):
         pictures = [picture(index + more) for more in range(1 + (index % 10 == 0))]
         text = WORDS[index % len(WORDS)]
-        parts = [*map(shown, map(data_url, pictures)), said(text)]
+        parts = [*map(shown, map(data_url, pictures)), text_part(text)]
         good.append(ServedQuestion([user(*parts)], offline.answer(text, *pictures)))
     assert len({one.answer for one in good}) > 30, "the questions are told apart"
     bad = [ServedQuestion(messages, None, kind) for kind, messages in BAD.items()]
