@@ -48,11 +48,11 @@ def weight_files(whole: bytes, tries: int) -> Iterator[bytes]:
         elif kind < 0.2:
             yield whole[: rng.randrange(len(whole))] if rng.random() < 0.5 else whole + bytes(rng.randint(1, 99))
         elif kind < 0.5:
-            told = spoilt_bytes(text, rng)
-            yield struct.pack("<Q", len(told)) + told + body
+            header = spoilt_bytes(text, rng)
+            yield struct.pack("<Q", len(header)) + header + body
         else:
-            told = json.dumps(mutated_header(json.loads(text), rng)).encode()
-            yield struct.pack("<Q", len(told)) + told + body
+            header = json.dumps(mutated_header(json.loads(text), rng)).encode()
+            yield struct.pack("<Q", len(header)) + header + body
 
 
 def mutated_header(header: dict, rng: random.Random) -> dict:
