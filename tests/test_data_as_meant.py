@@ -262,3 +262,25 @@ def test_dates_in_turns_of_json_lines_are_texts(tmp_path):
     written(tmp_path / "set" / "a.jsonl", json.dumps({"id": "1", "messages": turns}) + "\n")
     (row,) = read_rows(tmp_path / "set")
     assert row["prompt"][0]["content"] == "2020-01-01" and row["completion"][0]["content"] == "2020-01-02"
+
+
+def test_a_digit_in_csv_that_is_an_index_and_another_choice_is_refused(tmp_path):
+    from llava_mistral.data.scienceqa import read_problems
+
+    file = tmp_path / "set" / "a.csv"
+    file.parent.mkdir()
+
+    def read(answer: str, choices: str = '[""1"", ""2"", ""3""]') -> list[int]:
+        file.write_text(f'id,question,choices,answer\nq,How many?,"{choices}",{answer}\n')
+        return [read_rows(file.parent)[0]["answer"], read_problems(file.parent)[0].answer]
+
+    for reader in (read_rows, read_problems):
+        file.write_text('id,question,choices,answer\nq,How many?,"[""1"", ""2"", ""3""]",2\n')
+        with pytest.raises(
+            BadInput, match=r"record q: field answer: '2' may .*: '2' by its text or '3' by its index; "
+        ):
+            reader(file.parent)
+    assert read("3") == [2, 2] and read("B") == [1, 1] and read("0") == [0, 0]  # only one of the two is there
+    assert read("1", '[""0"", ""1""]') == [1, 1]  # both agree
+    with pytest.raises(BadInput, match="answer 7 is out of range"):
+        read("7")

@@ -16,6 +16,10 @@ INSTRUCTION = "Answer with the option's letter from the given choices directly."
 _TEXT_FIELDS = ("task", "grade", "subject", "topic", "category", "skill", "lecture", "solution")
 
 
+class CellText(str):
+    """A cell of a file that holds texts alone, such as CSV: digits may be an index as well as a word."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One multiple-choice question. `None` means that the source does not say."""
@@ -133,8 +137,15 @@ def answered_problem(record: Mapping[str, Any], pid: str, split: str | None, pat
         said = answer.strip()
         meant = {index for index, choice in enumerate(choices) if choice == said}
         meant |= {LETTERS.index(said)} if said and said in LETTERS[: len(choices)] else set()
+        if isinstance(answer, CellText) and said.isdecimal() and (int(said) < len(choices) or not meant):
+            meant.add(int(said))
         if len(meant) > 1:
             problem, remedy = f"{quoted(said)} may mean several choices", "give the index of the right one"
+            if said.isdecimal():
+                readings = [
+                    f"{choices[index]!r} by its {'text' if choices[index] == said else 'index'}" for index in meant
+                ]
+                problem, remedy = f"{problem}: {' or '.join(readings)}", "give its letter (A, B, …)"
             raise BadInput(problem, remedy=remedy, file=path, record=pid, field="answer")
         answer = next(iter(meant), answer)
     known = {name: None if record.get(name) is None else str(record[name]) for name in _TEXT_FIELDS}
