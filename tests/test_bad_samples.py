@@ -151,7 +151,7 @@ def test_training_skips_lists_and_counts(stage0, tmp_path):
     records[4] |= {"place": "Rome"}
     file.write_text(json.dumps(records))
     done = train("pretrain", stage0, file, out, code=2)
-    assert "rows.json: record 2: field image: " in done.error and not out.exists()
+    assert "rows.json: record 2: field image: " in done.stderr and not out.exists()
     for place in (out, tmp_path / "again"):  # the rows come from the cache
         done = train("pretrain", stage0, file, place, on_bad_sample="skip", max_bad_samples="0.2")
         assert "6 rows, 6 pictures, 0 rows without one, 1 not learned by their own mark" in done.stdout
