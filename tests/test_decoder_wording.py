@@ -172,13 +172,13 @@ def test_training_words_rows_as_the_decoder_does(opened):
 @pytest.mark.parametrize(
     ("template", "wording"),
     [
-        (None, "mistral_instruct"),
+        (None, "own"),
         ("{{ bos_token }}{% for m in messages %}" + INST + "{% endfor %}", "mistral_instruct"),
         ("{% for m in messages %}{{ ' [INST] ' + m['content'] + ' [/INST]' }}{% endfor %}", "mistral_instruct"),
         ("{% for m in messages %}{{ 'USER: ' + m['content'] + ' ASSISTANT:' }}{% endfor %}", "vicuna_v1"),
         (CHATML, "own"),
     ],
-    ids=["none", "mistral", "mistral of old", "vicuna", "chatml"],
+    ids=["none, but marks", "mistral", "mistral of old", "vicuna", "chatml"],
 )  # fmt: skip
 def test_the_wording_is_the_decoders_own_unless_it_is_llavas(template, wording):
     from llava_mistral.checkpoints.decoder_wording import choose_wording
@@ -188,6 +188,17 @@ def test_the_wording_is_the_decoders_own_unless_it_is_llavas(template, wording):
     name, text, _ = choose_wording(tokenizer, None, "decoder")
     assert name == wording and (template is None or wording != "own" or text.endswith(template))
     assert choose_wording(tokenizer, "vicuna_v1", "decoder")[0] == "vicuna_v1"
+
+
+def test_a_decoder_without_words_or_marks_is_worded_as_llava_does():
+    from llava_mistral.checkpoints.decoder_wording import choose_wording
+
+    tokenizer = byte_tokenizer("chatml")
+    tokenizer.chat_template = None
+    name, _, said = choose_wording(tokenizer, None, "decoder")
+    assert name == "mistral_instruct" and said == [
+        "decoder has no chat template; chats are worded as mistral_instruct"
+    ]
 
 
 def test_a_file_may_word_pictures_itself_or_be_a_text_models(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from llava_mistral.commands import publish as push_to_hub
+from llava_mistral.ground.output_folders import MARKER
 from tests.support.hub_here import hub_here, push, there
 from tests.support.refusals import Trap, refused
 from tests.support.secret_forms import FORMS
@@ -147,7 +148,7 @@ def test_rows_with_archives_and_pickles_of_ordinary_words_leave_and_nothing_is_r
 @pytest.mark.case("S18", "accepted")
 @pytest.mark.case("S20", "accepted")
 def test_a_model_leaves_with_what_a_stranger_needs_and_without_what_training_left(hub, copy, tmp_path):
-    before = {path.name for path in copy.iterdir() if path.is_file()}
+    before = {path.name for path in copy.iterdir() if path.is_file() and path.name != MARKER}
     for name in FORBIDDEN:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_text(f"{TOKEN} in {name}")

@@ -121,7 +121,8 @@ def test_a_dry_run_shows_the_card_and_contacts_nothing(hub, tmp_path):
     options = ["--dry_run", "--preview", tmp_path / "preview"]
     said = push(hub, tmp_path / "home", "dataset", folder, "owner/rows", *options)
     assert "principles/train-00000-of-00001.parquet" in said
-    assert "license: cc-by-4.0" in said
+    assert "license: cc-by-4.0" in said and "no licence is stated" not in said
+    assert said.splitlines()[-1] == f"open {tmp_path / 'preview' / 'README.html'}; nothing was sent"
     assert not hub.requests
     assert (tmp_path / "preview" / "README.html").read_text().startswith("<!doctype html>")
 

@@ -89,7 +89,7 @@ def test_a_study_that_cannot_be_is_refused(tmp_path, text, said):
 
 def test_the_miniature_study_names_verbs_and_recipes_that_exist():
     study, steps = reproduce_study.read_study("miniature/study", None)
-    for step in steps:
+    for step in [*steps, *reproduce_study.read_study("small/digits", None)[1]]:
         verb, module = step.command[:2]
         assert verb in VERBS or (verb == "-m" and find_spec(module)), step
         if "--config" in step.command:
@@ -135,8 +135,8 @@ def test_the_miniature_is_the_study_step_for_step():
 
 def test_every_step_of_a_study_names_flags_that_exist():
     flags: dict[tuple[str, ...], set[str]] = {}
-    for file in STUDIES.values():
-        for full in {False, True} - ({False} if file.startswith("seed/") else set()):
+    for file, kinds in {"miniature/study": (False, True), "seed/study": (True,), "small/digits": (False,)}.items():
+        for full in kinds:
             for step in reproduce_study.read_study(file, None, full=full)[1]:
                 program = step.command[: 1 + (step.command[0] in ("-m", "publish"))]
                 program = program if program[0] == "-m" else ("-m", "llava_mistral", *program)

@@ -28,6 +28,7 @@ def test_a_signal_to_the_group_saves_the_step_and_the_run_goes_on(trainee, whole
     assert {path.name for path in run.output.iterdir()} == {
         "README.md",
         "run.partial.json",
+        "log.jsonl",
         ".partial",
         "checkpoint-4",
         "checkpoint-5",

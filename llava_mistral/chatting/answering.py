@@ -28,6 +28,8 @@ class Chat:
     processor: Any
     max_new_tokens: int = 256
     base: Origin | None = None  # of an adapter
+    temperature: float = 0.0  # 0: greedy
+    system: str = ""  # said before the first question
 
     def answer(self, messages: list[dict]) -> Iterator[str]:
         """Yield the answer as it grows; the model stops when the reader does.
@@ -49,6 +51,7 @@ class Chat:
         left = threading.Event()
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         options = {"max_new_tokens": min(self.max_new_tokens, room), "streamer": streamer}
+        options |= {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
         options["stopping_criteria"] = StoppingCriteriaList([lambda *_, **__: left.is_set()])
         with ThreadPoolExecutor(1) as pool:
             task = pool.submit(self.model.generate, **inputs.to(self.model.device), **options)
@@ -67,10 +70,11 @@ class Chat:
     def _fitting(self, messages: list[dict]) -> tuple[Any, int]:
         """The tensors of the newest turns that leave room for an answer, and how many older ones were left out."""
         context, kept = self._context(), list(messages)
+        first = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
         wanted = min(self.max_new_tokens, context // 4)
         while True:
             inputs = self.processor.apply_chat_template(
-                kept, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+                first + kept, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
             )
             length = inputs["input_ids"].shape[1]
             if length + wanted <= context:

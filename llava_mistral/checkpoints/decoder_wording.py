@@ -60,6 +60,29 @@ _PICTURES = """\
 {%- endfor -%}
 {%- set messages = worded.messages %}
 """
+# Mistral's own words from its tokenizers' second version on, in which the marks are tokens, as mistral-common has
+# them: the system's words have marks of their own (v7), or begin the last question. SPACE is sentencepiece's: Tekken
+# writes none.
+_MISTRAL = """\
+{{- bos_token -}}
+{%- set told = namespace(system='', turns=0, last=0) -%}
+{%- for message in messages -%}
+  {%- if message['role'] == 'user' -%}{%- set told.last = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
+{%- for message in messages -%}
+  {%- if message['role'] == 'system' and loop.first -%}
+    {%- if OWN_MARKS -%}{{- '[SYSTEM_PROMPT]SPACE' + message['content'] + '[/SYSTEM_PROMPT]' -}}
+    {%- else -%}{%- set told.system = message['content'] + '\n\n' -%}{%- endif -%}
+  {%- elif message['role'] == ('user', 'assistant')[told.turns % 2] -%}
+    {%- set told.turns = told.turns + 1 -%}
+    {%- if message['role'] == 'user' -%}
+      {{- '[INST]SPACE' + (told.system if loop.index0 == told.last else '') + message['content'] + '[/INST]' -}}
+    {%- else -%}{{- 'SPACE' + message['content'].rstrip(' ') + eos_token -}}{%- endif -%}
+  {%- else -%}
+    {{- raise_exception('turns must alternate user and assistant, after one of the system at most') -}}
+  {%- endif -%}
+{%- endfor -%}
+"""
 _ASKED, _SAID = "zebra crossing", "giraffe meadow"  # words no template brings along
 _SYSTEM = {"role": "system", "content": "walrus island"}
 
@@ -112,7 +135,20 @@ def _own_template(tokenizer) -> str | None:
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default")
-    return template or None
+    return template or _mistrals_template(tokenizer)
+
+
+def _mistrals_template(tokenizer) -> str | None:
+    """The words of a tokenizer of Mistral's that was published without a template, and has `[INST]` for a token."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if not {"[INST]", "[/INST]"} <= special:
+        return None
+    file = Path(str(tokenizer.init_kwargs.get("vocab_file") or ""))
+    marks, space = "[SYSTEM_PROMPT]" in special, " "
+    if file.name == "tekken.json":  # has those marks in every version, and no use for them before the seventh
+        version = json.loads(file.read_text(encoding="utf-8"))["config"]["version"]
+        marks, space = int(version.strip("v").split("m")[0]) >= 7, ""
+    return _MISTRAL.replace("OWN_MARKS", str(marks).lower()).replace("SPACE", space)
 
 
 def _shipped(name: str) -> str:

@@ -18,6 +18,7 @@ from llava_mistral.checkpoints.layouts import (
 from llava_mistral.checkpoints.stored_weights import Stored, read_tensor, stored_weights
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import read_config_file, weight_files
+from llava_mistral.ground.hub_access import reach_hub
 from modeling_llava_mistral.configuration_llava_mistral import LlavaMistralConfig
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -32,6 +33,7 @@ def local_folder(name: str | Path, *, weights: bool, **hub) -> Path:
         return Path(name)
     from huggingface_hub import HfApi, snapshot_download
 
+    reach_hub(name)
     patterns = [pattern for pattern in _WORDING if weights or pattern != "*.safetensors"]
     folder = Path(snapshot_download(str(name), allow_patterns=patterns, **hub))
     if weights and not weight_files(folder) and not hub.get("local_files_only"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     CLIPVisionModel,
@@ -34,21 +35,22 @@ def read_parts(
     Raises:
         BadInput: the vision model or the text model is of a type that is not known here.
     """
-    with opening(vision, "config.json"):
-        vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
-    vision_config = getattr(vision_config, "vision_config", vision_config)
+    vision_config = _tower_in(_read_config(vision, revisions[0]))
+    swapped = vision_config.model_type in TEXT_MODEL_TYPES
+    if swapped and _tower_in(_read_config(llm, revisions[1])).model_type in TOWERS:
+        problem = f"{vision} is a text model ({vision_config.model_type}), and {llm} a vision tower"
+        raise BadInput(problem, remedy="give them the other way round: swap --vision and --llm", field="vision")
     vision_config._name_or_path = str(vision)  # CLIP's whole configuration keeps its name from the tower's
     if vision_config.model_type not in TOWERS:
         sizes = (
             "; SigLIP 2 of a fixed size is of type siglip" if vision_config.model_type.startswith("siglip2") else ""
         )
         raise BadInput(
-            f"{vision} is of type {vision_config.model_type}, not a CLIP vision tower, nor SigLIP's{sizes}",
+            f"{vision} is of type {vision_config.model_type}, not a CLIP or SigLIP vision tower{sizes}",
             remedy="give a model such as openai/clip-vit-large-patch14-336 or google/siglip2-so400m-patch14-384",
             field="vision",
         )
-    with opening(llm, "config.json"):
-        text_config = AutoConfig.from_pretrained(llm, revision=revisions[1])
+    text_config = _read_config(llm, revisions[1])
     if text_config.model_type not in TEXT_MODEL_TYPES:
         raise BadInput(
             f"{llm} is of type {text_config.model_type}",
@@ -57,6 +59,23 @@ def read_parts(
             field="llm",
         )
     return vision_config, text_config
+
+
+def _tower_in(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the tower in that of a whole CLIP or SigLIP; else the configuration itself."""
+    inner = getattr(config, "vision_config", None)
+    return inner if isinstance(inner, PreTrainedConfig) else config
+
+
+def _read_config(name: str | Path, revision: str | None) -> PreTrainedConfig:
+    """The configuration of a part; one of a type that the library does not know has no more than its type."""
+    with opening(name, "config.json"):
+        kind = PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
+        if not isinstance(kind, str) or kind in CONFIG_MAPPING:
+            return AutoConfig.from_pretrained(name, revision=revision)
+    config = PreTrainedConfig()
+    config.model_type = kind
+    return config
 
 
 def stage0_config(

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, LlamaTokenizer
 
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.checkpoint_headers import AGAIN
+
 
 def open_tokenizer(name: str | Path, **hub):
     """Return the tokenizer of a folder or Hub id; it pads on the left, so that a batch generates what each row would.
@@ -13,11 +16,47 @@ def open_tokenizer(name: str | Path, **hub):
     not say `legacy`, every piece between two special tokens begins with a space of its own, as it did when those files
     were released. Left to itself the library takes neither for granted, and `[INST]` after `<s>` becomes a token that
     Mistral was not taught (28792 for 733).
+
+    Mistral's `tekken.json` is read by tokenizers, also where mistral-common is installed: the library would take that
+    one's own class, which has no chat templates and no room for an image token.
     """
-    said = _of_sentencepiece(Path(name))
-    if said is None:
-        return AutoTokenizer.from_pretrained(name, padding_side="left", **hub)
-    return LlamaTokenizer.from_pretrained(name, legacy=said.get("legacy") is not False, padding_side="left", **hub)
+    folder = Path(name)
+    said = _of_sentencepiece(folder)
+    if said is not None:
+        legacy = said.get("legacy") is not False
+        try:
+            tokenizer = LlamaTokenizer.from_pretrained(name, legacy=legacy, padding_side="left", **hub)
+            _merge_by_scores(tokenizer, folder / "tokenizer.model")
+        except RuntimeError as error:  # sentencepiece's, of a file that is none of its own
+            raise BadInput(f"is no tokenizer ({error})", remedy=AGAIN, file=folder / "tokenizer.model") from error
+        return tokenizer
+    roles = _TEKKEN if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file() else {}
+    return AutoTokenizer.from_pretrained(name, padding_side="left", mistral_format=False, **roles, **hub)
+
+
+_TEKKEN = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+
+def _merge_by_scores(tokenizer, file: Path) -> None:
+    """Merge pieces in the order of sentencepiece's scores, as sentencepiece does.
+
+    The library orders them by their ids, by which runs of spaces come first and not last: `two  spaces` would be cut
+    into other tokens than those that the model learned.
+    """
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import models
+
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model["type"] != "BPE":
+        return
+    pieces = SentencePieceProcessor(model_file=str(file))
+    scores = {pieces.id_to_piece(index): pieces.get_score(index) for index in range(pieces.get_piece_size())}
+    merges = [tuple(pair) for pair in model["merges"]]
+    merges.sort(key=lambda pair: (scores["".join(pair)], len(pair[0]), len(pair[1])), reverse=True)
+    tokenizer.backend_tokenizer.model = models.BPE(
+        vocab=model["vocab"], merges=merges, fuse_unk=model["fuse_unk"], byte_fallback=model["byte_fallback"],
+        unk_token=model["unk_token"],
+    )  # fmt: skip
 
 
 def _of_sentencepiece(folder: Path) -> dict | None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import read_config_file, read_header, weight_files
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
+from llava_mistral.ground.hub_access import reach_hub
 
 
 def parse_arguments():
-    parser = VerbParser(prog="llava-mistral build", description=__doc__.splitlines()[0])
+    parser = VerbParser(prog="llava-mistral build", about=__doc__)
     parser.add_argument("--vision", required=True, help="CLIP or SigLIP model: Hub id or folder")
     parser.add_argument(
         "--llm", required=True, help="Mistral, Ministral or LLaMA model with its tokenizer: Hub id or folder"
@@ -80,6 +81,7 @@ def main() -> None:
     print(describe_words(wording, published, processor, rows, config.text_config.vocab_size))
     counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.model.named_children()}
     print(f"{args.output}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()) + " parameters")
+    print(f"wrote {args.output}; train its projector next: llava-mistral train --stage pretrain --config RECIPE")
 
 
 def describe_words(wording: str, published, processor, rows: int, padded: int) -> str:
@@ -117,6 +119,7 @@ def refuse_missing_folder(field: str, source: str) -> None:
         raise BadInput(
             "no such folder, and not a Hub id", remedy="give a folder or owner/name", file=source, field=field
         )
+    reach_hub(source, field=field)
 
 
 if __name__ == "__main__":

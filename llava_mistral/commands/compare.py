@@ -15,7 +15,7 @@ from llava_mistral.ground.command_line import VerbParser, check_output_folder, r
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = VerbParser(prog="llava-mistral compare", description=__doc__.splitlines()[0])
+    parser = VerbParser(prog="llava-mistral compare", about=__doc__)
     parser.add_argument(
         "results", nargs="+", metavar="[NAME=]FOLDER", help="results folders; one NAME's are its seeds"
     )
@@ -64,7 +64,7 @@ def main() -> int | None:
     for bar in bars(comparison):
         print(f"{bar.name}: {bar.accuracy:.2f} % (95 % {bar.low:.2f} to {bar.high:.2f}; n = {bar.n:,})")
     print("\n".join(sentences(comparison)))
-    print(Path(options.output) / "report.html")
+    print(f"wrote {options.output}; open {Path(options.output) / 'report.html'}")
 
 
 def named(results: list[str]) -> dict[str, list[str]]:

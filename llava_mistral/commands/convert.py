@@ -16,7 +16,7 @@ _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 
 
 def parse_arguments():
-    parser = VerbParser(prog="llava-mistral convert", description=__doc__.splitlines()[0])
+    parser = VerbParser(prog="llava-mistral convert", about=__doc__)
     parser.add_argument("source", help="folder of the checkpoint; its layout is detected")
     parser.add_argument("output", help="folder to write")
     parser.add_argument("--to", required=True, choices=["plugin", "llava-hf", "original"], help="layout to write")
@@ -38,7 +38,7 @@ def main() -> None:
     with whole_folder(args.output, "config.json") as folder:
         layout = convert(source, folder, args.to, max_shard_size=limit)
         found = convert_processor(source, folder, layout, args.to)
-    print(f"{args.output}: {layout} to {args.to}, weights equal byte for byte, with {found}")
+    print(f"wrote {args.output}: {layout} to {args.to}, weights equal byte for byte, with {found}")
 
 
 def shard_size(text: str) -> int:

@@ -15,11 +15,12 @@ from pathlib import Path
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
 from llava_mistral.ground.foreign_code import add_flag, origin
+from llava_mistral.ground.hub_access import reach_hub
 from llava_mistral.ground.whole_file import write_whole
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = VerbParser(prog="llava-mistral evaluate", description=__doc__.splitlines()[0])
+    parser = VerbParser(prog="llava-mistral evaluate", about=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--problems", metavar="PATH", help="problems.json or LLaVA's llava_test_CQM-A.json")
     source.add_argument("--dataset", metavar="PATH_OR_ID", help="data in any format that training accepts")
@@ -65,6 +66,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int | None:
     options = parse_arguments()
+    if options.model:
+        reach_hub(options.model, field="model")
     return ask(options) if options.model else score_file(options)
 
 
@@ -246,15 +249,14 @@ def save(found: dict[str, tuple[dict, dict]], asked: list, folder: Path, options
         write_results(run_folder(folder, images), summary, predictions)
         page = answers_to_look_at(asked, predictions, summary, images, title=f"{name}: answers, {images} pictures")
         write_whole(run_folder(folder, images) / "answers.html", page)
-    print(Path(options.output) / "answers.html")
     if find_spec("matplotlib") is None:
         print("no chart.png: matplotlib is not installed; pip install matplotlib and run the same command again")
-        return
-    from llava_mistral.evaluation.charts import columns_chart
+    else:
+        from llava_mistral.evaluation.charts import columns_chart
 
-    series = {f"{images} pictures": summary for images, (summary, _) in found.items()}
-    columns_chart(series, folder / "chart.png", title=f"{name}: accuracy by kind of question")
-    print(Path(options.output) / "chart.png")
+        series = {f"{images} pictures": summary for images, (summary, _) in found.items()}
+        columns_chart(series, folder / "chart.png", title=f"{name}: accuracy by kind of question")
+    print(f"wrote {options.output}; open {Path(options.output) / 'answers.html'}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from llava_mistral.ground.command_line import VerbParser, run_verb
 
 
 def main() -> None:
-    parser = VerbParser(prog="llava-mistral hub", description=__doc__)
+    parser = VerbParser(prog="llava-mistral hub", about=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder of the repositories (made if absent)")
     parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1; 0 takes a free one (default)")
     shown = parser.add_mutually_exclusive_group()

@@ -22,7 +22,7 @@ GOES_ON = "A run that is stopped goes on from its last checkpoint when the same 
 
 
 def build_parser() -> VerbParser:
-    parser = VerbParser(prog="llava-mistral init", description=__doc__.splitlines()[0])
+    parser = VerbParser(prog="llava-mistral init", about=__doc__)
     parser.add_argument("data", metavar="DATA", help="data in any format that training accepts: a path or a Hub id")
     parser.add_argument("--model", required=True, metavar="MODEL", help="checkpoint to start from: folder or Hub id")
     parser.add_argument("--output", default="recipe.yaml", metavar="FILE", help="recipe to write")

@@ -20,7 +20,7 @@ from llava_mistral.pruning.recipe import BY_VECTORS, NAMES, ONLY_FOR, PLACES, Ma
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = VerbParser(prog="llava-mistral prune", description=__doc__.split("\n")[0])
+    parser = VerbParser(prog="llava-mistral prune", about=__doc__)
     add_data(parser.add_argument_group("what to choose from").add_argument)
     add_method(parser.add_argument_group("how to choose").add_argument)
     add_flag(parser)
@@ -120,6 +120,7 @@ def main() -> int | None:
             with whole_folder(args.output, "manifest.json") as folder:
                 pruned.write(folder)
             print("\n".join(run.summary(pruned, args.output)))
+            print(f"wrote {args.output}; open {Path(args.output) / 'report.html'}")
     return None
 
 
@@ -134,7 +135,7 @@ def compare(folders: list[str], output: str | None, places: dict, how: dict) -> 
         write = compared_sets.make_comparison(manifests, recipe, scores_folder=Path(f"{output}.scores"), **how)
         with whole_folder(output, compared_sets.NAME) as folder:
             write(folder)
-        print(Path(output) / "report.html")
+        print(f"wrote {output}; open {Path(output) / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 The token comes from HF_TOKEN or from `hf auth login`; HF_ENDPOINT names another Hub.
 """
 
-import sys
+import re
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ KINDS = {
 
 
 def build_parser() -> VerbParser:
-    parser = VerbParser(prog="llava-mistral publish", description=__doc__.splitlines()[0])
+    parser = VerbParser(prog="llava-mistral publish", about=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="{model,dataset,space}", parser_class=VerbParser)
     for kind, what in KINDS.items():
         one = kinds.add_parser(kind, help=f"publish {what}")
@@ -104,6 +104,8 @@ def main() -> int | None:
         with saving(Path(staging)):
             prepared = prepare(args.repo_id, Path(staging), **options)
         show(prepared.files(None), prepared.left_out)
+        if args.kind == "model" and re.search(r"^license: unknown$", prepared.files(None)["README.md"].decode(), re.M):
+            print("no licence is stated, so nobody knows whether they may use the model; state one with --license")
         prepared.check()
         if args.dry_run:
             show_card(prepared, args.preview)
@@ -148,7 +150,7 @@ def show_card(prepared, preview: Path) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     (preview / "README.html").write_text(card_html(card, prepared.repo_id), encoding="utf-8")
-    print(f"see {preview / 'README.html'}", file=sys.stderr)
+    print(f"open {preview / 'README.html'}; nothing was sent")
 
 
 if __name__ == "__main__":

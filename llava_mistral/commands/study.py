@@ -122,7 +122,7 @@ class LocalHubProcess:
 
 
 def main() -> int | None:
-    parser = VerbParser(prog="llava-mistral study", description=__doc__.splitlines()[0])
+    parser = VerbParser(prog="llava-mistral study", about=__doc__)
     parser.add_argument("--config", required=True, help="study YAML, such as miniature/study")
     parser.add_argument("--output", help="folder for everything the study makes; the YAML's by default")
     parser.add_argument("--full", action="store_true", help="run the YAML's `full` steps: the whole comparison")

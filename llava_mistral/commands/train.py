@@ -13,13 +13,15 @@ import os
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from llava_mistral.ground.command_line import run_verb
+from llava_mistral.ground.command_line import VerbParser, run_verb
 from llava_mistral.ground.foreign_code import origin, take_flag
 from llava_mistral.training.processes import is_first, join_launch, whole_weights
 from llava_mistral.training.recipe import Recipe, StageArguments, parse_recipe, stage_template
 from llava_mistral.training.recipe_checks import check_recipe
+from llava_mistral.training.recipe_help import add_flags, wants_help
 from llava_mistral.training.saving.output_folder import is_finished
 from llava_mistral.training.saving.output_lock import output_lock
 from llava_mistral.training.saving.resuming import RunIdentity, agreed, choose_checkpoint, run_identity
@@ -28,6 +30,10 @@ from llava_mistral.training.saving.run_record import complete_run
 
 def main() -> int | None:
     started = time.time()
+    if wants_help(sys.argv[1:]):
+        parser = VerbParser(prog="llava-mistral train", about=__doc__)
+        add_flags(parser, everything=any(word.startswith("--help") and word != "--help" for word in sys.argv))
+        return print(parser.format_help(), end="")
     arguments = take_flag([argument for argument in sys.argv[1:] if argument != "--verbose"])
     arguments = joined(arguments, "--image_folder")
     join_launch()
@@ -66,6 +72,10 @@ def train(recipe: Recipe, started: float) -> int | None:
     from llava_mistral.training.stages import check_batch
 
     stage, config = recipe.stage, recipe.config
+    if not sys.stderr.isatty():  # the library's bars of loading and saving would stand between the lines
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
     origin(stage.model_name_or_path, stage.model_revision)
     rows, held_out, bad, bad_held_out = split_rows(stage)
     template = stage_template(stage)
@@ -96,6 +106,9 @@ def train(recipe: Recipe, started: float) -> int | None:
         finish_run(trainer, processor, {**record, "asked": recipe.given}, weights)
         best = f", the weights of step {record['best']['step']}" if record["best"] else ""
         print(f"{config.output_dir}: {stage.stage}, {record['steps']} steps, loss {record['final_loss']}{best}")
+        pages = sorted((Path(config.output_dir) / "samples").glob("*.html"), key=lambda page: page.stat().st_mtime)
+        opened = [str(page) for page in (Path(config.output_dir) / "loss.png", *pages[-1:]) if page.is_file()]
+        print(f"wrote {config.output_dir}" + (f"; open {' and '.join(opened)}" if opened else ""))
     trainer.accelerator.wait_for_everyone()
 
 

@@ -83,7 +83,7 @@ def _check_card(file: Path, name: str | Path) -> None:
     """Refuse `data_files` and `data_dir` of a card's configs that lead elsewhere."""
     from yaml import YAMLError
 
-    from llava_mistral.ground.bounded import Unfolds, load_yaml
+    from llava_mistral.ground.bounded_yaml import Unfolds, load_yaml
 
     text = read_bounded(file).decode(errors="replace")
     if file.suffix == ".md":

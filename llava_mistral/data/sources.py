@@ -14,6 +14,7 @@ from llava_mistral.data.as_written import load
 from llava_mistral.data.confined import check_confined
 from llava_mistral.data.splits import HELD_OUT, files_by_split
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.hub_access import reach_hub
 from llava_mistral.ground.pictures import PictureFolder, bytes_of
 
 if TYPE_CHECKING:
@@ -237,13 +238,12 @@ def _check_loadable(path: Path) -> None:
             remedy = "unpack it yourself, look at it, and name what was in it"
             raise BadInput(f"holds the archive {packed.relative_to(path)}", remedy=remedy, file=path)
         if not any(file.suffix.lower() in (*_TABLES, ".arrow") for file in _files_of(path)):
-            remedy = (
-                "name a folder that holds problems.json, parquet, CSV or JSONL files, pictures with metadata.jsonl,"
-                " or a saved data set"
-            )
+            remedy = "name a folder that holds problems.json, parquet, CSV or JSONL files, pictures with"
+            remedy += " metadata.jsonl, or a saved data set"
             raise BadInput("holds no data set", remedy=remedy, file=path)
     elif path.parent.is_dir() and str(path.parent) != "." or not _HUB_ID.fullmatch(str(path)):
         raise BadInput("no such file, folder or Hub id (owner/name)", remedy="check the path", file=path)
+    reach_hub(path, "dataset")
     check_confined(path)
 
 

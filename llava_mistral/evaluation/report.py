@@ -14,8 +14,11 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .6rem; text-align: right }
 th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd } small { color: #666 }
+h1, li, p { overflow-wrap: anywhere }
 img { max-width: 100%; height: auto } .scroll { overflow-x: auto }
 """
+# What is wider than a phone scrolls by itself, also by the keyboard.
+_SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="table">'
 
 
 def comparison_page(comparison: Mapping[str, Any], chart: Path | None, *, title: str) -> str:
@@ -32,18 +35,18 @@ def comparison_page(comparison: Mapping[str, Any], chart: Path | None, *, title:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(comparison))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{POLICY_TAG}<meta name="viewport" content="width=device-width">
-<title>{escape(title)}</title><style>{_STYLE}</style></head><body>
+<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>
 <h1>{escape(title)}</h1>
 <p>Accuracy in percent on {comparison["questions"]:,} questions ({column}){chance}.
 95 % intervals: Wilson's for one run; over seeds and questions both where there are several seeds.</p>
 {picture}
 <h2>Differences</h2><ul>{items}</ul>
-<h2>All columns</h2><div class="scroll">{_columns_table(comparison)}</div>
+<h2>All columns</h2>{_SCROLL}{_columns_table(comparison)}</div>
 {_published_table(comparison)}
 {_efficiency_table(comparison.get("efficiency"))}
 <h2>Source</h2>{_sources_table(comparison)}
 <p><small>SHA-256, first 16 digits: questions {escape(hashes[0])}, prompts {escape(hashes[1])}</small></p>
-</body></html>
+</main></body></html>
 """
 
 
@@ -69,7 +72,7 @@ def _published_table(comparison: Mapping[str, Any]) -> str:
     return (
         "<h2>Published</h2><p>The study's own bars, on ScienceQA's 2,017 test questions with a picture; the intervals "
         "are added here. They are not part of the tests above: its answers to the single questions are not published."
-        f"</p><table>{rows}</table>"
+        f"</p>{_SCROLL}<table>{rows}</table></div>"
     )
 
 
@@ -103,7 +106,7 @@ def _efficiency_table(found: Mapping[str, Any] | None) -> str:
     return (
         "<h2>Efficiency</h2><p>Parameters, FLOP and cache (bfloat16) follow from the configurations. Speed and memory "
         f"were measured on {escape(str(found['hardware']['device']))}, {found['rounds']} rounds, the models in turn: "
-        f'medians with quartiles.</p><div class="scroll"><table>{"".join(rows)}</table></div>'
+        f"medians with quartiles.</p>{_SCROLL}<table>{''.join(rows)}</table></div>"
     )
 
 
@@ -118,4 +121,4 @@ def _sources_table(comparison: Mapping[str, Any]) -> str:
     for name, model in comparison["models"].items():
         cells = "".join(f"<td>{escape(str('–' if model[field] is None else model[field]))}</td>" for field in fields)
         rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
-    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
+    return f"{_SCROLL}<table>{''.join(rows)}</table></div>"

@@ -17,6 +17,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.hub_access import reach_hub
 from llava_mistral.ground.strict_json import read_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -83,6 +84,7 @@ def _read_part(name: str | Path, part: str, revision: str | None) -> dict[str, A
     if not Path(name).is_dir():
         from transformers.utils import cached_file
 
+        reach_hub(name)
         options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         file = cached_file(str(name), part, revision=revision, **options)
     return read_object(Path(file)) if file is not None and Path(file).is_file() else {}

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.environments import leave_secrets
 from llava_mistral.ground.escaping import terminal
+from llava_mistral.ground.hub_access import unreachable
 from llava_mistral.ground.output_folders import check_output_folder, record_files
 from llava_mistral.ground.whole_file import whole_folder_at
 
@@ -36,15 +38,70 @@ REMEDIES = {
 ALONE = 20  # seconds after which a process of several must have met its fault alone
 
 
-class VerbParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that ends in the remedy, and that knows `--verbose`."""
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Marks what is required, and shows the defaults that say something."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-        self.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns, 119))
+
+    def add_usage(self, usage, actions, groups, prefix=None) -> None:
+        one_of = [group for group in groups if group.required]
+        chosen = [action for group in one_of for action in group._group_actions]
+        needed = [action for action in actions if action.required or action in chosen or not action.option_strings]
+        super().add_usage(usage, needed, one_of, prefix)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        silent = (None, False, argparse.SUPPRESS)
+        shown = action.option_strings and not any(action.default is one for one in silent) and action.default != []
+        return f"{text} (default: %(default)s)" if shown and "default" not in text else text
+
+
+class VerbParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that ends in the remedy, and that knows `--verbose`.
+
+    Args:
+        about: a verb's docstring: its first line describes the verb, its lines that begin with a command are examples.
+    """
+
+    def __init__(self, *args, about: str | None = None, **kwargs):
+        kwargs |= {"description": about.splitlines()[0], "epilog": examples(about)} if about else {}
+        super().__init__(*args, allow_abbrev=False, add_help=False, formatter_class=_Help, **kwargs)
+        self.complete = False
+
+    def finish(self) -> None:
+        """Add what a verb always takes, once, after its own arguments."""
+        if not self.complete:
+            self.complete = True
+            always = self.add_argument_group("always")
+            always.add_argument("-h", "--help", action="help", help="show this and leave")
+            always.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+
+    def parse_known_args(self, *args, **kwargs):
+        """As the library's."""
+        self.finish()
+        return super().parse_known_args(*args, **kwargs)
+
+    def format_help(self) -> str:
+        """As the library's; the usage names what is required alone."""
+        self.finish()
+        usage, blank, rest = super().format_help().partition("\n\n")
+        return usage + " [options]" * (not self.usage) + blank + rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; run `{self.prog} --help` for the arguments\n")
+
+
+def examples(about: str) -> str | None:
+    """The commands of a docstring, each with the lines that it goes on with after a backslash."""
+    lines, goes_on = [], False
+    for line in map(str.strip, about.splitlines()):
+        if goes_on or line.startswith("llava-mistral "):
+            lines.append(f"  {'    ' * goes_on}{line}")
+            goes_on = line.endswith("\\")
+    return "\n".join(["examples:", *lines]) if lines else None
 
 
 def run_verb(main: Callable[[], int | None], *, keeps_secrets: bool = False) -> NoReturn:
@@ -67,15 +124,22 @@ def run_verb(main: Callable[[], int | None], *, keeps_secrets: bool = False) -> 
         if not keeps_secrets:
             leave_secrets(sys.argv[1:])
         code = main() or 0
+        if nobody := unreachable():
+            print(f"{name}: {nobody}; went on with what is in the cache", file=sys.stderr)
     except BadInput as error:
-        code = _report(name, str(error), 2)
+        code = _report(name, _with_hub(str(error)), 2)
     except KeyboardInterrupt:
         code = _report(name, "interrupted; run the same command again to go on", 130)
     except Exception as error:
-        code = _report(name, _said(error), 1)
+        code = _report(name, _with_hub(_said(error)), 1)
     sys.stdout.flush()
     sys.stdout = out
     sys.exit(code)
+
+
+def _with_hub(line: str) -> str:
+    nobody = unreachable()
+    return f"{line} ({nobody})" if nobody and nobody not in line else line
 
 
 class _Escaped:

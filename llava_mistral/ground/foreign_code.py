@@ -16,6 +16,7 @@ from typing import Any
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.bounded import read_bounded
 from llava_mistral.ground.config_checks import AGAIN, check_config, check_sides, check_texts, check_tokenizer
+from llava_mistral.ground.hub_access import reach_hub
 
 FLAG = "--trust_code_of"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -241,6 +242,8 @@ def _file(name: str, file: str, revision: str | None) -> Path | None:
         return Path(name) / file if (Path(name) / file).is_file() else None
     from transformers.utils import cached_file
 
+    if _HUB_ID.fullmatch(name):
+        reach_hub(name)
     try:
         found = cached_file(name, file, revision=revision)
     except (OSError, ValueError):

@@ -48,7 +48,7 @@ def _digitsqa(found: Any) -> bool:
 _CHECKPOINT = (
     r"[\w-]*config\.json|model[\w.-]*\.safetensors(\.index\.json)?|[\w-]+_llava_mistral\.py|chat_template\.(jinja|json)"
     r"|additional_chat_templates/[\w-]+\.jinja|tokenizer\.(json|model)|(special_tokens_map|added_tokens|vocab)\.json"
-    r"|merges\.txt|tekken\.json|README\.md|vision_tower/[\w-]+\.(json|safetensors)"
+    r"|merges\.txt|tekken\.json|README\.md|vision_tower/[\w.-]+\.(json|safetensors)"
 )
 OUTPUTS = {
     "manifest.json": Output(
@@ -62,7 +62,9 @@ OUTPUTS = {
     ),
     "study.json": Output(_keys("models", "title", "chance"), r"study\.(json|md|png)"),
     "problems.json": Output(
-        _digitsqa, r"(problems|pid_splits)\.json|alignment/alignment\.json|(images|alignment/images)/[\w/]+\.png"
+        _digitsqa,
+        r"(problems|pid_splits)\.json|example\.png|alignment/alignment\.json|(images|alignment/images)/[\w/]+\.png"
+        r"|instructions/data/[\w-]+\.parquet",
     ),
     "open.json": Output(_keys("digit", "pictured", "text"), r"(open|answers)\.json"),
     "components.json": Output(

@@ -30,7 +30,8 @@ def read_yaml(path: str | Path) -> dict:
     """Read a YAML file of keys and values; raises `BadInput` for anything else."""
     import yaml
 
-    from llava_mistral.ground.bounded import load_yaml, read_bounded
+    from llava_mistral.ground.bounded import read_bounded
+    from llava_mistral.ground.bounded_yaml import load_yaml
 
     try:
         values = load_yaml(read_bounded(path).decode())

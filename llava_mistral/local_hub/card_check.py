@@ -5,7 +5,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from llava_mistral.ground.bounded import Unfolds, load_yaml
+from llava_mistral.ground.bounded_yaml import Unfolds, load_yaml
 
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _LISTS = (

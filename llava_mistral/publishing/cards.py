@@ -87,17 +87,26 @@ def as_yaml(value) -> str | None:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip() if value else None
 
 
+# What is wider than a phone scrolls by itself, also by the keyboard.
+SCROLLED_TEXT = '<pre tabindex="0">'
+SCROLLED_TABLE = '<div class="scroll" tabindex="0" role="region" aria-label="table">'
+
+
 def card_html(card: str, title: str) -> str:
     """A card as a page to look at: the front matter as a block, the rest rendered; pictures by relative path."""
     from markdown_it import MarkdownIt
 
     front, body = re.match(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
     style = "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
-    style += "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .5rem;font-size:.92em}"
-    style += "pre{background:#f4f4f4;padding:.7rem;overflow-x:auto}"
+    style += ":root{color-scheme:light dark}body{background:Canvas;color:CanvasText;"
+    style += "overflow-wrap:anywhere}.scroll{overflow-x:auto}"
+    style += "table{border-collapse:collapse}td,th{overflow-wrap:normal;border:1px solid #ccc;"
+    style += "padding:.2rem .5rem;font-size:.92em}"
+    style += "pre{background:light-dark(#f4f4f4,#2a2a2a);padding:.7rem;overflow-x:auto}"
+    shown = MarkdownIt("commonmark", {"html": False}).enable("table").render(body).replace("<pre>", SCROLLED_TEXT)
+    shown = shown.replace("<table>", f"{SCROLLED_TABLE}<table>").replace("</table>", "</table></div>")
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8>{POLICY_TAG}{GENERATOR}<title>{escape(title)}</title>"
-        f"<style>{style}</style>"
-        f"<details><summary>front matter</summary><pre>{escape(front)}</pre></details>"
-        + MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{style}</style>'
+        f"<details><summary>front matter</summary>{SCROLLED_TEXT}{escape(front)}</pre></details>{shown}"
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.hub_access import reach_hub, unreachable
 
 TRANSIENT = {408, 429, 500, 502, 503, 504}
 NOTICED = 5  # seconds after which a wait is explained
@@ -45,7 +46,7 @@ def connect(timeout: float = 30):
         timeout: seconds without a byte after which a request is given up and tried again.
 
     Raises:
-        BadInput: there is no token, or the environment forbids to go online.
+        BadInput: there is no token, nobody answers, or the environment forbids to go online.
     """
     from huggingface_hub import HfApi, constants, get_token, set_client_factory
 
@@ -53,6 +54,9 @@ def connect(timeout: float = 30):
         raise BadInput("HF_HUB_OFFLINE forbids every request", remedy="unset it to publish", field="HF_HUB_OFFLINE")
     if not get_token():
         raise BadInput("there is no token to publish with", remedy="set HF_TOKEN or run `hf auth login`")
+    reach_hub(None)
+    if nobody := unreachable():
+        raise BadInput(nobody, remedy="check the network and HF_ENDPOINT, and run the same command again")
     set_client_factory(lambda: _client(timeout, _Patience()))
     return HfApi()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 # Okabe & Ito's colours, which colour-blind readers tell apart.
 TRAINING, EVALUATION, RATE = "#0072B2", "#D55E00", "#555555"
+STRAY = 1.5  # times the highest of all other losses: a first point beyond that is not drawn
 
 
 def draw_losses(log_history: list[dict], path: Path, title: str) -> bool:
@@ -33,7 +34,7 @@ def draw_losses(log_history: list[dict], path: Path, title: str) -> bool:
         upper.plot(*zip(*evaluated, strict=True), color=EVALUATION, label="held-out rows", **points)
         upper.legend(frameon=False, loc="upper right")
     upper.set_ylabel("loss, nats per answer token")
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, _top(upper, trained, evaluated))
     lower.plot(*zip(*rate, strict=True), color=RATE, linewidth=1.3, **mark)
     lower.set_ylabel("learning rate")
     lower.set_ylim(bottom=0)
@@ -47,6 +48,20 @@ def draw_losses(log_history: list[dict], path: Path, title: str) -> bool:
     # Without the software's name and date the same numbers give the same bytes.
     figure.savefig(path, dpi=150, metadata={"Software": None})
     return True
+
+
+def _top(axes, trained: list[tuple[int, float]], evaluated: list[tuple[int, float]]) -> float | None:
+    """The upper end of the axis; None for matplotlib's.
+
+    An untrained projector's first loss is many times the others, which it would press flat: it is named, not drawn.
+    """
+    (step, first), *others = trained
+    rest = [loss for _, loss in others + evaluated]
+    if len(others) < 5 or not first > STRAY * max(rest) > 0:
+        return None
+    place = {"transform": axes.transAxes, "ha": "center", "va": "top", "fontsize": 9}
+    axes.text(0.5, 0.98, f"step {step}: {first:.3g}, above the axis", **place)
+    return 1.15 * max(rest)
 
 
 def _points(log_history: list[dict], key: str) -> list[tuple[int, float]]:

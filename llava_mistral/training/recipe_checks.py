@@ -10,6 +10,7 @@ from typing import Any
 from llava_mistral.data.sources import image_folders
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import check_files
+from llava_mistral.ground.hub_access import reach_hub
 from llava_mistral.training.recipe import PLANNED_GPUS, Recipe, template_file
 from llava_mistral.training.recipe_keys import ACCEPTED, REFUSED
 from llava_mistral.training.reports import check_reports
@@ -206,5 +207,7 @@ def _check_folder(recipe: Recipe, value: str, key: str = "model_name_or_path") -
     if is_unfinished(folder):
         remedy = "give the command that trains it again, until it says that it is finished"
         raise BadInput("holds a run that was not finished", remedy=remedy, **place)
+    if not recipe.stage.plan:
+        reach_hub(value, field=key)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise BadInput("there is no config.json in it", remedy="give a checkpoint folder", **place)

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from llava_mistral.training.sample_answers import SampleAnswers
+from llava_mistral.training.step_lines import use_step_lines
 from llava_mistral.training.throughput import Meter
 
 
@@ -48,6 +49,7 @@ class ReportingTrainer(SFTTrainer):
         self.evaluated: list[torch.Tensor] = []  # (samples, 2): loss and answer tokens, while it evaluates
         super().__init__(*args, **kwargs)
         self.add_callback(LastStepLogged())
+        use_step_lines(self)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         if self.meter:

@@ -24,11 +24,13 @@ MAX_NEW_TOKENS = 64
 LONGEST_SIDE = 336  # pixels of a picture on the page
 
 PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">{policy}<title>{title}</title><style>
+<html lang="en"><head><meta charset="utf-8">{policy}
+<meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title><style>
 body {{ font: 15px/1.45 sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222; }}
-section {{ display: flex; gap: 1.5em; border-top: 1px solid #ddd; padding: 1em 0; }}
-figure {{ margin: 0; flex: 0 0 {side}px; color: #777; }} img {{ max-width: 100%; display: block; }}
-dl {{ margin: 0; flex: 1; min-width: 0; }} dt {{ color: #777; }}
+h1 {{ overflow-wrap: anywhere; }}
+section {{ display: flex; flex-wrap: wrap; gap: 1.5em; border-top: 1px solid #ddd; padding: 1em 0; }}
+figure {{ margin: 0; flex: 0 1 {side}px; color: #666; }} img {{ max-width: 100%; display: block; }}
+dl {{ margin: 0; flex: 1 1 14em; min-width: 0; }} dt {{ color: #666; }}
 dd {{ margin: 0 0 .6em; white-space: pre-wrap; overflow-wrap: anywhere; }}
 </style></head><body><h1>{title}</h1><p>{facts}</p>
 {sections}
@@ -119,7 +121,10 @@ class SampleAnswers:
         """The HTML of one evaluation."""
         sections = []
         for row, sample in zip(self.rows, record["samples"], strict=True):
-            pictures = "".join(f'<img alt="" src="{data_uri(picture)}">' for picture in row["images"])
+            pictures = "".join(
+                f'<img alt="picture of question {html.escape(str(row["id"]))}" src="{data_uri(picture)}">'
+                for picture in row["images"]
+            )
             texts = {key: html.escape(sample[key]) for key in ("id", "question", "gold", "answer")}
             sections.append(SECTION.format(pictures=pictures or "no picture", **texts))
         loss = record["eval_loss"]

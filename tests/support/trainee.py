@@ -55,6 +55,7 @@ class Trainee:
         """Names and bytes of the finished folder, and what of its record does not depend on the clock."""
         files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.output.iterdir()}
         record = json.loads((self.output / "run.json").read_text())
+        files["log.jsonl"] = None  # names the seconds of this run
         files["run.json"] = {key: record[key] for key in ("steps", "epochs", "loss_curve", "final_loss", "data")}
         return files
 

@@ -12,7 +12,7 @@ from llava_mistral.training.saving.whole_checkpoints import DAMAGED, PARTIAL
 FINISHED, RECORD = ".finished", ".run.json"
 # What a killed run leaves: checkpoints, whole and damaged, what it was writing, its lock's file, its first record.
 BEGUN = "run.partial.json"  # what is known of a run when it begins; `run.json` replaces it
-LEFTOVERS = ("checkpoint-", DAMAGED, PARTIAL, LOCK, BEGUN, f".{BEGUN}", "skipped.json")
+LEFTOVERS = ("checkpoint-", DAMAGED, PARTIAL, LOCK, BEGUN, f".{BEGUN}", "skipped.json", "log.jsonl")
 
 
 def check_output(output: Path) -> None:
