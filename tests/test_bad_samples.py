@@ -146,11 +146,17 @@ def test_training_skips_lists_and_counts(stage0, tmp_path):
     from tests.support.training_runs import train
 
     file, out = damage(save_rows(tmp_path / "rows"), 2), tmp_path / "out"
+    records = json.loads(file.read_text())
+    records[3] |= {"weight": 0}
+    records[4] |= {"place": "Rome"}
+    file.write_text(json.dumps(records))
     done = train("pretrain", stage0, file, out, code=2)
-    assert "rows.json: record 2: field image: " in done.error and not out.exists()
-    train("pretrain", stage0, file, out, on_bad_sample="skip", max_bad_samples="0.2")
-    record = json.loads((out / "run.json").read_text())
-    assert (record["data"]["rows"], record["data"]["skipped"]) == (7, 1)
+    assert "rows.json: record 2: field image: " in done.stderr and not out.exists()
+    for place in (out, tmp_path / "again"):  # the rows come from the cache
+        done = train("pretrain", stage0, file, place, on_bad_sample="skip", max_bad_samples="0.2")
+        assert "6 rows, 6 pictures, 0 rows without one, 1 not learned by their own mark" in done.stdout
+        data = json.loads((place / "run.json").read_text())["data"]
+        assert (data["rows"], data["skipped"], data["not_learned"], data["unused_columns"]) == (6, 1, 1, ["place"])
     assert [one["record"] for one in json.loads((out / "skipped.json").read_text())] == ["2"]
 
 

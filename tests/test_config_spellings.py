@@ -111,7 +111,7 @@ def test_grids_that_cannot_be_read_are_refused(points):
 
 def test_an_original_configuration_has_the_librarys_defaults_and_older_names():
     nested = nested_config(FLAT | {"rope_scaling": {"type": "linear", "factor": 2.0}}, TOWER, "config.json")
-    assert nested["image_token_id"] == 31_999
+    assert nested["image_token_id"] == 31_999 and nested["vision_feature_layer"] == -2
     assert nested["text_config"]["rope_parameters"] == {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
     with pytest.raises(BadInput, match="field mm_vision_select_feature"):
         nested_config(FLAT | {"mm_vision_select_feature": "both"}, TOWER, "config.json")

@@ -1,5 +1,6 @@
 """What people bring is read as they mean it: answers, ids, splits, folders, caches, forms of pictures and tables."""
 
+import json
 import random
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.data.conversations import read_rows
 from llava_mistral.ground.bad_input import BadInput
-from tests.support.data_forms import pruned, random_picture, rows_as_read, trained
+from tests.support.data_forms import pruned, random_picture, rows_as_read, trained, written
 from tests.support.tried_records import ASK, TELL, TURNS, lines
 
 
@@ -233,3 +234,53 @@ def test_a_metadata_csv_that_would_be_read_as_something_else_is_refused(tmp_path
         text.replace(f",{cells[0]}\n", ",10\n").replace(",\n", ",3\n").replace("False", "2")
     )
     assert read_rows(tmp_path / "set")[0]["completion"][0]["content"] == "10"
+
+
+@pytest.mark.parametrize("form", ["JSON", "JSON lines", "pictures"])
+def test_texts_of_json_are_kept_as_they_are_written(tmp_path, form):
+    answers = ["2020-01-01", "1999-12-31 23:59:59", "2001-02-03T04:05:06Z"]
+    folder = tmp_path / "of-test" / "set"
+    folder.mkdir(parents=True)
+    records = [{"id": f"00{i}", "question": "When?", "answer": answer} for i, answer in enumerate(answers)]
+    if form == "pictures":  # whose own names the library would take for those of splits
+        for index, record in enumerate(records):
+            record["file_name"] = f"cat-test-{index}.png"
+            (folder / record["file_name"]).write_bytes(random_picture(random.Random(index)))
+    lines = "\n".join(map(json.dumps, records)) + "\n"
+    if form == "JSON":
+        (folder / "a.json").write_text(json.dumps(records))
+    else:
+        (folder / ("metadata.jsonl" if form == "pictures" else "a.jsonl")).write_text(lines)
+    rows = read_rows(folder)
+    assert rows["id"] == ["000", "001", "002"]
+    assert [row["completion"][0]["content"] for row in rows] == answers
+    assert [len(images) for images in rows["images"]] == [int(form == "pictures")] * 3
+
+
+def test_dates_in_turns_of_json_lines_are_texts(tmp_path):
+    turns = [{"role": "user", "content": "2020-01-01"}, {"role": "assistant", "content": "2020-01-02"}]
+    written(tmp_path / "set" / "a.jsonl", json.dumps({"id": "1", "messages": turns}) + "\n")
+    (row,) = read_rows(tmp_path / "set")
+    assert row["prompt"][0]["content"] == "2020-01-01" and row["completion"][0]["content"] == "2020-01-02"
+
+
+def test_a_digit_in_csv_that_is_an_index_and_another_choice_is_refused(tmp_path):
+    from llava_mistral.data.scienceqa import read_problems
+
+    file = tmp_path / "set" / "a.csv"
+    file.parent.mkdir()
+
+    def read(answer: str, choices: str = '[""1"", ""2"", ""3""]') -> list[int]:
+        file.write_text(f'id,question,choices,answer\nq,How many?,"{choices}",{answer}\n')
+        return [read_rows(file.parent)[0]["answer"], read_problems(file.parent)[0].answer]
+
+    for reader in (read_rows, read_problems):
+        file.write_text('id,question,choices,answer\nq,How many?,"[""1"", ""2"", ""3""]",2\n')
+        with pytest.raises(
+            BadInput, match=r"record q: field answer: '2' may .*: '2' by its text or '3' by its index; "
+        ):
+            reader(file.parent)
+    assert read("3") == [2, 2] and read("B") == [1, 1] and read("0") == [0, 0]  # only one of the two is there
+    assert read("1", '[""0"", ""1""]') == [1, 1]  # both agree
+    with pytest.raises(BadInput, match="answer 7 is out of range"):
+        read("7")

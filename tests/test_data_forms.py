@@ -178,6 +178,7 @@ def test_a_set_on_the_hub_is_read_by_configuration_and_split_at_every_entrance(t
         name: [{"split": s, "path": f"{name}/{s}.parquet"} for s in ("train", "test")] for name in ("red", "blue")
     }
     configs = [{"config_name": name, "data_files": own} for name, own in files.items()]
+    written(tmp_path / "lines" / "lines.jsonl", '{"question": "When?", "answer": "2020-01-01"}\n')
     (tmp_path / "set" / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
     read = """if True:
         import sys, json
@@ -186,8 +187,9 @@ def test_a_set_on_the_hub_is_read_by_configuration_and_split_at_every_entrance(t
         from llava_mistral.data.conversations import read_rows
         from llava_mistral.ground.bad_input import BadInput
         from tests.support.data_forms import answered, plain, pruned, rows_as_read, trained
-        HfApi().create_repo("owner/set", repo_type="dataset")
-        HfApi().upload_folder(repo_id="owner/set", repo_type="dataset", folder_path=sys.argv[1] + "/set")
+        for name in ("set", "lines"):
+            HfApi().create_repo(f"owner/{name}", repo_type="dataset")
+            HfApi().upload_folder(repo_id=f"owner/{name}", repo_type="dataset", folder_path=f"{sys.argv[1]}/{name}")
         for config in ("red", "blue"):
             for split in ("train", "test"):
                 told = dict(dataset_config=config, split=split)
@@ -198,6 +200,8 @@ def test_a_set_on_the_hub_is_read_by_configuration_and_split_at_every_entrance(t
                 flags = ("--dataset_config", config, "--split", split)
                 out = pruned("owner/set", Path(sys.argv[1], config + split), *flags)
                 assert sorted(rows_as_read(read_rows(out))) == sorted(here)
+        (row,) = read_rows("owner/lines")
+        assert row["completion"][0]["content"] == "2020-01-01"
         for wrong in ({"dataset_config": "green"}, {}, {"dataset_config": "red", "split": "tset"}):
             try:
                 read_rows("owner/set", **wrong)
@@ -207,7 +211,7 @@ def test_a_set_on_the_hub_is_read_by_configuration_and_split_at_every_entrance(t
     token = "hf_" + "T" * 34
     with LocalHub(tmp_path / "hub", token=token) as hub:
         environment = hub.environment(tmp_path / "user") | {"HF_HUB_OFFLINE": "0", "HF_TOKEN": token}
-        said = run_apart("-c", read, tmp_path, **environment).stdout.splitlines()
+        said = run_apart("-c", read, tmp_path, **environment).stdout.splitlines()[-3:]
     assert ["field dataset_config" in line and "red" in line and "blue" in line for line in said[:2]] == [True, True]
     assert "field split: has no split 'tset'; use one of train, test" in said[2]
 

@@ -156,6 +156,9 @@ BAD = {
     "cannot be read": ["--dataset", "data", "--model", "tiny", "--chat_template", "absent.jinja"],
     "--batch_size 0 is not positive": ["--dataset", "data", "--model", "tiny", "--batch_size", "0"],
     "not allowed with argument": ["--dataset", "data", "--model", "tiny", "--predictions", "p.json"],
+    "../escape: no such file": ["--dataset", "data", "--predictions", "../escape"],
+    "no column '../escape'": ["--dataset", "data", "--model", "tiny", "--group_by", "../escape"],
+    "no column '../escape' ": ["--dataset", "data", "--predictions", "p.json", "--group_by", "../escape"],
     "required": ["--dataset", "data"],
 }
 

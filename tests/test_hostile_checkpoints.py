@@ -97,7 +97,25 @@ def many_layers(folder: Path) -> None:
     change(folder / "config.json", text_config={**text, "num_hidden_layers": 10**9})
 
 
+def many_beams(folder: Path) -> None:
+    change(folder / "generation_config.json", num_beams=10**6)
+
+
+def many_words(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    change(folder / "config.json", text_config={**text, "vocab_size": 10**12})
+
+
+def endless_rope(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    rope = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 1e308}
+    change(folder / "config.json", text_config={**text, "rope_parameters": rope})
+
+
 HOSTILE = {
+    "S39 beams": (many_beams, ("evaluate", "train", "app"), "field num_beams: is 1,000,000, more than"),
+    "S39 words": (many_words, ("evaluate", "train", "app"), "field vocab_size: is 1,000,000,000,000, more than"),
+    "S39 rope": (endless_rope, ("evaluate", "train", "app"), "field factor: is 1e+308, more than"),
     "S39 pipe": (pipe, ("evaluate", "train", "app"), "is not a regular file"),
     "S39 hole": (hole, ("evaluate", "train", "app"), "has 1,099,511,627,776 bytes, more than"),
     "S39 grids": (many_grids, ("evaluate", "train", "app"), "lists 1,000,000 grids"),

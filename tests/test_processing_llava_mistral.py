@@ -32,6 +32,25 @@ def test_every_image_token_becomes_one_token_per_patch(processor):
     assert tuple(out.pixel_values.shape) == (3, 3, 32, 32)
 
 
+def test_pictures_of_a_sample_come_in_their_order_asked_and_trained(processor):
+    import torch
+
+    from llava_mistral.training.collator import AnswerCollator
+
+    own = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green", "blue")]
+    alone = torch.cat([processor.image_processor([one], return_tensors="pt").pixel_values for one in own])
+    out = processor(
+        images=[own[:2], own[2:]], text=["<image><image> two", "<image> one"], padding=True, return_tensors="pt"
+    )
+    assert torch.equal(out.pixel_values, alone)
+    said = {
+        "prompt": [{"role": "user", "content": "which?"}],
+        "completion": [{"role": "assistant", "content": "this"}],
+    }
+    rows = [{"id": str(place), "images": pictures, **said} for place, pictures in enumerate((own[:2], own[2:]))]
+    assert torch.equal(AnswerCollator(processor)(rows)["pixel_values"], alone)
+
+
 def test_padding_is_on_the_left_and_masked(processor):
     out = processor(text=["one", "one two three zero"], padding=True, return_tensors="pt")
     short = out.attention_mask[0].tolist()

@@ -176,7 +176,8 @@ def checked_rows(stage: StageArguments, source: str = "dataset", split: str = "d
     rows = checked(rows, stage.check_pictures, bad, source=path)
     if is_first():
         pictures, without = count_pictures(rows).values()
-        print(f"{path}: {len(rows):,} rows, {pictures:,} pictures, {without:,} rows without one", flush=True)
+        more = f", {bad.counted['not_learned']:,} not learned by their own mark" if bad.counted["not_learned"] else ""
+        print(f"{path}: {len(rows):,} rows, {pictures:,} pictures, {without:,} rows without one{more}", flush=True)
     return rows, bad
 
 

@@ -27,6 +27,7 @@ class BadSamples:
         most: "skip": the share of bad samples from which on the data set is refused all the same.
         listed: {"file", "record", "field", "problem"} of each.
         notices: what the reader did that the data does not say, such as ids that it made.
+        counted: how many records their own `loss` or `weight` of 0 left out, and which fields nothing was made of.
 
     Raises:
         BadInput: the mode is unknown, or `most` is not a share.
@@ -36,6 +37,7 @@ class BadSamples:
     most: float = MOST
     listed: list[dict[str, Any]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    counted: dict[str, Any] = field(default_factory=lambda: {"not_learned": 0, "unused_columns": []})
     _first: BadInput | None = None
 
     def __post_init__(self):
@@ -68,7 +70,7 @@ class BadSamples:
 
     def notice_unused(self, fields: Iterable[str], source: str | Path) -> None:
         """Report the fields of the records that were not used, if there are any."""
-        names = list(fields)
+        names = self.counted["unused_columns"] = list(fields)
         others = f" and {len(names) - 20} others" if len(names) > 20 else ""
         if names:
             self.notice(f"columns that are not used: {', '.join(names[:20])}{others}", source)

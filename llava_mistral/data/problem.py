@@ -16,6 +16,10 @@ INSTRUCTION = "Answer with the option's letter from the given choices directly."
 _TEXT_FIELDS = ("task", "grade", "subject", "topic", "category", "skill", "lecture", "solution")
 
 
+class CellText(str):
+    """A cell of a file that holds texts alone, such as CSV: digits may be an index as well as a word."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One multiple-choice question. `None` means that the source does not say."""
@@ -133,8 +137,13 @@ def answered_problem(record: Mapping[str, Any], pid: str, split: str | None, pat
         text = answer.strip()
         indices = {index for index, choice in enumerate(choices) if choice == text}
         indices |= {LETTERS.index(text)} if text and text in LETTERS[: len(choices)] else set()
+        if isinstance(answer, CellText) and text.isdecimal() and (int(text) < len(choices) or not indices):
+            indices.add(int(text))
         if len(indices) > 1:
             problem, remedy = f"{quoted(text)} may mean several choices", "give the index of the right one"
+            if text.isdecimal():
+                readings = [f"{choices[i]!r} by its {'text' if choices[i] == text else 'index'}" for i in indices]
+                problem, remedy = f"{problem}: {' or '.join(readings)}", "give its letter (A, B, …)"
             raise BadInput(problem, remedy=remedy, file=path, record=pid, field="answer")
         answer = next(iter(indices), answer)
     known = {name: None if record.get(name) is None else str(record[name]) for name in _TEXT_FIELDS}

@@ -151,6 +151,7 @@ class RecordReader:
         """Report the records that were named by their numbers or left out, and the fields that no row uses."""
         if self.made_names:
             self.bad.notice(f"{self.made_names:,} records without an id are named by their places", self.path)
+        self.bad.counted["not_learned"] = self.unlearned
         if self.unlearned:
             self.bad.notice(f"{self.unlearned:,} records with a loss or weight of 0 are left out", self.path)
         self.bad.notice_unused(self.unused, self.path)

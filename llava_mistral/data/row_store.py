@@ -60,6 +60,7 @@ def stored_rows(
         else:
             bad.listed += [one | {"file": str(source)} for one in known["skipped"]]
             bad.close(known["samples"])
+            bad.counted = known["counted"]
             for line in known["notices"]:
                 bad.notice(line, source)
     return datasets.Dataset.from_file(str(arrow))
@@ -98,6 +99,7 @@ def _write(partial: Path, arrow: Path, features: "Features", rows: Iterator, bad
         "samples": samples,
         "skipped": bad.listed[before:],
         "notices": bad.notices[heard:],
+        "counted": bad.counted,
     }
 
 

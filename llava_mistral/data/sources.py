@@ -1,5 +1,6 @@
 """Where data comes from: `datasets` folders and Hub ids, with their pictures as they are stored."""
 
+import glob
 import hashlib
 import os
 import re
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mistral.data.as_written import load
 from llava_mistral.data.confined import check_confined
-from llava_mistral.data.csv_text import load
+from llava_mistral.data.splits import HELD_OUT, files_by_split
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.hub_access import reach_hub
 from llava_mistral.ground.pictures import PictureFolder, bytes_of
@@ -23,7 +25,6 @@ _ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 ImageFolder = str | Path | Sequence[str | Path] | None
-HELD_OUT = ("validation", "val", "valid", "dev", "test")
 # What reads which table; a tar file is one of a WebDataset, read where it lies.
 _TABLES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".tar": "webdataset"}
 _TABLES |= dict.fromkeys((".json", ".jsonl", ".ndjson"), "json")
@@ -152,7 +153,7 @@ def _loaded(path: Path, config: str | None) -> Any:
         if not path.exists():
             return load(str(path), name=config)
         # The library tells files by time alone; what is copied over another of the same time would be overlooked.
-        folder = Path(datasets.config.HF_DATASETS_CACHE) / "llava_mistral" / f"read-{state_of(path)}"
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "llava_mistral" / f"written-{state_of(path)}"
         cache = {"cache_dir": str(folder)}
         builder, options = (None, {}) if path.is_dir() and config else _builder(path)
         if builder is None:
@@ -180,31 +181,21 @@ def _builder(path: Path) -> tuple[str | None, dict[str, Any]]:
     """
     if path.is_file():
         more = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-        return _TABLES[path.suffix.lower()], {"data_files": {"train": [str(path.absolute())]}, **more}
+        return _TABLES[path.suffix.lower()], {"data_files": {"train": [glob.escape(str(path.absolute()))]}, **more}
     card = path / "README.md"
     if card.is_file() and "configs" in card.read_text(encoding="utf-8", errors="replace").split("\n---")[0]:
         return None, {}  # it says itself what belongs to what
     files = _files_of(path)
-    if any(file.name in _METADATA for file in files):
-        return "imagefolder", {"data_dir": str(path.absolute())}
+    if named := [file for file in files if file.name in _METADATA]:  # which name the pictures
+        return "imagefolder", {"data_files": files_by_split(named, path)}
     for suffixes in ((".parquet", ".arrow"), (".jsonl", ".ndjson"), (".json",), (".csv",), (".tsv",), (".tar",)):
         mine = [file for file in files if file.suffix.lower() in suffixes]
         if mine and suffixes[0] == ".parquet":
             return None, {}
         if mine:
-            splits: dict[str, list[str]] = {}
-            for file in mine:
-                splits.setdefault(_split_in(file.relative_to(path)), []).append(str(file.absolute()))
             more = {"sep": "\t"} if suffixes[0] == ".tsv" else {}
-            return _TABLES[suffixes[0]], {"data_files": splits, **more}
+            return _TABLES[suffixes[0]], {"data_files": files_by_split(mine, path), **more}
     return None, {}
-
-
-def _split_in(name: Path) -> str:
-    """Return the split that a file's name or folder names; "train" where none does."""
-    words = re.split(r"[^a-z0-9]+", name.as_posix().lower())
-    found = next((word for word in words if word in (*HELD_OUT, "train")), "train")
-    return {"val": "validation", "valid": "validation", "dev": "validation"}.get(found, found)
 
 
 def _files_of(folder: Path) -> list[Path]:

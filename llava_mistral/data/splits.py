@@ -1,12 +1,30 @@
-"""Which problem belongs to which split: ScienceQA's `pid_splits.json`."""
+"""Which file and which problem belongs to which split: by names of files, and by ScienceQA's `pid_splits.json`."""
 
+import glob
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.strict_json import read_json
 
 SPLITS = ("train", "val", "test")
+HELD_OUT = ("validation", "val", "valid", "dev", "test")
+
+
+def files_by_split(files: Sequence[Path], folder: Path) -> dict[str, list[str]]:
+    """Return {split: files} for `datasets`, by the names of files and folders below `folder`; "train" where none says.
+
+    Its own guess looks at the names of pictures, too, and takes a `*` in a name for any text.
+    """
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        words = re.split(r"[^a-z0-9]+", file.relative_to(folder).as_posix().lower())
+        found = next((word for word in words if word in (*HELD_OUT, "train")), "train")
+        found = "validation" if found in ("val", "valid", "dev") else found
+        splits.setdefault(found, []).append(glob.escape(str(file.absolute())))
+    return splits
 
 
 def read_pid_splits(path: str | Path) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.bad_samples import BadSamples, usable
 from llava_mistral.data.columns import KNOWN, UNUSED, renamed
-from llava_mistral.data.problem import Problem, answered_problem, asked_turns
+from llava_mistral.data.problem import CellText, Problem, answered_problem, asked_turns
 from llava_mistral.data.records import RecordReader
 from llava_mistral.data.sources import ImageFolder, StoredPicture, decoded, picture_folders, undecoded
 from llava_mistral.ground.bad_input import BadInput
@@ -69,8 +69,8 @@ def plain_records(table: "Dataset") -> Iterator[dict[str, Any]]:
         if _KEY in record and isinstance(record.get(_JSON), Mapping):
             record = {**record.pop(_JSON), **record}
         record = {name: _unpacked(value, _LISTS[name]) if name in _LISTS else value for name, value in record.items()}
-        if of_words and isinstance(record.get("choices"), list) and str(record.get("answer")).strip().isdecimal():
-            record["answer"] = int(record["answer"])  # an index
+        if of_words and isinstance(record.get("choices"), list) and isinstance(record.get("answer"), str):
+            record["answer"] = CellText(record["answer"])
         yield record
 
 

@@ -1,5 +1,6 @@
 """Check the small files of a checkpoint for unsafe paths and values before a library reads them."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from llava_mistral.ground.bounded import MOST_BYTES
 
 AGAIN = "save the checkpoint again so that all of it lies in its folder"
 MOST = {"num_hidden_layers": 1000, "vocab_size": 10**7, "hidden_size": 10**6, "intermediate_size": 10**7}
-MOST |= {"image_size": 10**5, "num_attention_heads": 10**4}
+MOST |= {"image_size": 10**5, "num_attention_heads": 10**4, "num_beams": 100, "num_return_sequences": 100}
+MOST |= {"factor": 10**4, "rope_theta": 10**12}  # of positions; beyond them lie infinite ones
 MOST_GRIDS = 1000  # LLaVA-NeXT lists 5, LLaVA-OneVision 36
 MOST_SIDE = 4096  # pixels that a processor may make of a picture's side; towers take 224 to 1,024
 
@@ -34,8 +36,9 @@ def check_config(config: Any, file: str) -> None:
     while parts:
         part = parts.pop()
         for key, value in part.items() if isinstance(part, dict) else ():
-            if isinstance(value, int) and value > MOST.get(key, value):
-                problem, remedy = f"is {value:,}, more than any model has", "correct the configuration"
+            if isinstance(value, int | float) and not value <= MOST.get(key, math.inf):
+                shown = value if isinstance(value, float) else f"{value:,}"
+                problem, remedy = f"is {shown}, more than any model has", "correct the configuration"
                 raise BadInput(problem, remedy=remedy, file=file, field=key)
             if str(key).lstrip("_").startswith(("attn_implementation", "experts_implementation")):
                 for one in value.values() if isinstance(value, dict) else [value]:

@@ -23,7 +23,13 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 # The modules that travel with a checkpoint of ours; whatever the folder's copies hold, they are not run.
 OURS = {"configuration_llava_mistral", "modeling_llava_mistral", "processing_llava_mistral"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_CONFIGS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+_CONFIGS = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+)
 _TRUSTED: dict[str, str] = {}  # Hub id -> the commit whose code this process may run
 
 

@@ -143,6 +143,7 @@ def begin_run(trainer, recipe, rows, bad, template: str | None, parameters: dict
             "rows": len(rows),
             **count_pictures(rows),
             "skipped": len(bad.listed),
+            **bad.counted,
             "sha256": trainer.identity.data,
             **terms_of(stage.dataset),
         },
