@@ -67,8 +67,8 @@ def measure(options, device: str) -> dict:
         model = build(name, options.size, device)
         facts[name] = arithmetic(model.config) | {"memory": peak(model, max(options.batch_sizes), device)}
         models[name] = SimpleNamespace(model=model)
-    for name, found in speeds(models, options.batch_sizes, options.rounds).items():
-        facts[name] |= found
+    for name, speed in speeds(models, options.batch_sizes, options.rounds).items():
+        facts[name] |= speed
     trained = {name: train(it.model, options.rounds) for name, it in models.items()}
     for name, rates in trained.items():
         facts[name]["training"] = statistics.quantiles(rates, n=4)

@@ -46,23 +46,25 @@ def measure(options, scratch: Path) -> dict:
 
     from llava_mistral.data.scienceqa import read_problems
     from llava_mistral.evaluation.asking import Checkpoint
-    from llava_mistral.evaluation.journal import Asked
+    from llava_mistral.evaluation.journal import AnswerSettings
     from llava_mistral.evaluation.prediction import batch_answers
 
     count, rounds = (96, 2) if options.quick else (480, 5)
     name = options.model or str(tiny_checkpoint(scratch / "tiny"))
     problems = read_problems(options.dataset, split="test")[:count] if options.dataset else noise_problems(count)
     checkpoint = Checkpoint(name)
-    asked = Asked(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
-    likelihood = Asked(scoring="likelihood", batch_size=options.batch_size)
+    settings = AnswerSettings(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+    likelihood = AnswerSettings(scoring="likelihood", batch_size=options.batch_size)
 
-    def batched(asked: Asked) -> dict[str, str | None]:
-        return {answer.pid: answer.output for batch in batch_answers(checkpoint, problems, asked) for answer in batch}
+    def batched(settings: AnswerSettings) -> dict[str, str | None]:
+        return {
+            answer.pid: answer.output for batch in batch_answers(checkpoint, problems, settings) for answer in batch
+        }
 
     one_by_one(checkpoint, problems[:2], options.max_new_tokens)
     ways = {
         "one_by_one": lambda: one_by_one(checkpoint, problems, options.max_new_tokens),
-        "batched": lambda: batched(asked),
+        "batched": lambda: batched(settings),
         "likelihood": lambda: batched(likelihood),
     }
     seconds, answers = time_ways(ways, rounds)

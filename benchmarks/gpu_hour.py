@@ -54,23 +54,23 @@ def correctness(options) -> dict:
 
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    lengths, found = (300, 70, 190), {}
+    lengths, worst = (300, 70, 190), {}
     for window in (None, 64):
         shapes = [(1, heads, sum(lengths), 64) for heads in (8, 2, 2)]
         states = [torch.randn(*shape, device=device, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
         borders = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
         names = {"cu_seq_lens_q": borders, "max_length_q": max(lengths), "sliding_window": window}
         output, _ = attention.per_sample_attention(Grouped(), *states, None, **names)
-        given = torch.autograd.grad(output.float().square().sum(), states)
+        actual = torch.autograd.grad(output.float().square().sum(), states)
         exact = [one.detach().float().requires_grad_() for one in states]
         expected, _ = attention.per_sample_attention(Grouped(), *exact, None, **names)
-        wanted = torch.autograd.grad(expected.square().sum(), exact)
-        pairs = [(output, expected), *zip(given, wanted, strict=True)]
+        exact_gradients = torch.autograd.grad(expected.square().sum(), exact)
+        pairs = [(output, expected), *zip(actual, exact_gradients, strict=True)]
         errors = [float((one.float() - other).detach().norm() / other.detach().norm()) for one, other in pairs]
-        found[f"window {window}"] = dict(zip(("output", "query", "key", "value"), errors, strict=True))
+        worst[f"window {window}"] = dict(zip(("output", "query", "key", "value"), errors, strict=True))
         if max(errors) > 0.02:
             raise AssertionError(f"attention of packed rows is off by {errors}")
-    return {"kernel": device.type == "cuda", "relative_errors": found}
+    return {"kernel": device.type == "cuda", "relative_errors": worst}
 
 
 class Grouped:
@@ -83,12 +83,12 @@ def script(name: str, *words: str) -> Callable:
     """A part that is a benchmark of its own: its RESULT line."""
 
     def part(options) -> dict:
-        given = [word.format(size=options.size) for word in words]
+        arguments = [word.format(size=options.size) for word in words]
         if name == "train_gpu" and options.scienceqa:
-            given += ["--scienceqa", str(options.scienceqa), "--tokenizer", str(options.tokenizer)]
+            arguments += ["--scienceqa", str(options.scienceqa), "--tokenizer", str(options.tokenizer)]
         if name == "train_gpu":
-            given += ["--output", str(options.output / "train_gpu_whole.json")]
-        command = [sys.executable, str(HOME / "benchmarks" / f"{name}.py"), *given]
+            arguments += ["--output", str(options.output / "train_gpu_whole.json")]
+        command = [sys.executable, str(HOME / "benchmarks" / f"{name}.py"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=HOME, timeout=options.minutes * 60)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -133,15 +133,15 @@ def main() -> int:
 
 def one(name: str, part: Callable, options, file: Path) -> bool:
     """Run a part and write what came of it; whether it went well."""
-    begun, found = time.time(), {}
+    begun, result = time.time(), {}
     try:
-        found = {"result": part(options)}
+        result = {"result": part(options)}
     except Exception:  # whatever it was, the other parts may still say something
-        found = {"traceback": traceback.format_exc()}
-    found |= {"part": name, "size": options.size, "seconds": round(time.time() - begun, 1), **made_with()}
-    write_json(file, found)
-    print(f"{name}: {'failed' if 'traceback' in found else 'done'}, {file}", flush=True)
-    return "traceback" not in found
+        result = {"traceback": traceback.format_exc()}
+    result |= {"part": name, "size": options.size, "seconds": round(time.time() - begun, 1), **made_with()}
+    write_json(file, result)
+    print(f"{name}: {'failed' if 'traceback' in result else 'done'}, {file}", flush=True)
+    return "traceback" not in result
 
 
 def made_with() -> dict:

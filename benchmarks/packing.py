@@ -185,7 +185,7 @@ def compare(trainer, collators: dict[str, Callable], rows: list[dict], micro: in
     from llava_mistral.training.attention import PER_SAMPLE
 
     attention, sides = {"theirs": "sdpa", "ours": PER_SAMPLE}, ("theirs", "ours")
-    taken = {side: [] for side in sides}
+    times = {side: [] for side in sides}
     for index in range(rounds + 1):
         drawn = draw.sample(rows, BATCH)
         batches = {"theirs": [drawn[start : start + micro] for start in range(0, BATCH, micro)]}
@@ -195,10 +195,10 @@ def compare(trainer, collators: dict[str, Callable], rows: list[dict], micro: in
             trainer.model.set_attn_implementation({"text_config": attention[side]})
             seconds = train(trainer, step)
             if index:  # the first warms up
-                taken[side].append((*seconds, sum(batch["input_ids"].numel() for batch in step), len(step)))
+                times[side].append((*seconds, sum(batch["input_ids"].numel() for batch in step), len(step)))
     wall, processor, tokens, _ = (
         [theirs / own for own, theirs in zip(*pair, strict=True)]
-        for pair in zip(zip(*taken["ours"], strict=True), zip(*taken["theirs"], strict=True), strict=True)
+        for pair in zip(zip(*times["ours"], strict=True), zip(*times["theirs"], strict=True), strict=True)
     )
     low, middle, high = statistics.quantiles(wall, n=4)
     run = {
@@ -207,10 +207,10 @@ def compare(trainer, collators: dict[str, Callable], rows: list[dict], micro: in
         "processor_ratio": round(statistics.median(processor), 3),
         "tokens_ratio": round(statistics.median(tokens), 3),
         **{
-            f"{side}_samples_per_second": round(BATCH / statistics.median(one[0] for one in taken[side]), 3)
+            f"{side}_samples_per_second": round(BATCH / statistics.median(one[0] for one in times[side]), 3)
             for side in sides
         },
-        "our_rows": statistics.median(one[3] for one in taken["ours"]),
+        "our_rows": statistics.median(one[3] for one in times["ours"]),
     }
     print(run, flush=True)
     return run

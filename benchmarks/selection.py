@@ -129,10 +129,10 @@ def _first_difference(path: Path, runs: dict[str, list[dict]]) -> dict:
     place = next(i for i, (a, b) in enumerate(zip(other, our_picks, strict=True)) if a != b)
     before = matrix[our_picks[:place]].astype(np.float64)
     plainly, ours = (float(np.square(before - matrix[picks[place]]).sum(1).min()) for picks in (other, our_picks))
-    found = {"pick": place, "plain": plainly, "ours": ours}
+    record = {"pick": place, "plain": plainly, "ours": ours}
     if ours < plainly or ours - plainly > FLOAT32_SEES:
-        raise SystemExit(f"the picks differ, and not because float32 cannot tell them apart: {found}")
-    return found
+        raise SystemExit(f"the picks differ, and not because float32 cannot tell them apart: {record}")
+    return record
 
 
 def _summary(runs: list[dict], file_bytes: int) -> dict:
@@ -190,10 +190,10 @@ def as_markdown(result: dict) -> str:
     scale, made_by = result["runs"]["scale"], result["made_by"]
     counts = f"{scale['points'][0][0]:,} to {scale['points'][-1][0]:,}"
     differing = [case for case in result["runs"].values() if not case.get("identical_picks", True)]
-    said = "Both ways pick the same samples" if not differing else "The plain way errs where float32 cannot decide"
+    verdict = "Both ways pick the same samples" if not differing else "The plain way errs where float32 cannot decide"
     lines += [
         "",
-        f"{said}. The larger file is read {result['runs']['large']['ours']['passes']} times, not once per pick.",
+        f"{verdict}. The larger file is read {result['runs']['large']['ours']['passes']} times, not once per pick.",
     ]
     lines.append(
         f"Time grows as N to the power {scale['slope']:.2f} from {counts} samples of {scale['dimensions']} numbers."

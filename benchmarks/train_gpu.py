@@ -91,13 +91,13 @@ def measure(options) -> dict:
         for arm in (ours, stock):
             runs[f"{name}_{arm.__name__}"] = figures = run(arm, stage, size, tokenizer, rows, steps, device, peak)
             print(f"{name}, {arm.__name__}: {figures}", flush=True)
-    found = {}
+    results = {}
     for name in ("stage1", "lora"):
         own, other = runs[f"{name}_ours"], runs[f"{name}_stock"]
-        found[name] = round(own["samples_per_second"] / other["samples_per_second"], 3)
-        found |= {f"{name}_{key}": own[key] for key in ("mfu", "tokens_per_second", "peak_memory_gb")}
+        results[name] = round(own["samples_per_second"] / other["samples_per_second"], 3)
+        results |= {f"{name}_{key}": own[key] for key in ("mfu", "tokens_per_second", "peak_memory_gb")}
     return {
-        **found,
+        **results,
         "runs": runs,
         "measured_peak_flops": peak,
         "size": options.size,

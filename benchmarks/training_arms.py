@@ -154,7 +154,7 @@ def texts(scienceqa: Path | None, stage: str) -> list[tuple[str, str, bool]]:
     return [(question_text(problem), answer_text(problem, "letter"), problem.has_image) for problem in problems]
 
 
-def make_rows(stage: str, given: list[tuple[str, str, bool]], count: int, side: int):
+def make_rows(stage: str, specs: list[tuple[str, str, bool]], count: int, side: int):
     """`count` training rows, drawn from `given`; pictures of noise, encoded, so that decoding them costs its time."""
     from datasets import Dataset
     from PIL import Image
@@ -166,7 +166,7 @@ def make_rows(stage: str, given: list[tuple[str, str, bool]], count: int, side: 
         buffer = io.BytesIO()
         Image.frombytes("RGB", (side, side), rng.randbytes(3 * side**2)).save(buffer, format="JPEG")
         pictures.append({"bytes": buffer.getvalue(), "path": None})
-    chosen = rng.choices(given, k=count)
+    chosen = rng.choices(specs, k=count)
     columns = {
         "id": [str(index) for index in range(count)],
         "images": [[pictures[index % 8]] if pictured else [] for index, (*_, pictured) in enumerate(chosen)],

@@ -65,12 +65,12 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict:
     for number in range(options.rounds):
         for way, seconds in ways.items():
             store = None if way == "off" else scratch / f"store{number}"
-            curve, taken = train(scratch, rows, store, options.epochs)
+            curve, clocks = train(scratch, rows, store, options.epochs)
             losses.add(curve)
-            seconds.append(taken)
-            print(f"{way}: {taken[0]:.2f} s, {taken[1]:.2f} s of the processor", flush=True)
+            seconds.append(clocks)
+            print(f"{way}: {clocks[0]:.2f} s, {clocks[1]:.2f} s of the processor", flush=True)
     stored = sum(file.stat().st_size for file in (scratch / "store0").rglob("*.safetensors"))
-    wall, cpu = ({way: [taken[clock] for taken in times] for way, times in ways.items()} for clock in (0, 1))
+    wall, cpu = ({way: [pair[clock] for pair in times] for way, times in ways.items()} for clock in (0, 1))
     return {
         "run": ratio(cpu["off"], cpu["filling"]),
         "hit": ratio(cpu["off"], cpu["filled"]),

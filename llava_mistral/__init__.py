@@ -1,1 +1,1 @@
-"""From raw data to a published, measured vision-language model: what the command `llava-mistral` is made of."""
+"""From raw data to a published, measured vision-language model: the code behind the command `llava-mistral`."""

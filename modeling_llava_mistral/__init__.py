@@ -1,4 +1,4 @@
-"""What the model is. Importing this package is the plugin: the Auto classes then know `llava_mistral`."""
+"""The model. Importing this package registers `llava_mistral` with the Auto classes."""
 
 from transformers import (
     AutoConfig,

@@ -103,10 +103,12 @@ class LlavaMistralConfig(LlavaConfig):
         config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if isinstance(config, dict) and "mm_vision_tower" in config and cls.read_original is not None:
             config = cls.read_original(config, str(pretrained_model_name_or_path), kwargs.get("image_token_id"))
-        found = config.get("model_type") if isinstance(config, dict) else None
-        if found != cls.model_type and not (isinstance(config, dict) and "mm_vision_tower" in config):
-            said = "there is no config.json in it" if config == {} else f"config.json is of model_type {found!r}"
-            raise ValueError(f"{pretrained_model_name_or_path}: {said}; give a checkpoint of {cls.model_type}")
+        model_type = config.get("model_type") if isinstance(config, dict) else None
+        if model_type != cls.model_type and not (isinstance(config, dict) and "mm_vision_tower" in config):
+            problem = (
+                f"config.json is of model_type {model_type!r}" if config != {} else "there is no config.json in it"
+            )
+            raise ValueError(f"{pretrained_model_name_or_path}: {problem}; give a checkpoint of {cls.model_type}")
         return config, rest
 
     @classmethod
@@ -261,18 +263,18 @@ def _layer_types(text) -> list[str]:
 
 def _refuse_sizes(part: str, config) -> None:
     """Before the library reckons with them, whether `config` is a dictionary, a configuration or None."""
-    told = config if isinstance(config, dict) else vars(config or object)
+    fields = config if isinstance(config, dict) else vars(config or object)
     for name in SIZES:
-        size = told.get(name)
+        size = fields.get(name)
         if size is not None and (type(size) is not int or size < 1):
             raise ValueError(f"{part}{name} {size!r} is not a valid size; give a whole number above 0")
-    heads, width = told.get("num_attention_heads"), told.get("hidden_size")
-    if heads and width and width % heads and not told.get("head_dim"):
+    heads, width = fields.get("num_attention_heads"), fields.get("hidden_size")
+    if heads and width and width % heads and not fields.get("head_dim"):
         raise ValueError(
             f"{part}num_attention_heads {heads} does not divide hidden_size {width}; choose one that does"
         )
     for name in ("dtype", "torch_dtype"):
-        dtype = told.get(name)
+        dtype = fields.get(name)
         if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
             raise ValueError(f"{part}{name} {str(dtype)!r} is not a type of weights; give one of {', '.join(DTYPES)}")
 

@@ -1,4 +1,4 @@
-"""What is refused of a checkpoint before and after its weights are read: nothing may be missing, left over or damaged.
+"""Checks of a checkpoint before and after its weights are read: nothing may be missing, left over or damaged.
 
 The library fills missing weights with random numbers and prints a table; an answer of such a model looks like any
 other.

@@ -62,7 +62,7 @@ class LlavaMistralPreTrainedModel(CheckedLoading, LlavaPreTrainedModel):
 
     def initialize_weights(self):
         # Under a class from outside the library it passes over modules without weights of their own, and CLIP's scale
-        # of missing weights hangs on those; so its parts go first, each as the library's own.
+        # of missing weights depends on those; so its parts go first, each as the library's own.
         for part in self.modules():
             if isinstance(part, PreTrainedModel) and not isinstance(part, LlavaMistralPreTrainedModel):
                 part.initialize_weights()

@@ -81,7 +81,7 @@ class LlavaMistralProcessor(LlavaProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
-        # LLaMA's tokenizer is told `legacy` and does not save it; its copy would begin words with other tokens.
+        # LLaMA's tokenizer takes `legacy` and does not save it; its copy would begin words with other tokens.
         if getattr(tokenizer, "legacy", None) is not None:
             tokenizer.init_kwargs["legacy"] = tokenizer.legacy
         for name in CALL_ARGUMENTS:
@@ -236,7 +236,7 @@ class LlavaMistralProcessor(LlavaProcessor):
         if not isinstance(images, list | tuple) or not isinstance(text, list) or len(images) != len(text):
             return
         if not all(isinstance(own, list | tuple) for own in images):
-            return  # one flat list: which picture belongs to whom is told by the tokens alone
+            return  # one flat list: only the tokens show which picture belongs to which sample
         for index, (own, sample) in enumerate(zip(images, text, strict=True)):
             if (tokens := sample.count(self.image_token)) != len(own):
                 raise ValueError(

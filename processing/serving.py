@@ -1,4 +1,4 @@
-"""`transformers serve` that says why: a request that cannot be answered is a 400 with its reason, not a bare 500.
+"""Error handling for `transformers serve`: a request that cannot be answered is a 400 with its reason, not a bare 500.
 
     python -m processing.serving FOLDER --trust-remote-code
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def serve_strangers(app: Any) -> Any:
-    """Let a FastAPI or Starlette application answer refused requests, and open nothing that a client names.
+    """Make a FastAPI or Starlette application answer refused requests with 400, and open no path or URL of a client.
 
     The processor and the model raise errors that carry a `status_code`; whoever serves decides what becomes of them.
     """

@@ -29,14 +29,14 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def nobody_else_is_asked():
+def block_other_hosts():
     """A foreign host that was looked up or connected to, here or in a process that was started, fails the test."""
     yield
     assert not (lines := offline.asked()), f"not offline:\n{lines}"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def nobody_else_was_asked():
+def no_other_host_was_called():
     """What was asked while fixtures were made or taken down fails the last test."""
     yield
     assert not (lines := offline.asked()), f"not offline:\n{lines}"

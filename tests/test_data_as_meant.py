@@ -178,7 +178,7 @@ def test_lettered_questions_have_their_pictures_in_their_order_at_every_entrance
 
     from llava_mistral.data.problem import question_parts
     from llava_mistral.evaluation.asking import pictures_of
-    from llava_mistral.evaluation.questions import read_asked
+    from llava_mistral.evaluation.questions import read_questions
     from tests.support.data_forms import pixels
 
     one, two = (random_picture(random.Random(name)) for name in ("a.png", "b.png"))
@@ -186,7 +186,7 @@ def test_lettered_questions_have_their_pictures_in_their_order_at_every_entrance
     path = lines(tmp_path, asked | {"images": ["a.png", "b.png"]})
     Dataset.from_list([asked | {"images": [one, two]}]).save_to_disk(tmp_path / "table")
     for source in (path, tmp_path / "table"):
-        ((question,), _) = read_asked(source)
+        ((question,), _) = read_questions(source)
         assert [pixels(picture) for picture in pictures_of(question, "real")] == [pixels(one), pixels(two)]
         assert [part["type"] for part in question_parts(question)] == ["text", "image", "text", "image", "text"]
         (row,) = trained(source)

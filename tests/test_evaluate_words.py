@@ -11,7 +11,7 @@ from PIL import Image
 from llava_mistral.commands import compare as compare_verb
 from llava_mistral.commands import evaluate as evaluate_verb
 from llava_mistral.evaluation.answers_page import answers_page
-from llava_mistral.evaluation.questions import Question, held_out_split, read_asked
+from llava_mistral.evaluation.questions import Question, held_out_split, read_questions
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.publishing.reported_results import checked_summary, eval_results, result_table
 from tests.support.tiny_llava import save_tiny_llava
@@ -194,7 +194,7 @@ def test_records_of_a_file_are_asked_as_they_would_be_trained_on(tmp_path, form,
     else:
         path.write_text(json.dumps([record]) if form == "list" else json.dumps(record) + "\n")
     columns = "question=ask,answer=label" + ",choices=options" * lettered
-    (one,), groups = read_asked(path, columns=columns, group_by="place", image_folder=[str(tmp_path)])
+    (one,), groups = read_questions(path, columns=columns, group_by="place", image_folder=[str(tmp_path)])
     assert (one.question, one.has_image, groups) == ("Which?", True, {one.pid: "farm"})
     assert (one.answer, one.choices) == ((1, KINDS) if lettered else ("dog", ()))
 
@@ -204,7 +204,7 @@ def test_a_conversation_is_asked_turn_by_turn_with_its_pictures(tmp_path):
     turns = [("human", "<image>\nWhat?"), ("gpt", "A cat."), ("human", "Where?"), ("gpt", "On a mat.")]
     record = {"id": "7", "image": "a.png", "conversations": [{"from": who, "value": said} for who, said in turns]}
     (tmp_path / "llava.json").write_text(json.dumps([record]))
-    asked, groups = read_asked(tmp_path / "llava.json")
+    asked, groups = read_questions(tmp_path / "llava.json")
     assert groups is None and [(one.pid, one.question, one.answer) for one in asked] == [
         ("7", "What?", "A cat."),
         ("7#2", "Where?", "On a mat."),

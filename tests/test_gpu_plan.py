@@ -45,13 +45,13 @@ def test_advice_lowers_the_peak(accumulation, lora_r, tmp_path):
         if peak(run) <= gpu.memory:
             break
         for change in fitting_changes(config, run, lambda other: largest_batch(samples, other), gpu):
-            assert peak(change.run) <= gpu.memory < peak(run), change.said
-            said.add(change.said.split()[0])
+            assert peak(change.run) <= gpu.memory < peak(run), change.flags
+            said.add(change.flags.split()[0])
     assert len(said) > 1
     if accumulation > 1 and lora_r is None:
         gpu = replace(GPUS["H100"], memory=peak(run) - 1e9)
         change = next(fitting_changes(config, run, lambda other: largest_batch(samples, other), gpu))
-        assert change.said.startswith("--per_device_train_batch_size 32 --gradient_accumulation_steps 1")
+        assert change.flags.startswith("--per_device_train_batch_size 32 --gradient_accumulation_steps 1")
 
 
 def test_the_page_has_plan_and_published_hours_side_by_side():

@@ -261,4 +261,4 @@ def test_a_stage_cannot_start_from_an_adapter(adapter, rows_file, tmp_path):
 def test_lora_where_it_means_nothing_is_one_line_and_exit_code_2(
     tmp_path, stage0, rows_file, stage, flag, value, said
 ):
-    refuse(tmp_path, flag, value, stage0=stage0, rows_file=rows_file, said=said, stage=stage)
+    refuse(tmp_path, flag, value, stage0=stage0, rows_file=rows_file, message=said, stage=stage)

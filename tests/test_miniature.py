@@ -8,7 +8,15 @@ import pytest
 
 from llava_mistral.miniature import digitsqa_questions as ask
 from llava_mistral.miniature.digitsqa_skills import SKILLS
-from llava_mistral.miniature.text_documents import END, NOT_ASKED, Document, encode, meant, text_documents, words_of
+from llava_mistral.miniature.text_documents import (
+    END,
+    NOT_ASKED,
+    Document,
+    answer_choice,
+    encode,
+    text_documents,
+    words_of,
+)
 from llava_mistral.miniature.tokenizer import train_tokenizer
 from processing import CHAT_TEMPLATES
 from tests.support.running import run_apart
@@ -90,8 +98,8 @@ def test_a_text_comes_back_from_its_ids(documents, tokenizer):
 
 def test_a_letter_means_its_choice_and_any_other_answer_itself():
     question = "Which word?\nA. hero\nB. from long ago\nAnswer with the letter."
-    assert [meant(question, letter) for letter in "AB"] == ["hero", "from long ago"]
-    assert meant("What is it?", "A") == "A" and meant(question, "hero") == "hero"
+    assert [answer_choice(question, letter) for letter in "AB"] == ["hero", "from long ago"]
+    assert answer_choice("What is it?", "A") == "A" and answer_choice(question, "hero") == "hero"
 
 
 def test_only_answers_and_captions_are_learned(tokenizer):

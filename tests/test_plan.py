@@ -75,7 +75,7 @@ def test_the_full_fine_tune_needs_what_its_recipe_says_and_lora_is_the_way_out(t
     for gpu in (GPUS["A100-80GB"], GPUS["H100"]):
         assert fits(config, run, largest, gpu) is False
         changes = fitting_changes(config, run, lambda other: largest_batch(QUESTIONS * 16, other), gpu)
-        said = [change.said for change in changes]
+        said = [change.flags for change in changes]
         if text == "llama":  # a row of the whole step holds no old gradients, and 8 bits are then enough
             assert said == [f"{row} --optim adamw_bnb_8bit"]
         else:
@@ -106,7 +106,7 @@ def test_the_smallest_change_that_fits_is_named(run, gigabytes, said, tmp_path):
     gpu = replace(GPUS["H100"], memory=gigabytes * 1e9)
     assert fits(config, run, largest, gpu) is False
     change = next(fitting_changes(config, run, largest, gpu))
-    assert change.said == said
+    assert change.flags == said
     assert change.run.world > 1 or change.run.step_samples == run.step_samples
     assert fits(config, change.run, largest, gpu)
 

@@ -2,14 +2,13 @@
 
 import json
 import random
-import time
 
 import pytest
 from PIL import Image
 
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.evaluation.asking import MID_GREY, Checkpoint, check_checkpoint, pictures_of
-from llava_mistral.evaluation.journal import Answer, Asked, Journal
+from llava_mistral.evaluation.journal import Answer, AnswerSettings, Journal
 from llava_mistral.evaluation.prediction import answer_problems
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.tiny_llava import TEMPLATE, WORDS, save_tiny_llava
@@ -39,7 +38,7 @@ def make_problems(count: int) -> list[Problem]:
 
 
 def answers_with(folder, problems, **asked):
-    return answer_problems(folder, problems, Asked(**asked))["real"]
+    return answer_problems(folder, problems, AnswerSettings(**asked))["real"]
 
 
 def test_batches_answer_as_one_question_at_a_time_does(folder):
@@ -96,14 +95,14 @@ def test_blank_pictures_are_grey_of_the_same_size_and_change_the_answers(folder)
     problems = make_problems(20)
     blank = pictures_of(problems[1], "blank")[0]
     assert (blank.size, blank.getpixel((3, 3))) == (problems[1].image.size, MID_GREY)
-    answers = answer_problems(folder, problems, Asked(), images=("real", "blank"))
+    answers = answer_problems(folder, problems, AnswerSettings(), images=("real", "blank"))
     changed = {p.pid for p in problems if answers["real"][p.pid].letters != answers["blank"][p.pid].letters}
     assert changed and changed <= {p.pid for p in problems if p.has_image}
 
 
 def test_a_run_that_was_cut_off_asks_only_what_is_left(folder, tmp_path, monkeypatch):
     """From the batch on that was cut off, which is asked whole, so that the journal ends in the same bytes."""
-    problems, asks = make_problems(20), Asked(batch_size=4)
+    problems, asks = make_problems(20), AnswerSettings(batch_size=4)
     whole = answer_problems(folder, problems, asks, folder=tmp_path)["real"]
     path = tmp_path / "predictions.jsonl"
     content = path.read_bytes()
@@ -120,22 +119,29 @@ def test_a_run_that_was_cut_off_asks_only_what_is_left(folder, tmp_path, monkeyp
 
 def test_answers_of_another_run_are_not_gone_on_with(folder, tmp_path):
     problems = make_problems(4)
-    answer_problems(folder, problems, Asked(), folder=tmp_path)
+    answer_problems(folder, problems, AnswerSettings(), folder=tmp_path)
     with pytest.raises(BadInput, match=r"another run \(max_new_tokens differ\)"):
-        answer_problems(folder, problems, Asked(max_new_tokens=3), folder=tmp_path)
+        answer_problems(folder, problems, AnswerSettings(max_new_tokens=3), folder=tmp_path)
     with pytest.raises(BadInput, match=r"another run \(questions differ\)"):
-        answer_problems(folder, problems[:3], Asked(), folder=tmp_path)
+        answer_problems(folder, problems[:3], AnswerSettings(), folder=tmp_path)
     (tmp_path / "predictions.jsonl").write_text("{\n")
     with pytest.raises(BadInput, match="remove the file to ask again"):
-        answer_problems(folder, problems, Asked(), folder=tmp_path)
+        answer_problems(folder, problems, AnswerSettings(), folder=tmp_path)
 
 
-def test_600_questions_take_seconds(folder):
-    problems = make_problems(600)
-    answers_with(folder, problems[:2])  # what is loaded once in a process
-    start = time.process_time()
+def test_600_questions_are_asked_in_full_batches_of_like_length(folder, monkeypatch):
+    """A third of the time would go into padding if the batches took the questions as they come."""
+    problems, size = make_problems(600), AnswerSettings().batch_size
+    batches, answer = [], Checkpoint.answer
+
+    def counted(self, batch, inputs, settings):
+        batches.append(inputs["attention_mask"])
+        return answer(self, batch, inputs, settings)
+
+    monkeypatch.setattr(Checkpoint, "answer", counted)
     answers_with(folder, problems, max_new_tokens=4)
-    assert time.process_time() - start < 15
+    assert len(batches) == -(-len(problems) // size) and sum(len(mask) for mask in batches) == len(problems)
+    assert sum(mask.numel() for mask in batches) < 1.1 * sum(int(mask.sum()) for mask in batches)
 
 
 def test_a_template_that_drops_the_question_is_refused(folder):

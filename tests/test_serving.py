@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.served import Offline, Served, data_url, served
-from tests.support.served_questions import BAD, Asked, ask_all, status
+from tests.support.served_questions import BAD, ServedQuestion, ask_all, status
 
 QUESTION = "Which digit is written?"
 ANSWER_TOKENS = 12
@@ -57,7 +57,9 @@ def test_a_bad_question_is_a_400_and_the_next_one_is_answered(server, stage0):
     part = {"type": "image_url", "image_url": {"url": data_url(picture)}}
     question = [{"role": "user", "content": [part, {"type": "text", "text": QUESTION}]}]
     answer = Offline(stage0, 6).answer(QUESTION, picture)
-    asked = [one for messages in BAD.values() for one in (Asked(messages, None), Asked(question, answer))]
+    asked = [
+        one for messages in BAD.values() for one in (ServedQuestion(messages, None), ServedQuestion(question, answer))
+    ]
     answers, _ = asyncio.run(ask_all(server, asked))
     assert answers == [400 if one.answer is None else answer for one in asked]
     assert status(server, {"messages": question}) == 200

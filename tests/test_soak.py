@@ -15,12 +15,12 @@ from tests.support.served_questions import (
     ASK,
     BAD,
     WORDS,
-    Asked,
+    ServedQuestion,
     ask_all,
     picture,
-    said,
     shown,
     status,
+    text_part,
     user,
 )
 from tests.support.tiny_llava import save_tiny_llava
@@ -56,17 +56,17 @@ SERVERS_OWN = {
 
 
 @pytest.fixture(scope="module")
-def asked(stage0) -> list[Asked]:
+def asked(stage0) -> list[ServedQuestion]:
     """The questions in an order that a seed decides."""
     offline, draw = Offline(stage0, ANSWER_TOKENS), random.Random(8)
     good = []
     for index in range(120):
         pictures = [picture(index + more) for more in range(1 + (index % 10 == 0))]
         text = WORDS[index % len(WORDS)]
-        parts = [*map(shown, map(data_url, pictures)), said(text)]
-        good.append(Asked([user(*parts)], offline.answer(text, *pictures)))
+        parts = [*map(shown, map(data_url, pictures)), text_part(text)]
+        good.append(ServedQuestion([user(*parts)], offline.answer(text, *pictures)))
     assert len({one.answer for one in good}) > 30, "the questions are told apart"
-    bad = [Asked(messages, None, kind) for kind, messages in BAD.items()]
+    bad = [ServedQuestion(messages, None, kind) for kind, messages in BAD.items()]
     broken = round(QUESTIONS * BROKEN)
     questions = [good[i % len(good)] for i in range(QUESTIONS - broken)] + [bad[i % len(bad)] for i in range(broken)]
     draw.shuffle(questions)

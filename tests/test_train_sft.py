@@ -176,7 +176,7 @@ def test_text_only_batches_train(stage0, tmp_path):
     ],
 )
 def test_bad_flags_are_one_line_and_exit_code_2(tmp_path, stage0, rows_file, flag, value, said):
-    refuse(tmp_path, flag, value, stage0=stage0, rows_file=rows_file, said=said)
+    refuse(tmp_path, flag, value, stage0=stage0, rows_file=rows_file, message=said)
 
 
 def occupied(folder: Path, name: str) -> Path:
@@ -191,7 +191,7 @@ def occupied(folder: Path, name: str) -> Path:
 )
 def test_an_occupied_output_folder_is_refused(tmp_path, stage0, rows_file, name, said):
     out = occupied(tmp_path / "full", name)
-    refuse(tmp_path, "--output_dir", out, stage0=stage0, rows_file=rows_file, said=said)
+    refuse(tmp_path, "--output_dir", out, stage0=stage0, rows_file=rows_file, message=said)
 
 
 @pytest.mark.parametrize("fault", ["empty", "absent image", "no folder in it"])
@@ -207,7 +207,7 @@ def test_data_that_cannot_be_read_is_refused_before_weights_are_read(tmp_path, s
         file = tmp_path / "folder"
         file.mkdir()
         said = "folder: holds no data set; name a folder"
-    refuse(tmp_path, "--dataset", file, stage0=stage0, rows_file=rows_file, said=said)
+    refuse(tmp_path, "--dataset", file, stage0=stage0, rows_file=rows_file, message=said)
 
 
 def test_stage1_refuses_a_row_without_a_picture(tmp_path, stage0):

@@ -175,14 +175,14 @@ def test_what_would_be_lost_is_refused_by_name_or_skipped(tmp_path, case):
 
 
 def test_a_hint_is_read_before_its_question_at_every_entrance(tmp_path):
-    from llava_mistral.evaluation.questions import read_asked
+    from llava_mistral.evaluation.questions import read_questions
 
     path = lines(tmp_path, {"question": "Who sings?", "answer": "It.", "context": "A poem.", "image": "a.png"})
     words = "Context: A poem.\nWho sings?"
     (row,) = trained(path, columns="hint=context")
     assert row[1] == (("user", words),)
     assert rows_as_read(read_rows(pruned(path, tmp_path / "out", "--columns", "hint=context"))) == [row]
-    ((question,), _) = read_asked(path, columns="hint=context")
+    ((question,), _) = read_questions(path, columns="hint=context")
     assert question.texts == [words]
 
 
@@ -197,10 +197,10 @@ def test_records_that_are_marked_as_not_learned_are_left_out_at_every_entrance(t
     from datasets import Dataset
 
     from llava_mistral.data.scienceqa import read_problems
-    from llava_mistral.evaluation.questions import read_asked
+    from llava_mistral.evaluation.questions import read_questions
 
     path = lines(tmp_path, TURNS | {"weight": 0}, TURNS | {"loss": False}, TURNS | {"id": "kept", "weight": 1})
-    assert len(trained(path)) == len(read_asked(path)[0]) == 1
+    assert len(trained(path)) == len(read_questions(path)[0]) == 1
     assert "2 records with a loss or weight of 0 are left out" in capfd.readouterr().err
     assert len(read_rows(pruned(path, tmp_path / "out"))) == 1
     asked = {"question": "Which?", "choices": ["a", "b"], "answer": 1}

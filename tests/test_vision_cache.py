@@ -123,7 +123,7 @@ def test_left_to_itself_it_is_used_where_a_picture_is_read_twice(rows, rows_file
     ],
 )
 def test_a_store_that_cannot_be_is_refused(tmp_path, stage0, rows_file, flag, value, said):
-    refuse(tmp_path, flag, value, stage0=stage0, rows_file=rows_file, said=said)
+    refuse(tmp_path, flag, value, stage0=stage0, rows_file=rows_file, message=said)
 
 
 def test_whatever_moves_a_bit_of_the_features_makes_another_key(stage0):

@@ -1,1 +1,1 @@
-"""A model in conversation: what it is asked, and its answers as they grow."""
+"""A chat with a model: messages in, answers streamed back."""

@@ -1,4 +1,4 @@
-"""A model that answers in a chat, word by word, within its context."""
+"""A chat model that streams its answer and stays within its context."""
 
 import threading
 from collections.abc import Iterator

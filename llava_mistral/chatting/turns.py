@@ -1,4 +1,4 @@
-"""The turns of a chat: from Gradio's messages to the model's, and what is said where the model cannot answer."""
+"""The turns of a chat: from Gradio's messages to the model's, and the text shown when the model cannot answer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ MOST_CHARACTERS = 100_000  # of one question
 
 
 def conversation(message: dict, history: list[dict]) -> list[dict]:
-    """What Gradio hands over, as a chat of the processor's template.
+    """Return Gradio's message and history as a chat for the processor's template.
 
     Questions that the page itself answered, since they could not be put to the model, are left out, and so are turns
     before the last `MOST_PICTURES` pictures.
@@ -64,19 +64,19 @@ def _picture(path: str) -> Any:
 
 
 def respond(chat: Chat, message: dict, history: list[dict]) -> Iterator[str]:
-    """Answer one message of the page; what goes wrong is said in the answer's place, so that the chat can go on."""
-    said = ""
+    """Answer one message of the page; an error is shown in place of the answer, so that the chat can go on."""
+    answer = ""
     try:
         if not message["text"].strip() and not message.get("files"):
             yield f"{NOTICE}There was no question. Write one, or add a picture."
             return
-        for said in chat.answer(conversation(message, history)):
-            yield said
-        if not said.strip():
+        for answer in chat.answer(conversation(message, history)):
+            yield answer
+        if not answer.strip():
             yield f"{NOTICE}The model gave an empty answer. Ask in other words."
     except BadInput as error:
         yield f"{NOTICE}This cannot be answered: {error}."
     except Exception as error:  # whatever a model or a template raises: the reader is told, and asks on
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        stopped = f"{said}\n\n" if said else ""
+        stopped = f"{answer}\n\n" if answer else ""
         yield f"{NOTICE}{stopped}The model failed ({type(error).__name__}: {reason}). Ask again, or start a new chat."

@@ -1,1 +1,1 @@
-"""A checkpoint before any training, the three layouts of a checkpoint, and the way from one to another."""
+"""Checkpoints: joining the parts before training (stage 0), the three layouts, and converting between them."""

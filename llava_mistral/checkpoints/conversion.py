@@ -1,4 +1,4 @@
-"""Any of the three layouts into any other: configuration and weights, byte for byte."""
+"""Convert between the three checkpoint layouts: configuration and weights, byte for byte."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""How a decoder's chat is worded: in its own template, to which pictures are added, or in one of LLaVA's."""
+"""Choose a decoder's chat template: its own, extended for pictures, or one of LLaVA's."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Opens checkpoints of the original LLaVA code as they are: flat `config.json`, its names, the tower where it says.
+"""Open checkpoints of the original LLaVA code: flat `config.json`, its weight names, the tower in its own folder.
 
 Importing the package hangs `read_config` and `read_model` into the model's `from_pretrained`.
 """
@@ -101,16 +101,16 @@ def _image_token_id(folder: Path, text_type: str) -> int:
 def original_weights(folder: Path, flat: dict[str, Any], scratch: Path) -> dict[str, Stored]:
     """Return {plugin's name: where it is stored} of an original checkpoint; the tower's own copy gives way to one in
     the weights, which a release that trained the tower carries (LLaVA-1.6)."""
-    found = {}
+    matches = {}
     for name, stored in stored_weights(folder, scratch).items():
         if renamed := to_plugin_name("original", name):
-            found[renamed] = stored
-    if not any(name.startswith("model.vision_tower.") for name in found):
+            matches[renamed] = stored
+    if not any(name.startswith("model.vision_tower.") for name in matches):
         tower = local_folder(tower_source(flat, folder), weights=True)
         for name, stored in stored_weights(tower, scratch).items():
             if renamed := tower_to_plugin_name(name):
-                found[renamed] = stored
-    return found
+                matches[renamed] = stored
+    return matches
 
 
 def grown_table(table: torch.Tensor, rows: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The processor of a checkpoint, on its way from one layout to another."""
+"""Convert the processor of a checkpoint from one layout to another."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""A token for the picture that costs no new row: one that the decoder's makers kept free."""
+"""Use a reserved special token of the decoder as image token, so that its vocabulary needs no new row."""
 
 import json
 import re
@@ -16,7 +16,7 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", 
 
 
 def reserved_tokens(tokenizer, rows: int, written: str) -> list[str]:
-    """Return special tokens that nobody uses, by their ids.
+    """Return the reserved special tokens that no text uses, ordered by id.
 
     Args:
         rows: of the decoder's table; a token beyond it has none.

@@ -1,4 +1,4 @@
-"""Weights as they lie on disk: read by name, copied from file to file byte for byte, never all in memory.
+"""Stored weights: read by name, copied from file to file byte for byte, never all in memory.
 
 Copying bytes keeps them equal bit for bit and needs no more memory than one buffer.
 """
@@ -79,12 +79,12 @@ def read_stored(file: Path) -> dict[str, Stored]:
     refuse_types(header, file)
     with file.open("rb") as opened:
         body = 8 + int.from_bytes(opened.read(8), "little")
-    found = {}
+    entries = {}
     for name, entry in header.items():
         if name != "__metadata__":
             start, end = entry["data_offsets"]
-            found[name] = Stored(file, name, entry["dtype"], tuple(entry["shape"]), body + start, end - start)
-    return found
+            entries[name] = Stored(file, name, entry["dtype"], tuple(entry["shape"]), body + start, end - start)
+    return entries
 
 
 def read_tensor(stored: Stored) -> torch.Tensor:
@@ -134,10 +134,10 @@ def _write_shard(file: Path, shard: dict[str, Stored], bar) -> None:
         end = offset + stored.size
         header[name] = {"dtype": stored.dtype, "shape": list(stored.shape), "data_offsets": [offset, end]}
         offset = end
-    said = json.dumps(header, separators=(",", ":")).encode()
-    said += b" " * (-len(said) % 8)  # the bytes begin at a multiple of eight
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the bytes begin at a multiple of eight
     with file.open("wb") as written:
-        written.write(len(said).to_bytes(8, "little") + said)
+        written.write(len(encoded).to_bytes(8, "little") + encoded)
         for stored in shard.values():
             with stored.file.open("rb") as source:
                 source.seek(stored.start)

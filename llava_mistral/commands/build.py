@@ -108,7 +108,7 @@ def refuse_missing_template(name: str | None) -> None:
 
 
 def refuse_missing_folder(field: str, source: str) -> None:
-    """A path is told from a Hub id, and a damaged folder from a whole one, before anything heavy is imported."""
+    """Refuse a missing or damaged local folder before heavy imports; a Hub id passes."""
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") != 1
     folder = Path(source).expanduser()
     if folder.is_dir():

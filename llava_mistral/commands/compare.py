@@ -89,12 +89,12 @@ def checkpoints(groups: dict[str, list["Run"]]) -> dict[str, str]:  # noqa: F821
     Raises:
         BadInput: a result was scored from a file, so there is no checkpoint to measure.
     """
-    found = {name: runs[0].summary.get("model") for name, runs in groups.items()}
-    for name, model in found.items():
+    models = {name: runs[0].summary.get("model") for name, runs in groups.items()}
+    for name, model in models.items():
         if not model:
             remedy = "leave out --efficiency, or evaluate with --model"
             raise BadInput(f"{name} was scored from a file of predictions", remedy=remedy, field="efficiency")
-    return found
+    return models
 
 
 if __name__ == "__main__":

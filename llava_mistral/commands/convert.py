@@ -37,8 +37,8 @@ def main() -> None:
 
     with whole_folder(args.output, "config.json") as folder:
         layout = convert(source, folder, args.to, max_shard_size=limit)
-        found = convert_processor(source, folder, layout, args.to)
-    print(f"wrote {args.output}: {layout} to {args.to}, weights equal byte for byte, with {found}")
+        processor_kind = convert_processor(source, folder, layout, args.to)
+    print(f"wrote {args.output}: {layout} to {args.to}, weights equal byte for byte, with {processor_kind}")
 
 
 def shard_size(text: str) -> int:

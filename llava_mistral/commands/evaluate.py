@@ -74,13 +74,13 @@ def main() -> int | None:
 def questions(options: argparse.Namespace) -> tuple[list, dict[str, str] | None, "Match | None"]:  # noqa: F821
     """Return (what is asked, {pid: group}, the rule for answers in words or None for letters)."""
     from llava_mistral.evaluation.matching import match_of
-    from llava_mistral.evaluation.questions import LETTERED, Question, check_questions, held_out_split, read_asked
+    from llava_mistral.evaluation.questions import LETTERED, Question, check_questions, held_out_split, read_questions
 
     source = options.problems or options.dataset
     rule = match_of("normalised" if options.match in (None, LETTERED) else options.match)
     if options.model and options.split is None:
         options.split = held_out_split(source, options.dataset_config)
-    asked, groups = read_asked(
+    asked, groups = read_questions(
         source,
         split=options.split,
         match=options.match,
@@ -128,7 +128,7 @@ def score_file(options: argparse.Namespace) -> None:
 def ask(options: argparse.Namespace) -> None:
     """Ask a checkpoint and score its answers: with the real pictures, with blank ones, or both."""
     from llava_mistral.evaluation.asking import check_checkpoint
-    from llava_mistral.evaluation.journal import Asked
+    from llava_mistral.evaluation.journal import AnswerSettings
     from llava_mistral.evaluation.prediction import answer_problems
     from llava_mistral.evaluation.results import blank_text
     from llava_mistral.ground.checkpoint_headers import computing_type
@@ -143,7 +143,7 @@ def ask(options: argparse.Namespace) -> None:
     if rule and options.scoring == "likelihood":
         problem, remedy = "free-text answers have no letters", "leave it out, or name the column of the choices"
         raise BadInput(problem, remedy=remedy, field="scoring")
-    how = Asked(
+    how = AnswerSettings(
         options.scoring,
         options.max_new_tokens,
         template(options.chat_template),

@@ -71,11 +71,11 @@ def _check_arguments(parser: VerbParser, args: argparse.Namespace) -> None:
 
 
 def asking(device: str | None):
-    """Return what asks a checkpoint about problems, with their pictures and with blank ones, for the scores."""
+    """Return a function that asks a checkpoint about problems with real and with blank pictures, for the scores."""
 
     def ask(scorer, problems, folder):
         from llava_mistral.evaluation.asking import check_checkpoint
-        from llava_mistral.evaluation.journal import Asked
+        from llava_mistral.evaluation.journal import AnswerSettings
         from llava_mistral.evaluation.prediction import answer_problems
         from llava_mistral.ground.devices import pick_device
         from llava_mistral.ground.foreign_code import origin, split_revision
@@ -85,7 +85,7 @@ def asking(device: str | None):
         check_checkpoint(scorer)
         origin(scorer, revision)
         how = {"images": ("real", "blank"), "folder": folder, "device": pick_device(device), "revision": revision}
-        answers = answer_problems(scorer, problems, Asked(scoring="likelihood"), **how)
+        answers = answer_problems(scorer, problems, AnswerSettings(scoring="likelihood"), **how)
         by_image = ({pid: one.letters for pid, one in answers[image].items()} for image in how["images"])
         return evidence(problems, *by_image)
 

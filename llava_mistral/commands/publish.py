@@ -129,7 +129,7 @@ NOT_FOR_PREPARING = {
 
 
 def show(files: dict, left_out: list[str]) -> None:
-    """Print what leaves, with sizes, and what stays."""
+    """Print the files to be published, with their sizes, and those left out."""
     for path, content in sorted(files.items()):
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         print(f"{size:>14,}  {path}")

@@ -105,14 +105,14 @@ class LocalHubProcess:
 
     def __init__(self, root: Path):
         token = f"hf_{secrets.token_hex(17)}"
-        # The token goes by the environment: an argument could be read by everybody on the machine.
+        # The token is passed in the environment: every user of the machine could read an argument.
         environment = {**os.environ, "LOCAL_HUB_TOKEN": token}
         command = [sys.executable, "-m", "llava_mistral", "hub", "--root", str(root), "--port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         line = self.process.stdout.readline()
-        if not (found := re.search(r"http://\S+", line)):
+        if not (match := re.search(r"http://\S+", line)):
             raise RuntimeError(f"the local Hub did not start: {line.strip() or 'it said nothing'}")
-        self.url = found.group()
+        self.url = match.group()
         os.environ.update(HF_ENDPOINT=self.url, HF_TOKEN=token, HF_HUB_DISABLE_TELEMETRY="1")
         os.environ.update(HF_UPDATE_DOWNLOAD_COUNTS="0", DISABLE_SAFETENSORS_CONVERSION="1")
 
@@ -163,17 +163,17 @@ def _files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
 
 
-def _remove_made(made: Path, written: list[str] | None) -> None:
+def _remove_made(folder: Path, written: list[str] | None) -> None:
     """Remove a folder that a step made, of which `written` are the files; stamps of 0.1.0 list none (None).
 
     Raises:
         BadInput: there is another file among them, or it is no folder any more.
     """
-    others = sorted(_files(made) - set(written)) if written is not None else []
-    if others or made.is_symlink() or not made.is_dir():
+    others = sorted(_files(folder) - set(written)) if written is not None else []
+    if others or folder.is_symlink() or not folder.is_dir():
         problem = f"holds {others[0]}, which the step did not write" if others else "is not a folder"
-        raise BadInput(problem, remedy="move it elsewhere, for the step is to run again", file=made)
-    shutil.rmtree(made)
+        raise BadInput(problem, remedy="move it elsewhere, for the step is to run again", file=folder)
+    shutil.rmtree(folder)
 
 
 def run_steps(study: dict, todo: list[tuple[int, Step, str]], total: int, output: Path, isolated: bool) -> int:

@@ -1,1 +1,1 @@
-"""What is read: ScienceQA, LLaVA JSON, tables and conversations as rows of one form."""
+"""Reading data: ScienceQA, LLaVA JSON, tables and conversations become rows of one form."""

@@ -86,8 +86,8 @@ def _unpacked(data: mmap.mmap, at: int, body: int) -> int:
     total = max(abs(rows), total)
     for buffer in _vector(data, batch, 2, 16):
         offset, length = struct.unpack_from("<qq", data, buffer)
-        said = struct.unpack_from("<q", data, body + offset)[0] if packed and length >= 8 else -1
-        total += length if said < 0 else said  # -1: this one is not packed
+        size = struct.unpack_from("<q", data, body + offset)[0] if packed and length >= 8 else -1
+        total += length if size < 0 else size  # -1: this one is not packed
     return total
 
 

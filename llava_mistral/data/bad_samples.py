@@ -1,4 +1,4 @@
-"""What becomes of a sample that cannot be used: it stops the run, or it is left out, listed, counted and limited."""
+"""Unusable samples: each stops the run, or is left out, listed and counted up to a limit."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ class WrongForm(BadInput):
 
 @dataclass
 class BadSamples:
-    """The bad samples of one data set, as its reader and the check of its pictures meet them.
+    """Collects the bad samples of one data set, from its reader and from the check of its pictures.
 
     Args:
         on_bad_sample: "error" refuses the data set, "skip" leaves the sample out.
@@ -52,7 +52,7 @@ class BadSamples:
         return self.on_bad_sample == "skip"
 
     def meet(self, error: BadInput) -> None:
-        """Raise `error`, or list it and let the caller leave the sample out."""
+        """Raise `error`, or record it so that the caller leaves the sample out."""
         if not self.skips:
             raise error
         self.gather(error)
@@ -64,12 +64,12 @@ class BadSamples:
         self.listed.append(place | {"problem": error.problem})
 
     def notice(self, line: str, source: str | Path) -> None:
-        """Say on standard error what a reader did, and keep it."""
+        """Print a reader's notice on standard error, and keep it."""
         self.notices.append(line)
         print(f"{source}: {line}", file=sys.stderr)
 
     def notice_unused(self, fields: Iterable[str], source: str | Path) -> None:
-        """Say which fields of the records nothing was made of, where there are any."""
+        """Report the fields of the records that were not used, if there are any."""
         names = self.counted["unused_columns"] = list(fields)
         others = f" and {len(names) - 20} others" if len(names) > 20 else ""
         if names:

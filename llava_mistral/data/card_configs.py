@@ -1,8 +1,8 @@
 """The configs of a set of training rows, as the front matter of its README.md names them.
 
 The rows carry each conversation twice: as TRL's prompt and completion, and as `messages` for trainers that know no
-other column. TRL refuses rows that have both (and learns everybody's words where it finds `messages` alone), so one
-config shows the one form and a second config of the same files the other.
+other column. TRL refuses rows that have both (and trains on every speaker's words where it finds `messages` alone), so
+one config shows the one form and a second config of the same files the other.
 """
 
 from typing import Any

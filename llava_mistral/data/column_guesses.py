@@ -1,4 +1,4 @@
-"""What the columns of a data set most likely are, by their names and by what the first record holds."""
+"""Guess the columns of a data set from their names and from the first record."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +12,7 @@ from llava_mistral.data.records import FORMS, form_of
 from llava_mistral.data.sources import chosen_split, is_table, load_splits
 from llava_mistral.ground.bad_input import BadInput
 
-# Names that others use. A picture's column is told by what it holds.
+# Names that others use. A column of pictures is recognised by its values.
 CALLED = {
     "question": ("ask", "query", "q", "problem", "instruction", "input", "human"),
     "answer": ("reply", "response", "a", "label", "output", "target", "caption", "text", "gpt"),
@@ -56,18 +56,18 @@ def guess_columns(record: Mapping[str, Any]) -> dict[str, str]:
 
     Where two columns could be meant, neither is: the user has to say which.
     """
-    found: dict[str, str] = {}
-    said = any(name in record for name in CONVERSATIONS)
-    for name in ("image",) if said else ("question", "answer", "choices", "image"):
+    columns: dict[str, str] = {}
+    has_conversation = any(name in record for name in CONVERSATIONS)
+    for name in ("image",) if has_conversation else ("question", "answer", "choices", "image"):
         if name in record or (name == "image" and "images" in record):
             continue
-        free = {column.lower(): column for column in record if column not in (*found.values(), *FIXED)}
+        free = {column.lower(): column for column in record if column not in (*columns.values(), *FIXED)}
         called = [free[other] for other in CALLED.get(name, ()) if other in free]
         if name == "image":
             called = [column for column in free.values() if holds_picture(record[column])]
         if len(called) == 1:
-            found[name] = called[0]
-    return found
+            columns[name] = called[0]
+    return columns
 
 
 def form_words(record: Mapping[str, Any], columns: Mapping[str, str], path: Path) -> str:

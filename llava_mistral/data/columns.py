@@ -1,4 +1,4 @@
-"""Data sets with columns of their own: `question=q,choices=c,answer=a,image=img` says what is what."""
+"""Column mappings for data sets with names of their own: `question=q,choices=c,answer=a,image=img`."""
 
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -58,7 +58,7 @@ def renamed_record(record: Any, columns: Mapping[str, str], path: Path) -> Any:
     """
     if not columns or not isinstance(record, dict):
         return record
-    there = [*record, *(name for name in theirs_of(columns) if name not in record)]
+    there = [*record, *(name for name in source_columns(columns) if name not in record)]
     moved, dropped = _moves(columns, there, path)
     return {moved.get(key, key): value for key, value in record.items() if key not in dropped}
 
@@ -69,20 +69,20 @@ def check_there(columns: Mapping[str, str], there: Container[str], path: Path) -
     Raises:
         BadInput: naming the first such key.
     """
-    for name in theirs_of(columns):
+    for name in source_columns(columns):
         if name not in there:
             problem = f"there is no column {name!r}"
             raise BadInput(problem, remedy="name a key of the records", file=path, field="columns")
 
 
-def theirs_of(columns: Mapping[str, str]) -> list[str]:
+def source_columns(columns: Mapping[str, str]) -> list[str]:
     """Return the names that a mapping takes from the data."""
     return [name for ours, theirs in columns.items() for name in (theirs.split("+") if ours == UNUSED else [theirs])]
 
 
 def _moves(columns: Mapping[str, str], there: list[str], path: str | Path) -> tuple[dict[str, str], list[str]]:
     """Return {their name: ours} of what is renamed, and the names that go."""
-    names = theirs_of(columns)
+    names = source_columns(columns)
     moved = {theirs: ours for ours, theirs in columns.items() if ours != UNUSED}
     for theirs in names:
         if theirs not in there:

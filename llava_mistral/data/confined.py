@@ -87,8 +87,8 @@ def _check_card(file: Path, name: str | Path) -> None:
 
     text = read_bounded(file).decode(errors="replace")
     if file.suffix == ".md":
-        found = re.match(r"\s*---\r?\n(.*?)\r?\n---", text, re.DOTALL)
-        text = found[1] if found else ""
+        match = re.match(r"\s*---\r?\n(.*?)\r?\n---", text, re.DOTALL)
+        text = match[1] if match else ""
     try:
         card = load_yaml(text)
     except Unfolds as error:

@@ -1,4 +1,4 @@
-"""Data of every form this project learns from, as the one form it learns in.
+"""Convert data of every supported form into the one form of training rows.
 
 A training row is {"id", "images": [picture, …], "prompt": [turn, …], "completion": [turn, …]}: what TRL's SFTTrainer
 reads for a vision-language model (`turns`). LLaVA-format JSON, ScienceQA problems and tables become such rows. They
@@ -125,8 +125,8 @@ def rows_of_problems(
     import datasets
 
     bad = bad or BadSamples()
-    made = (usable(bad, partial(_problem_row, problem, answer_style, source)) for problem in problems)
-    rows = [row for row in made if row is not None]
+    problem_rows = (usable(bad, partial(_problem_row, problem, answer_style, source)) for problem in problems)
+    rows = [row for row in problem_rows if row is not None]
     bad.close(len(rows) + len(bad.listed))
     features = row_features((*METADATA, *PROBLEM))
     return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)

@@ -172,7 +172,7 @@ class _Text:
         self.bytes += len(data)
         self.at = 0
 
-    def wrong(self, said: str, at: int | None = None) -> BadInput:
+    def wrong(self, problem: str, at: int | None = None) -> BadInput:
         at = self.at if at is None else at
         line = self.line + self.window.count("\n", 0, at)
-        return BadInput(f"is not valid JSON at line {line}: {said}", remedy=_AGAIN, file=self.path)
+        return BadInput(f"is not valid JSON at line {line}: {problem}", remedy=_AGAIN, file=self.path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples
-from llava_mistral.data.columns import check_there, renamed_record, theirs_of
+from llava_mistral.data.columns import check_there, renamed_record, source_columns
 from llava_mistral.data.json_records import is_lines, read_lines, read_records
 from llava_mistral.data.records import RecordReader, form_of, records_rows
 from llava_mistral.data.turns import FORM, IMAGE_TOKEN, chat_of
@@ -35,7 +35,7 @@ def json_rows(
     """
     from tqdm import tqdm
 
-    wanted, seen = set(theirs_of(columns)), set()
+    wanted, seen = set(source_columns(columns)), set()
     bar = tqdm(total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=2)
 
     def records() -> Iterator[tuple[Any, int]]:
@@ -74,11 +74,11 @@ def llava_record(row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     marks = [{"loss": False} if left else {} for left in unlearned]
     texts = [_text_of(turn["content"]) for turn in chat]
     tokens = [text.count(IMAGE_TOKEN) for text in texts]
-    asked = sum(count for turn, count in zip(chat, tokens, strict=True) if turn["role"] == "user")
-    if asked == sum(tokens) == len(names):
+    expected = sum(count for turn, count in zip(chat, tokens, strict=True) if turn["role"] == "user")
+    if expected == sum(tokens) == len(names):
         turns = zip(chat, texts, marks, strict=True)
-        said = [{"from": _SPEAKERS[turn["role"]], "value": text} | mark for turn, text, mark in turns]
-        return record | {"conversations": said}
+        conversation = [{"from": _SPEAKERS[turn["role"]], "value": text} | mark for turn, text, mark in turns]
+        return record | {"conversations": conversation}
     turns = zip([*row["prompt"], *row["completion"]], marks, strict=True)
     return record | {"messages": [{"role": turn["role"], "content": turn["content"]} | mark for turn, mark in turns]}
 

@@ -52,7 +52,7 @@ def holds_picture(value: Any) -> bool:
 def unused_pictures(
     fields: Mapping[str, Any], known: Collection[str], given: Sequence[Any], **search: Any
 ) -> str | None:
-    """Return a field of a record that is not `known` and holds pictures that nobody would look at.
+    """Return a field of a record that is not `known` and holds pictures that would be ignored.
 
     Args:
         given: what the fields of pictures hold, lists and all.

@@ -1,4 +1,4 @@
-"""Every picture is opened once before anything is made of a data set: a corrupt one is named before hours of work."""
+"""Open every picture of a data set once before it is used, so that a corrupt one is reported before hours of work."""
 
 import hashlib
 import json
@@ -57,15 +57,15 @@ def wrong_pictures(
     if depth == "none":
         return set()
     found, before = _found_before(pictured(), depth), len(bad.listed)
-    met = count + before  # the reader left those out, and a share of the rest would be another limit
+    records_read = count + before  # the reader left those out, and a share of the rest would be another limit
     with one_at_a_time(found.with_name(f"{found.name}.lock")):
         known = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else None
         if known and _hashes(known["fresh"]) == known["fresh"]:
             bad.listed += [one | {"file": str(source)} for one in known["listed"]]
-            bad.close(met)
+            bad.close(records_read)
             return set(known["wrong"])
         wrong = _open_all(pictured(), count, depth, bad, source)
-        bad.close(met)
+        bad.close(records_read)
         # On some disks a file that was just written may change again without another time: its content tells.
         fresh = _hashes(path for path in _paths(pictured()) if is_fresh(path))
         write_whole(found, json.dumps({"wrong": wrong, "listed": bad.listed[before:], "fresh": fresh}))

@@ -1,4 +1,4 @@
-"""One multiple-choice question, and its one wording for training, scoring and comparing."""
+"""One multiple-choice question, worded in one way for training, scoring and comparing."""
 
 import string
 from collections.abc import Mapping
@@ -134,20 +134,20 @@ def answered_problem(record: Mapping[str, Any], pid: str, split: str | None, pat
     """
     choices, answer = record.get("choices"), record.get("answer")
     if isinstance(choices, list) and isinstance(answer, str):
-        said = answer.strip()
-        meant = {index for index, choice in enumerate(choices) if choice == said}
-        meant |= {LETTERS.index(said)} if said and said in LETTERS[: len(choices)] else set()
-        if isinstance(answer, CellText) and said.isdecimal() and (int(said) < len(choices) or not meant):
-            meant.add(int(said))
-        if len(meant) > 1:
-            problem, remedy = f"{quoted(said)} may mean several choices", "give the index of the right one"
-            if said.isdecimal():
+        text = answer.strip()
+        indices = {index for index, choice in enumerate(choices) if choice == text}
+        indices |= {LETTERS.index(text)} if text and text in LETTERS[: len(choices)] else set()
+        if isinstance(answer, CellText) and text.isdecimal() and (int(text) < len(choices) or not indices):
+            indices.add(int(text))
+        if len(indices) > 1:
+            problem, remedy = f"{quoted(text)} may mean several choices", "give the index of the right one"
+            if text.isdecimal():
                 readings = [
-                    f"{choices[index]!r} by its {'text' if choices[index] == said else 'index'}" for index in meant
+                    f"{choices[i]!r} by its {'text' if choices[i] == text else 'index'}" for i in sorted(indices)
                 ]
                 problem, remedy = f"{problem}: {' or '.join(readings)}", "give its letter (A, B, …)"
             raise BadInput(problem, remedy=remedy, file=path, record=pid, field="answer")
-        answer = next(iter(meant), answer)
+        answer = next(iter(indices), answer)
     known = {name: None if record.get(name) is None else str(record[name]) for name in _TEXT_FIELDS}
     return Problem(pid=pid, split=split, **checked_fields({**record, **known, "answer": answer}, path, pid))
 
@@ -164,8 +164,8 @@ def problem_row(
     def wrong(what: str, remedy: str, **_: Any) -> BadInput:
         return BadInput(what, remedy=remedy, file=source, record=problem.pid, field="question")
 
-    said = {"user": question_text(problem), "assistant": answer_text(problem, style, file=source)}
-    turns = [{"role": role, "speaker": role, "content": text.strip()} for role, text in said.items()]
+    texts = {"user": question_text(problem), "assistant": answer_text(problem, style, file=source)}
+    turns = [{"role": role, "speaker": role, "content": text.strip()} for role, text in texts.items()]
     columns = {name: getattr(problem, name) for name in (*METADATA, "question", "hint", "answer")}
     return row_of(turns, pictures, wrong) | columns | {"choices": list(problem.choices)}
 

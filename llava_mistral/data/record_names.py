@@ -1,4 +1,4 @@
-"""Ids of records, each of its own: the same words about the same picture twice are a fault, all else is not."""
+"""Unique ids for records: the same words about the same picture twice are an error, a repeated id alone is not."""
 
 import hashlib
 import json
@@ -25,10 +25,10 @@ class RecordNames:
             BadInput: the same name, words and pictures were there before.
         """
         files = [cell["path"] or hashlib.sha256(cell["bytes"]).hexdigest() for cell in pictures]
-        said = _short(json.dumps([name, words, files]).encode())
-        if said in self._said:
+        digest = _short(json.dumps([name, words, files]).encode())
+        if digest in self._said:
             raise BadInput("occurs twice", remedy="keep one of the two", file=self.path, record=index, field="id")
-        self._said.add(said)
+        self._said.add(digest)
         return self.free(name, "~")
 
     def free(self, name: str, sign: str) -> str:

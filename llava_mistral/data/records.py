@@ -1,4 +1,4 @@
-"""A record of any form that people have, as training rows: from a JSON list, JSON lines, or a row of a table.
+"""Training rows from records of any supported form: a JSON list, JSON lines, or a row of a table.
 
 | form | fields |
 |---|---|
@@ -67,7 +67,7 @@ def form_of(names: set[str], path: Path) -> str:
 
 
 class RecordReader:
-    """Makes rows of records, whose names it keeps apart.
+    """Makes training rows from records and gives each a unique id.
 
     Args:
         path: the source, for errors.
@@ -97,7 +97,7 @@ class RecordReader:
         self.path, self.folders, self.bad = path, folders, bad
         self.whole, self.style, self.split = conversations == "whole", answer_style, split
         self.names, self.made_names, self.unlearned = RecordNames(path), 0, 0
-        self.unused: dict[str, None] = {}  # fields that no row was made of, in the order they were met
+        self.unused: dict[str, None] = {}  # fields that no row uses, in order of first occurrence
 
     def rows(self, record: Mapping[str, Any], index: int, form: str, name: str) -> list[Row]:
         """Return the rows of a record called `name`: none where it is marked not to be learned, or where a picture is
@@ -115,7 +115,7 @@ class RecordReader:
             rows = [self._words(record, name, form)]
         else:
             rows, given = self._conversation(record, index, form, given)
-        self.look_beside(record, index, form, rows[-1])
+        self.note_unused(record, index, form, rows[-1])
         pictures = self.pictures(given, index)
         if pictures is None:
             return []
@@ -126,8 +126,8 @@ class RecordReader:
         return self._named(rows, name, index)
 
     def _named(self, rows: list[Row], name: str, index: int) -> list[Row]:
-        said = [[row["prompt"], row["completion"]] for row in rows]
-        name = self.names.unique(name, [said, len(rows[0]["images"])], rows[-1]["images"], index)
+        texts = [[row["prompt"], row["completion"]] for row in rows]
+        name = self.names.unique(name, [texts, len(rows[0]["images"])], rows[-1]["images"], index)
         ids = [name, *(self.names.free(f"{name}#{number}", "~") for number in range(2, len(rows) + 1))]
         return [{"id": own} | row for own, row in zip(ids, rows, strict=True)]
 
@@ -147,8 +147,8 @@ class RecordReader:
             )
         return str(given)
 
-    def say_what_was_made(self) -> None:
-        """Say which records were named by their numbers or left out, and which fields no row was made of."""
+    def report_notices(self) -> None:
+        """Report the records that were named by their numbers or left out, and the fields that no row uses."""
         if self.made_names:
             self.bad.notice(f"{self.made_names:,} records without an id are named by their places", self.path)
         self.bad.counted["not_learned"] = self.unlearned
@@ -165,8 +165,8 @@ class RecordReader:
         self.unlearned += not (learned := is_learned(record, partial(self._wrong, index)))
         return learned
 
-    def look_beside(self, record: Mapping[str, Any], index: int, form: str, row: Mapping[str, Any]) -> None:
-        """Remember the fields that a row was not made of; `unused_fields` says which are refused."""
+    def note_unused(self, record: Mapping[str, Any], index: int, form: str, row: Mapping[str, Any]) -> None:
+        """Remember the fields that a row does not use; `unused_fields` decides which are refused."""
         self.unused |= dict.fromkeys(unused_fields(record, form, row, partial(self._wrong, index)))
 
     def _wrong(
@@ -175,7 +175,7 @@ class RecordReader:
         return kind(problem, remedy=remedy, file=self.path, record=index, field=field)
 
     def given_pictures(self, record: Mapping[str, Any], index: int | str) -> list[Any]:
-        """Return what `image` and `images` hold; refuse pictures in other fields, which nobody would look at."""
+        """Return the values of `image` and `images`; refuse pictures in other fields, which would be ignored."""
         given = [record[key] for key in ("image", "images") if record.get(key) not in (None, "", [], {})]
         if len(given) == 2:
             remedy = "give one of them, or leave one out with --columns unused=image"
@@ -285,7 +285,7 @@ def records_rows(
 
         yield from usable(reader.bad, made) or ()
     reader.bad.close(index + 1)
-    reader.say_what_was_made()
+    reader.report_notices()
     return index + 1
 
 

@@ -1,4 +1,4 @@
-"""Rows on disk: written once into the cache of `datasets`, memory-mapped ever after, by any number of processes."""
+"""Rows on disk: written once into the cache of `datasets`, then memory-mapped by any number of processes."""
 
 import hashlib
 import json
@@ -46,9 +46,9 @@ def stored_rows(
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
     name = _digest(made_from | {"readers": _readers(), "metadata": metadata, "mode": bad.on_bad_sample})
-    arrow, told = folder / f"{name}.arrow", folder / f"{name}.json"
+    arrow, metadata_file = folder / f"{name}.arrow", folder / f"{name}.json"
     with one_at_a_time(folder / f"{name}.lock"):
-        known = _known(arrow, told)
+        known = _known(arrow, metadata_file)
         if known is None:
             for left in folder.glob(f"{name}.partial*"):  # of a run that was killed
                 left.unlink()
@@ -56,7 +56,7 @@ def stored_rows(
             if not known["rows"]:
                 arrow.unlink()
                 raise BadInput("holds no row that can be used", remedy="make it again from its source", file=source)
-            write_whole(told, json.dumps(known))
+            write_whole(metadata_file, json.dumps(known))
         else:
             bad.listed += [one | {"file": str(source)} for one in known["skipped"]]
             bad.close(known["samples"])
@@ -116,13 +116,13 @@ def _write_rows(writer: Any, rows: Iterator[dict[str, Any]], features: "Features
         writer.write({name: row.get(name) for name in features})
 
 
-def _known(arrow: Path, told: Path) -> dict[str, Any] | None:
-    """Return what is told of a file that is there as it was written, else None.
+def _known(arrow: Path, metadata_file: Path) -> dict[str, Any] | None:
+    """Return the metadata of a cached file that is as it was written, else None.
 
     Pictures that were absent may have come since, and samples without them are read again.
     """
     try:
-        known = json.loads(told.read_text(encoding="utf-8"))
+        known = json.loads(metadata_file.read_text(encoding="utf-8"))
         absent = any(one["field"] in ("image", "images") for one in known["skipped"])
         return known if arrow.stat().st_size == known["bytes"] and not absent else None
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""ScienceQA problems, however they are stored, and the one wording of a question for training, scoring and comparing.
+"""Read ScienceQA problems from any of the forms they are stored in.
 
 The four forms read here: the folder of the authors (`problems.json`, `pid_splits.json` and
 `images/{split}/{pid}/{image}`; Lu et al., NeurIPS 2022), `problems.json` alone, LLaVA's `llava_test_CQM-A.json`, and
@@ -125,7 +125,7 @@ def _check_pid(pid: str, file: Path) -> None:
 
 
 def _problem(pid: str, record: Any, file: Path, unused: dict[str, None]) -> Problem:
-    """Check one record of problems.json and return it without its image; `unused` gathers fields it is not made of."""
+    """Check one record of problems.json and return it without its image; `unused` collects fields it does not use."""
     if not isinstance(record, dict):
         raise BadInput("is not an object", remedy="give the problem's fields by name", file=file, record=pid)
     split = text_of(record, "split", file, pid)

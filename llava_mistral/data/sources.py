@@ -104,8 +104,8 @@ def load_splits(path: str | Path, split: str | None = None, *, config: str | Non
         BadInput: there is no such folder, it holds no data, it has no such split, or the Hub has no such set.
     """
     path = Path(path)
-    found = _loaded(path, config)
-    by_name = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+    dataset = _loaded(path, config)
+    by_name = dict(dataset) if isinstance(dataset, dict) else {str(dataset.split or "train"): dataset}
     if split is not None:
         name = named_split(list(by_name), split, path)
         by_name = {name: by_name[name]}
@@ -203,7 +203,7 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def state_of(path: Path) -> str:
-    """Return what tells the data files below `path` as they are now from any others: place, size and times of each.
+    """Return the state of the data files below `path`, which changes when they do: place, size and times of each.
 
     A file changed within the last two seconds counts by its content too, for it may change again at the same time.
     """
@@ -217,7 +217,7 @@ def state_of(path: Path) -> str:
 
 
 def file_state(file: str | Path) -> str:
-    """Return a file's size, times in nanoseconds (of its content and of itself) and number, links followed."""
+    """Return a file's size, mtime and ctime in nanoseconds, and inode, links followed."""
     state = os.stat(file)
     return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
 

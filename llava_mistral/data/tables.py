@@ -30,7 +30,7 @@ def prepared(table: "Dataset", columns: Mapping[str, str], path: Path) -> tuple[
     """Return the table with its columns under our names, pictures undecoded; and the fields that its records have.
 
     Raises:
-        BadInput: a column that is named is not there, or one carries pictures that nobody would look at.
+        BadInput: a column that is named is not there, or one carries pictures that would be ignored.
     """
     from datasets import Image
 
@@ -89,8 +89,8 @@ def _unpacked(value: Any, kind: type) -> Any:
     """Return the list of `kind` that a text holds as JSON, or the value as it is."""
     if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):
         with suppress(ValueError, RecursionError):
-            found = decoder().decode(value)
-            return found if all(isinstance(one, kind) for one in found) else value
+            parsed = decoder().decode(value)
+            return parsed if all(isinstance(one, kind) for one in parsed) else value
     return value
 
 
@@ -113,7 +113,7 @@ def table_problems(
             return None
         own = answered_problem(record, given, "val" if split == "validation" else split, path)
         cells = reader.pictures(reader.given_pictures(record, index), index)
-        reader.look_beside(record, index, "choices", asked_turns(own))
+        reader.note_unused(record, index, "choices", asked_turns(own))
         if cells is None:
             return None
         column = next((columns[name] for name in columns if record[name]), None)
@@ -127,7 +127,7 @@ def table_problems(
         if made is not None:
             yield made
     bad.close(index + 1)
-    reader.say_what_was_made()
+    reader.report_notices()
 
 
 def as_they_are(table: "Dataset", path: Path) -> "Dataset | None":
@@ -166,7 +166,7 @@ def _whole(column: Any) -> bool:
 
 
 def _is_training_row(reader: RecordReader, record: dict[str, Any], pictures: int) -> bool:
-    """Whether a row is as it would be made of itself, and the first of its name."""
+    """Whether reading the row as a record gives the same row, and its id is the first of its name."""
     try:
         (made,) = reader.rows({**record, "images": [b"?"] * pictures}, 0, "trl", record["id"] or "")
     except BadInput:

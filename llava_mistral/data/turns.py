@@ -41,7 +41,7 @@ def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
         wrong: makes the error of a problem and its remedy.
 
     Raises:
-        BadInput: a turn's text, speaker or weight is none; `WrongForm` for a speaker that nobody knows.
+        BadInput: a turn's text, speaker or weight is missing; `WrongForm` for an unknown speaker.
     """
     if not isinstance(value, list | tuple) or not value:
         raise wrong("is missing, or has no question and answer", FORM)
@@ -60,7 +60,7 @@ def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
     return turns, pictures
 
 
-def _check_turn(turn: Mapping[str, Any], role: str, said: Any, index: int, wrong: Wrong) -> None:
+def _check_turn(turn: Mapping[str, Any], role: str, content: Any, index: int, wrong: Wrong) -> None:
     """Refuse what stands beside a turn's words and would be lost: pictures, calls of tools, other trainers' marks."""
     for key, value in turn.items():
         if key in _READ or value in (None, "", [], {}):
@@ -71,17 +71,17 @@ def _check_turn(turn: Mapping[str, Any], role: str, said: Any, index: int, wrong
             raise wrong(f"turn {index} has {key}, which no template here words", "write it as text, or drop it")
         if key in _MARKS:
             raise wrong(f"turn {index} is marked by {key}", 'mark it by "loss" or "weight" instead')
-    parts = said if role != "user" and isinstance(said, list | tuple) else ()
+    parts = content if role != "user" and isinstance(content, list | tuple) else ()
     if any(isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in parts):
         raise wrong(f"turn {index} has a picture, and is no question", "give pictures in questions")
 
 
-def _text_of(said: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
+def _text_of(content: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
     """Return a content as a text with a token in each picture's place, and the pictures of its parts."""
-    if isinstance(said, str):
-        parts = [{"type": "text", "text": said}]
+    if isinstance(content, str):
+        parts = [{"type": "text", "text": content}]
     else:
-        parts = said if isinstance(said, list | tuple) and said else [None]
+        parts = content if isinstance(content, list | tuple) and content else [None]
     text, pictures = "", []
     for part in parts:
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -115,7 +115,7 @@ def prompt_and_completion(prompt: Any, completion: Any, wrong: Wrong) -> tuple[l
     """Return the turns and pictures of TRL's form: texts, or lists of turns, of which those of `prompt` are given.
 
     Raises:
-        BadInput: as `read_turns`, with the field; nobody answers in `completion`.
+        BadInput: as `read_turns`, with the field; `completion` has no answer.
     """
 
     def part(value: Any, role: str) -> tuple[list[Turn], list[Any]]:
@@ -135,7 +135,7 @@ def row_of(turns: list[Turn], pictures: int, wrong: Wrong, *, tokens_needed: boo
     """Return {"prompt", "completion"} of a conversation about so many pictures.
 
     Args:
-        turns: of `read_turns`; a last question that nobody answers is left out.
+        turns: of `read_turns`; a last question without an answer is left out.
         tokens_needed: refuse pictures without tokens, as LLaVA does; else such pictures come first of all.
 
     Raises:
@@ -185,14 +185,14 @@ def _check_tokens(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) 
             problem = f"turn {index} has {found[0]!r}, a picture's place in another model's words"
             raise wrong(problem, f"write {IMAGE_TOKEN} there, or leave it out")
     counts = [turn["content"].count(IMAGE_TOKEN) for turn in turns]
-    asked = named_pictures(turns)
+    named = named_pictures(turns)
     if needed:
         for index, turn in enumerate(turns):
             if turn["role"] != "user" and counts[index]:
                 problem = f"turn {index} has {counts[index]} {IMAGE_TOKEN} tokens, but is not a question"
                 raise wrong(problem, "name pictures in questions")
-    if asked != pictures and (needed or (asked and pictures)):
-        problem = f"has {asked} {IMAGE_TOKEN} tokens and {pictures} pictures"
+    if named != pictures and (needed or (named and pictures)):
+        problem = f"has {named} {IMAGE_TOKEN} tokens and {pictures} pictures"
         raise wrong(problem, "make tokens and pictures agree")
 
 
@@ -211,10 +211,10 @@ def _placed(turns: list[Turn]) -> list[str]:
 
 def _leading_first(content: str) -> str:
     """Return the text with each token that comes before all words on a line of its own."""
-    found = _LEADING.match(content)
-    if not found:
+    match = _LEADING.match(content)
+    if not match:
         return content
-    return (IMAGE_TOKEN + "\n") * found[0].count(IMAGE_TOKEN) + content[found.end() :]
+    return (IMAGE_TOKEN + "\n") * match[0].count(IMAGE_TOKEN) + content[match.end() :]
 
 
 def chat_of(row: Mapping[str, Any], *, answered: bool) -> list[dict[str, Any]]:
@@ -250,9 +250,9 @@ def _spelled(turn: Turn) -> str:
 
 def parts_of(content: str) -> list[dict[str, str]]:
     """Return a text as parts, an image for each token; a template parts the leading ones from the words."""
-    found = _LEADING.match(content)
-    before = found[0].count(IMAGE_TOKEN) if found else 0
-    texts = (content[found.end() :] if found else content).split(IMAGE_TOKEN)
+    match = _LEADING.match(content)
+    before = match[0].count(IMAGE_TOKEN) if match else 0
+    texts = (content[match.end() :] if match else content).split(IMAGE_TOKEN)
     parts: list[dict[str, str]] = [{"type": "image"}] * before
     for index, text in enumerate(texts):
         parts += [{"type": "image"}] * (index > 0)

@@ -1,4 +1,4 @@
-"""What a record holds beside what its form reads: it is named, and refused where it is content of the sample.
+"""Fields of a record that its form does not read: they are reported, and refused where they are content.
 
 A record that has two forms, such as `messages` and `question` with `answer`, must say the same in both.
 """
@@ -44,7 +44,7 @@ _SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
 def unused_fields(record: Mapping[str, Any], form: str, row: Mapping[str, Any], wrong: Wrong) -> list[str]:
-    """Return the fields that the row of a record was not made of and that hold anything.
+    """Return the non-empty fields of a record that its row does not use.
 
     Args:
         form: of `records.FORMS`.
@@ -56,14 +56,14 @@ def unused_fields(record: Mapping[str, Any], form: str, row: Mapping[str, Any], 
     left = [key for key in record if key not in _READ[form] | _BESIDE and not is_empty(record[key])]
     if not left:
         return []
-    said = [(turn["role"], _plain(turn["content"])) for turn in (*row["prompt"], *row["completion"])]
+    turns = [(turn["role"], _plain(turn["content"])) for turn in (*row["prompt"], *row["completion"])]
     if form in ("words", "captions") and all(isinstance(record.get(letter), str | int) for letter in "AB"):
         remedy = f"give them as a list in choices, or leave them out with --columns {UNUSED}=A+B"
         raise wrong("holds a choice and is not used", remedy, field="A")  # a column a choice, as MMBench has it
-    worded = {"question", "choices", "answer", "hint", "lecture", "solution"} if _says_problem(record, said) else set()
+    used = {"question", "choices", "answer", "hint", "lecture", "solution"} if _holds_problem(record, turns) else set()
     for key in left:
         ours = _MEANT.get(str(key).lower())
-        if ours is None or key in worded or _is_said(record[key], said):
+        if ours is None or key in used or _in_turns(record[key], turns):
             continue
         if any(record[key] == record.get(used) for used in _READ[form]):
             continue
@@ -72,7 +72,7 @@ def unused_fields(record: Mapping[str, Any], form: str, row: Mapping[str, Any], 
         if any(key in fields for fields in _READ.values()) and form in ("trl", "messages", "conversations"):
             problem = f"says something else than {'prompt and completion' if form == 'trl' else form}"
         raise wrong(problem, f"{_remedy(key, ours, form)} --columns {UNUSED}={key}", field=key)
-    return [str(key) for key in left if key not in worded and str(key).lower() not in _MEANT]
+    return [str(key) for key in left if key not in used and str(key).lower() not in _MEANT]
 
 
 def record_beside(
@@ -136,27 +136,27 @@ def _plain(text: str) -> str:
     return re.sub(r"(?:<image>|\s)+", " ", text).strip()
 
 
-def _is_said(value: Any, said: Sequence[tuple[str, str]]) -> bool:
-    """Whether all that a field says is said in the turns, by the same speakers where it names them."""
+def _in_turns(value: Any, turns: Sequence[tuple[str, str]]) -> bool:
+    """Whether all text of a field stands in the turns, from the same speakers where the field names them."""
     if isinstance(value, Mapping):
         role, text = value.get("role", value.get("from")), value.get("content", value.get("value"))
         if isinstance(text, list | tuple):
             text = "".join(str(part.get("text") or "") for part in text if isinstance(part, Mapping))
-        return isinstance(text, str) and (_SPEAKERS.get(role, role), _plain(text)) in said
+        return isinstance(text, str) and (_SPEAKERS.get(role, role), _plain(text)) in turns
     if isinstance(value, list | tuple):
-        return all(_is_said(part, said) for part in value)
-    return _plain(str(value)) in [text for _, text in said]
+        return all(_in_turns(part, turns) for part in value)
+    return _plain(str(value)) in [text for _, text in turns]
 
 
-def _says_problem(record: Mapping[str, Any], said: Sequence[tuple[str, str]]) -> bool:
+def _holds_problem(record: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> bool:
     """Whether the turns ask and answer the question with choices that a record holds, too, as a pruned set's do."""
     try:
         problem = answered_problem(record, "", None, Path())
     except BadInput:
         return False
-    if problem.answer is None or len(said) < 2:
+    if problem.answer is None or len(turns) < 2:
         return False
-    letter, (_, answer) = LETTERS[problem.answer], said[-1]
-    return said[-2] == ("user", _plain(question_text(problem))) and (
+    letter, (_, answer) = LETTERS[problem.answer], turns[-1]
+    return turns[-2] == ("user", _plain(question_text(problem))) and (
         answer == letter or answer.endswith(f"The answer is {letter}.")
     )

@@ -1,1 +1,1 @@
-"""How a model is judged: answers read without guessing, scored in ScienceQA's nine columns, each with its interval."""
+"""Evaluation: answers are parsed without guessing and scored in ScienceQA's nine columns, each with its interval."""

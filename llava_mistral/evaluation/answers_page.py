@@ -1,4 +1,4 @@
-"""Right and wrong answers to look at, with their pictures, as one HTML page that needs nothing beside it."""
+"""One self-contained HTML page of right and wrong answers with their pictures."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")  # 
 
 
 def answers_page(
-    asked: Sequence[Problem] | Sequence[Question],
+    questions: Sequence[Problem] | Sequence[Question],
     texts: Mapping[str, str],
     right: Mapping[str, bool],
     pictures: Callable[[Any], "list[Image]"],
@@ -55,7 +55,7 @@ def answers_page(
     """
     body = []
     for kind, wanted in (("wrong", False), ("right", True)):
-        own = [one for one in asked if bool(right[one.pid]) is wanted]
+        own = [one for one in questions if bool(right[one.pid]) is wanted]
         shown = sorted(own, key=lambda one: hashlib.sha256(one.pid.encode()).digest())[:SHOWN]
         items = "".join(
             _item(one, texts.get(one.pid, ""), "unread" if one.pid in unread else kind, pictures) for one in shown
@@ -75,10 +75,10 @@ def _item(one: Problem | Question, text: str, kind: str, pictures: Callable[[Any
     drawn = "".join(_picture(picture, number, one.pid) for number, picture in enumerate(pictures(one), 1))
     choices = "".join(f"\n{LETTERS[index]}. {choice}" for index, choice in enumerate(one.choices))
     answer = f"{LETTERS[one.answer]}. {one.choices[one.answer]}" if one.choices else one.answer
-    said = _text(text) if text.strip() else "<em>nothing</em>"
+    shown = _text(text) if text.strip() else "<em>nothing</em>"
     colour = "right" if kind == "right" else "wrong"
-    given = f'<p class="{colour}">answered ({kind}): {said}</p><p>right: {_text(answer)}</p>'
-    return f"<li>{drawn}<p>{_text(one.question + choices)}</p>{given}<small>{_text(one.pid)}</small></li>"
+    entry = f'<p class="{colour}">answered ({kind}): {shown}</p><p>right: {_text(answer)}</p>'
+    return f"<li>{drawn}<p>{_text(one.question + choices)}</p>{entry}<small>{_text(one.pid)}</small></li>"
 
 
 def _picture(picture: "Image", number: int, pid: str) -> str:

@@ -1,4 +1,4 @@
-"""A checkpoint that answers: loaded as a stranger would load it, put to batches of questions."""
+"""Load a checkpoint through the Auto classes and let it answer batches of questions."""
 
 import functools
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.problem import LETTERS, Problem, question_parts, text_parts
-from llava_mistral.evaluation.journal import Answer, Asked
+from llava_mistral.evaluation.journal import Answer, AnswerSettings
 from llava_mistral.evaluation.questions import Question
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import (
@@ -63,9 +63,13 @@ class Checkpoint:
         self.lead, self.letter_ids = self._letter_tokens()
         with opening(name), _found(name, revision):
             kind = computing_type(source.name, source.revision)
-            self.model, found = load_model(AutoModelForImageTextToText, source, dtype=kind)
+            self.model, loading_info = load_model(AutoModelForImageTextToText, source, dtype=kind)
         # transformers fills what is missing with random numbers, leaves out what it does not know, and goes on.
-        wrong = [str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(found[f"{kind}_keys"])]
+        wrong = [
+            str(key)
+            for kind in ("missing", "mismatched", "unexpected")
+            for key in sorted(loading_info[f"{kind}_keys"])
+        ]
         if wrong:
             problem = f"{len(wrong)} weights are missing, of another shape or left over (first: {wrong[0]})"
             raise BadInput(problem, remedy="save the checkpoint again, whole", file=name)
@@ -104,8 +108,8 @@ class Checkpoint:
         after a prompt.
         """
         tokens = functools.partial(self.processor.tokenizer, add_special_tokens=False)
-        asked = len(tokens(self._worded(text_parts("?")))["input_ids"])
-        ids = [tokens(self._worded(text_parts("?"), letter))["input_ids"][asked:] for letter in LETTERS]
+        prompt_length = len(tokens(self._worded(text_parts("?")))["input_ids"])
+        ids = [tokens(self._worded(text_parts("?"), letter))["input_ids"][prompt_length:] for letter in LETTERS]
         position = next((i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), None)
         if position is None:
             remedy = "use a tokenizer that knows the letters A to Z"
@@ -130,20 +134,20 @@ class Checkpoint:
         context, answer = context_length(self.model.config), max(1, len(self.lead))
         for problem, length in zip(problems, batch["attention_mask"].sum(1).tolist(), strict=True):
             if context is not None and length + answer > context:
-                said = f"the prompt has {length} tokens and the text model a context of {context}"
-                raise BadInput(said, remedy="shorten the question or drop it", record=problem.pid, field="question")
+                message = f"the prompt has {length} tokens and the text model a context of {context}"
+                raise BadInput(message, remedy="shorten the question or drop it", record=problem.pid, field="question")
         return batch
 
-    def answer(self, problems: Sequence[Problem], inputs: Any, asked: Asked) -> list[Answer]:
+    def answer(self, problems: Sequence[Problem], inputs: Any, settings: AnswerSettings) -> list[Answer]:
         """Return the answers to one batch whose tensors are `inputs`."""
         import torch
 
         inputs = inputs.to(self.device, self.model.dtype)
         with torch.inference_mode():
-            if asked.scoring == "likelihood":
+            if settings.scoring == "likelihood":
                 outputs, logits = [None] * len(problems), self._letter_logits(inputs)
             else:
-                outputs, logits = self._generate(inputs, asked.max_new_tokens)
+                outputs, logits = self._generate(inputs, settings.max_new_tokens)
         scores = torch.log_softmax(logits.float(), dim=-1)[:, self.letter_ids].tolist()
         return [
             Answer(problem.pid, output, tuple(row[: len(problem.choices)]))
@@ -153,7 +157,7 @@ class Checkpoint:
     def _generate(self, inputs: Any, max_new_tokens: int) -> tuple[list[str], Any]:
         tokenizer = self.processor.tokenizer
         stops = self.model.generation_config.eos_token_id
-        found = self.model.generate(
+        generated = self.model.generate(
             **inputs,
             do_sample=False,
             max_new_tokens=max_new_tokens,
@@ -162,10 +166,10 @@ class Checkpoint:
             output_logits=True,
             return_dict_in_generate=True,
         )
-        written = found.sequences[:, inputs["input_ids"].shape[1] :]
+        written = generated.sequences[:, inputs["input_ids"].shape[1] :]
         texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
         # Without leading tokens the first step's logits are the letters' own, and the likelihood costs nothing.
-        return texts, self._letter_logits(inputs) if self.lead else found.logits[0]
+        return texts, self._letter_logits(inputs) if self.lead else generated.logits[0]
 
     def _letter_logits(self, inputs: Any) -> Any:
         """Return the next-token logits (batch, vocabulary) where an answer's letter would come, by one forward."""
@@ -183,16 +187,16 @@ class Checkpoint:
 
 @contextmanager
 def _found(name: str, revision: str | None) -> Iterator[None]:
-    """What the Hub does not show, or cannot while it is down, and the cache does not hold whole, is named."""
+    """Name a checkpoint that neither the Hub nor the cache can provide whole."""
     try:
         yield
     except (OSError, ValueError) as error:  # a ValueError where the tokenizer's file is missing
         if Path(name).is_dir():
             raise
         at = f" at {revision}" if revision else ""
-        said = " ".join(str(error).split(".")[0].split())
+        message = " ".join(str(error).split(".")[0].split())
         remedy = "check name, revision and connection, or name a folder"
-        problem = f"cannot be loaded{at} from the Hub or from the cache ({said})"
+        problem = f"cannot be loaded{at} from the Hub or from the cache ({message})"
         raise BadInput(problem, remedy=remedy, file=name, field="model") from error
 
 

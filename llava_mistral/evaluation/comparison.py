@@ -1,4 +1,4 @@
-"""Models on the same questions: how far apart they are, with intervals, and whether that could be chance."""
+"""Compare models on the same questions: differences with confidence intervals and tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ def compare(groups: Mapping[str, Sequence[Run]], column: str = "ALL", *, referen
 def model_summaries(groups: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Any]]:
     """Return {model: facts, and each column's accuracy}: Wilson's interval for one run, `judged` for several seeds."""
     facts = ("model", "predictions", "scoring", "images", "unread", "dataset", "split")
-    found = {
+    summaries = {
         name: {
             "seeds": len(runs),
             "folders": [str(run.folder) for run in runs],
@@ -140,8 +140,8 @@ def model_summaries(groups: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, 
     }
     for column in COLUMNS:
         for name, cell in column_cells(groups, column).items():
-            found[name]["columns"][column] = cell
-    return found
+            summaries[name]["columns"][column] = cell
+    return summaries
 
 
 def column_cells(groups: Mapping[str, Sequence[Run]], column: str) -> dict[str, dict[str, Any] | None]:
@@ -162,8 +162,8 @@ def column_cells(groups: Mapping[str, Sequence[Run]], column: str) -> dict[str, 
     return cells
 
 
-def _percent(found: Any) -> list[float]:
-    return [100 * max(0.0, found.low), 100 * min(1.0, found.high)]
+def _percent(interval: Any) -> list[float]:
+    return [100 * max(0.0, interval.low), 100 * min(1.0, interval.high)]
 
 
 def _answers(runs: Sequence[Run], column: str) -> list[list[bool]]:
@@ -181,24 +181,24 @@ def tested(groups: Mapping[str, Sequence[Run]], pairs: Sequence[tuple[str, str]]
     level = 1 - (1 - LEVEL) / max(1, len(pairs))
     several = len(next(iter(groups.values()))) > 1
     sides = [[_answers(groups[name], column) for name in pair] for pair in pairs]
-    found = []
+    rows = []
     if several and pairs:
         estimates = judged([crossed_gap(*side) for side in sides], comparisons=len(pairs), differences=True)
         for one in estimates:
             seen = 100 * smallest_visible(one, comparisons=len(pairs))
             cell = {"difference": 100 * one.mean, "ci95": [100 * one.low, 100 * one.high], "p_value": one.p_value}
-            found.append(cell | {"visible": seen, "test": f"t over {len(sides[0][0])} seeds and the questions"})
+            rows.append(cell | {"visible": seen, "test": f"t over {len(sides[0][0])} seeds and the questions"})
     for first, second in [] if several else sides:
         graded = any(isinstance(value, float) for value in first[0] + second[0])
         one = (paired_scores if graded else paired_difference)(first[0], second[0], level)
         cell = {"difference": 100 * one.difference, "ci95": [100 * one.low, 100 * one.high], "p_value": one.p_value}
         counts = {"only_first": one.only_first, "only_second": one.only_second}
         test = "paired t" if graded else "exact McNemar; interval by Bonett and Price"
-        found.append(cell | {"test": test} | counts)
-    corrected = holm([one["p_value"] for one in found])
+        rows.append(cell | {"test": test} | counts)
+    corrected = holm([one["p_value"] for one in rows])
     return [
         {"first": first, "second": second, "column": column, **one, "p_holm": p, "significant": p < 1 - LEVEL}
-        for (first, second), one, p in zip(pairs, found, corrected, strict=True)
+        for (first, second), one, p in zip(pairs, rows, corrected, strict=True)
     ]
 
 
@@ -227,8 +227,8 @@ def bars(comparison: Mapping[str, Any]) -> list[Bar]:
 
 
 def sentences(comparison: Mapping[str, Any]) -> list[str]:
-    """Return one sentence per pair: the difference, its interval, the test, and whether it is a difference at all."""
-    said = []
+    """Return one sentence per pair: the difference, its interval, the test, and whether it is significant."""
+    lines = []
     several = len(comparison["pairs"]) > 1
     for pair in comparison["pairs"]:
         low, high = pair["ci95"]
@@ -237,5 +237,5 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
         gap = f"{pair['second']} minus {pair['first']}: {pair['difference']:+.2f} points"
         verdict = "significant" if pair["significant"] else "not significant: no difference is shown"
         kind = f"95 % for all {len(comparison['pairs'])} at once," if several else "95 %"
-        said.append(f"{gap} ({kind} {low:+.2f} to {high:+.2f}; {test}), {verdict}")
-    return said
+        lines.append(f"{gap} ({kind} {low:+.2f} to {high:+.2f}; {test}), {verdict}")
+    return lines

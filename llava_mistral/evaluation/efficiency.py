@@ -1,4 +1,4 @@
-"""What a checkpoint costs to use: parameters, arithmetic and cache by its configuration, memory and speed measured.
+"""The cost of inference: parameters, FLOP and cache from the configuration; memory and speed by measurement.
 
     python -m llava_mistral.evaluation.efficiency outputs/miniature/stage2 --batch_sizes 1 8
 
@@ -23,7 +23,7 @@ FEWEST_ROUNDS = 3
 
 
 def arithmetic(config: Any) -> dict[str, Any]:
-    """Return what the configuration alone decides; nothing is loaded or run.
+    """Return the costs that follow from the configuration; nothing is loaded or run.
 
     Args:
         config: a `LlavaMistralConfig`.
@@ -116,7 +116,7 @@ def check_sizes(batch_sizes: Sequence[int], rounds: int) -> None:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """Return what was measured on."""
+    """Return the hardware of the measurement."""
     import torch
 
     if device.startswith("cuda"):
@@ -134,23 +134,23 @@ def speeds(models: Mapping[str, Any], batch_sizes: Sequence[int], rounds: int) -
     import torch
     from tqdm import tqdm
 
-    found: dict[str, dict[str, Any]] = {name: {"prefill": {}, "decode": {}} for name in models}
+    results: dict[str, dict[str, Any]] = {name: {"prefill": {}, "decode": {}} for name in models}
     bar = tqdm(total=len(batch_sizes) * rounds, desc="measuring", unit=" rounds", delay=2)
     for size in batch_sizes:
         prompts = {name: prompt(it.model, size) for name, it in models.items()}
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
         with torch.inference_mode():
             for turn in range(rounds + 1):
                 for name, it in models.items():
                     rates = once(it.model, prompts[name])
                     if turn:  # the first warms up
-                        taken[name].append(rates)
+                        times[name].append(rates)
                 bar.update(turn > 0)
-        for name, rates in taken.items():
+        for name, rates in times.items():
             for kind, values in zip(("prefill", "decode"), zip(*rates, strict=True), strict=True):
-                found[name][kind][size] = [round(value, 1) for value in statistics.quantiles(values, n=4)]
+                results[name][kind][size] = [round(value, 1) for value in statistics.quantiles(values, n=4)]
     bar.close()
-    return found
+    return results
 
 
 def prompt(model: Any, size: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a model was asked and what it answered, on disk as it comes, so that a run that was cut off goes on."""
+"""A journal of questions and answers, written as they come, so that an interrupted run resumes."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from llava_mistral.ground.whole_file import saving, write_whole
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered: the text it generated (None where none was asked for), each letter's log-probability."""
+    """One answer: the generated text (None if none was generated) and each letter's log-probability."""
 
     pid: str
     output: str | None
@@ -28,8 +28,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How the questions are put: what is scored ("generated" or "likelihood"), and the limits of an answer."""
+class AnswerSettings:
+    """Settings of an evaluation: what is scored ("generated" or "likelihood"), and the limits of an answer."""
 
     scoring: str = "generated"
     max_new_tokens: int = 16
@@ -38,12 +38,12 @@ class Asked:
     match: str | None = None  # the rule by which answers in words are judged; it changes no answer
 
     def header(self) -> dict[str, Any]:
-        """Return what an answer depends on; the batch size and the rule that judges it change none."""
+        """Return the settings that an answer depends on; batch size and match rule are not among them."""
         return {name: value for name, value in vars(self).items() if name not in ("batch_size", "match")}
 
 
 class Journal:
-    """`predictions.jsonl`: what was asked on its first line, then one answer per line as they come.
+    """`predictions.jsonl`: settings and question hash on the first line, then one answer per line as they come.
 
     A run that is cut off goes on from here; a line that was cut off itself is asked again. Without a path the answers
     are kept in memory.
@@ -78,7 +78,7 @@ class Journal:
             raise BadInput(problem, remedy="name another output folder, or remove this one", file=self.path)
 
     def append(self, answers: Iterable[Answer]) -> None:
-        """Take answers in, and write them to the file where there is one; a run that gave none leaves none."""
+        """Add answers, and append them to the file where there is one; a run without answers leaves no file."""
         answers = list(answers)
         if self.path is not None:
             if not self.path.is_file() or not self.path.stat().st_size:

@@ -1,4 +1,4 @@
-"""Free answers: how much of the right answer a text says, by one of several rules.
+"""Match free-form answers with the right answer by one of several rules.
 
 Every rule returns a score from 0 to 1, or None where the text says nothing that the rule can compare (unread, and
 counted as wrong).
@@ -40,14 +40,14 @@ def normalised_match(text: str, answer: str) -> float | None:
     """1 where the two are equal once `normalised`; an answer of signs alone is compared as it stands."""
     if not text.strip():
         return None
-    said, right = normalised(text), normalised(answer)
-    return float(said == right) if right else exact(text, answer)
+    given, right = normalised(text), normalised(answer)
+    return float(given == right) if right else exact(text, answer)
 
 
 def numeric(text: str, answer: str) -> float | None:
     """1 where the one number in the text is the answer's, whatever its spelling ("1,000", "1e3", "1000.0")."""
-    said = numbers(text)
-    return float(_close(next(iter(said)), next(iter(numbers(answer))))) if len(said) == 1 else None
+    values = numbers(text)
+    return float(_close(next(iter(values)), next(iter(numbers(answer))))) if len(values) == 1 else None
 
 
 def numbers(text: str) -> set[float]:
@@ -61,28 +61,28 @@ def _close(first: float, second: float) -> bool:
 
 def yes_no(text: str, answer: str) -> float | None:
     """1 where the text says yes or no, only one of the two, and it is the answer."""
-    said = {word.casefold() for word in _YES_NO.findall(text)}
-    return float(said == {answer.strip().rstrip(".").casefold()}) if len(said) == 1 else None
+    verdicts = {word.casefold() for word in _YES_NO.findall(text)}
+    return float(verdicts == {answer.strip().rstrip(".").casefold()}) if len(verdicts) == 1 else None
 
 
 def token_f1(text: str, answer: str) -> float | None:
     """The harmonic mean of the shares of equal words, in the text and in the answer (as SQuAD's evaluator)."""
-    said, right = normalised(text).split(), normalised(answer).split()
-    if not said:
+    given, right = normalised(text).split(), normalised(answer).split()
+    if not given:
         return None
-    shared = sum((Counter(said) & Counter(right)).values())
-    return 2 * shared / (len(said) + len(right))
+    shared = sum((Counter(given) & Counter(right)).values())
+    return 2 * shared / (len(given) + len(right))
 
 
 def by_pattern(pattern: re.Pattern) -> Scorer:
     """Return the rule that finds the answer in a text by a pattern: its first group, or all that it matches."""
 
     def score(text: str, answer: str) -> float | None:
-        found = pattern.search(text)
-        if found is None:
+        match = pattern.search(text)
+        if match is None:
             return None
-        said = found[1] if pattern.groups else found[0]
-        return None if said is None else normalised_match(said, answer)
+        answered = match[1] if pattern.groups else match[0]
+        return None if answered is None else normalised_match(answered, answer)
 
     return score
 

@@ -1,4 +1,4 @@
-"""A checkpoint's answers to questions: loaded as a stranger would load it, asked in batches, resumed where it stopped.
+"""Generate a checkpoint's answers to questions in batches, resuming where an earlier run stopped.
 
 Two scorings come of one pass. `generated`: the text that greedy generation writes, read by `scoring.read_answer`.
 `likelihood`: the choice whose letter is the likeliest next token; it needs no reading, and never says nothing.
@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.evaluation.asking import Checkpoint, check_pictures, weights_fingerprint
-from llava_mistral.evaluation.journal import Answer, Asked, Journal
+from llava_mistral.evaluation.journal import Answer, AnswerSettings, Journal
 from llava_mistral.evaluation.matching import match_of
 from llava_mistral.evaluation.questions import Question, words_hash
 from llava_mistral.evaluation.scoring import question_hash
@@ -21,7 +21,7 @@ from llava_mistral.ground.checkpoint_headers import computing_type
 def answer_problems(
     name: str,
     problems: Sequence[Problem] | Sequence[Question],
-    asked: Asked,
+    settings: AnswerSettings,
     *,
     images: Sequence[str] = ("real",),
     folder: Path | None = None,
@@ -38,7 +38,11 @@ def answer_problems(
         BadInput: a picture is not at hand, or the folder holds the answers of another run.
     """
     check_pictures(problems)
-    header = {**asked.header(), "questions": asked_hash(problems), "weights": weights_fingerprint(name, revision)}
+    header = {
+        **settings.header(),
+        "questions": questions_hash(problems),
+        "weights": weights_fingerprint(name, revision),
+    }
     header["dtype"] = computing_type(name, revision)
     checkpoint, answers = None, {}
     for kind in images:
@@ -51,15 +55,15 @@ def answer_problems(
             mine = [problem for problem in problems if problem.has_image]
         if any(problem.pid not in journal.answers for problem in mine):
             checkpoint = checkpoint or Checkpoint(
-                name, device=device, revision=revision, chat_template=asked.chat_template
+                name, device=device, revision=revision, chat_template=settings.chat_template
             )
-            _ask(checkpoint, mine, asked, kind, journal)
+            _ask(checkpoint, mine, settings, kind, journal)
         answers[kind] = journal.answers
     return answers
 
 
-def asked_hash(problems: Sequence[Problem] | Sequence[Question]) -> str:
-    """Return the SHA-256 of what is asked, of either kind."""
+def questions_hash(problems: Sequence[Problem] | Sequence[Question]) -> str:
+    """Return the SHA-256 of the questions, lettered or free-form."""
     return words_hash(problems) if isinstance(problems[0], Question) else question_hash(problems)
 
 
@@ -71,7 +75,7 @@ def run_folder(folder: Path, images: str) -> Path:
 def _ask(
     checkpoint: Checkpoint,
     problems: Sequence[Problem] | Sequence[Question],
-    asked: Asked,
+    settings: AnswerSettings,
     images: str,
     journal: Journal,
 ) -> None:
@@ -82,33 +86,38 @@ def _ask(
     """
     from tqdm import tqdm
 
-    batches = _batches(checkpoint, problems, asked.batch_size)
+    batches = _batches(checkpoint, problems, settings.batch_size)
     left = [batch for batch in batches if any(problem.pid not in journal.answers for problem in batch)]
     known = {problem.pid: problem for problem in problems}
-    right = sum(_is_right(problem, journal, asked) for problem in problems if problem.pid in journal.answers)
+    right = sum(_is_right(problem, journal, settings) for problem in problems if problem.pid in journal.answers)
     name = "asking" + (" with blank pictures" if images == "blank" else "")
     done = sum(pid in journal.answers for pid in known)
     with tqdm(total=len(problems), initial=done, desc=name, unit=" questions") as bar:
         for batch, inputs in _prepared(checkpoint, left, images):
-            new = [answer for answer in checkpoint.answer(batch, inputs, asked) if answer.pid not in journal.answers]
+            new = [
+                answer for answer in checkpoint.answer(batch, inputs, settings) if answer.pid not in journal.answers
+            ]
             journal.append(new)
-            right += sum(_is_right(known[answer.pid], journal, asked) for answer in new)
+            right += sum(_is_right(known[answer.pid], journal, settings) for answer in new)
             bar.update(len(new))
             bar.set_postfix_str(f"accuracy {100 * right / bar.n:.1f} %")
 
 
 def batch_answers(
-    checkpoint: Checkpoint, problems: Sequence[Problem] | Sequence[Question], asked: Asked, images: str = "real"
+    checkpoint: Checkpoint,
+    problems: Sequence[Problem] | Sequence[Question],
+    settings: AnswerSettings,
+    images: str = "real",
 ) -> Iterator[list[Answer]]:
     """Yield the answers batch by batch, questions of like length together."""
-    for batch, inputs in _prepared(checkpoint, _batches(checkpoint, problems, asked.batch_size), images):
-        yield checkpoint.answer(batch, inputs, asked)
+    for batch, inputs in _prepared(checkpoint, _batches(checkpoint, problems, settings.batch_size), images):
+        yield checkpoint.answer(batch, inputs, settings)
 
 
-def _is_right(problem: Problem | Question, journal: Journal, asked: Asked) -> bool:
+def _is_right(problem: Problem | Question, journal: Journal, settings: AnswerSettings) -> bool:
     if isinstance(problem, Question):
-        return (match_of(asked.match).score(journal.answers[problem.pid].output or "", problem.answer) or 0) == 1
-    return journal.answers[problem.pid].choice(problem, asked.scoring) == problem.answer
+        return (match_of(settings.match).score(journal.answers[problem.pid].output or "", problem.answer) or 0) == 1
+    return journal.answers[problem.pid].choice(problem, settings.scoring) == problem.answer
 
 
 def _batches(

@@ -1,4 +1,4 @@
-"""What is asked: lettered questions (`Problem`), or rows of any data with an answer in words (`Question`)."""
+"""The questions of an evaluation: lettered (`Problem`), or rows of any data with an answer in words (`Question`)."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ class Question:
         return [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
 
 
-def read_asked(
+def read_questions(
     path: str | Path,
     *,
     split: str | None = None,
@@ -120,7 +120,7 @@ def held_out_split(path: str | Path, config: str | None = None) -> str | None:
 
 
 def _is_absent_json(path: Path) -> bool:
-    """Whether a JSON file is named that is not there, which `read_problems` says best."""
+    """Whether a JSON file is named that is not there; `read_problems` has the better error for it."""
     return path.suffix.lower() == ".json" and not path.is_file()
 
 
@@ -144,20 +144,20 @@ def _has_choices(path: Path, mapping: Mapping[str, str], config: str | None) -> 
 
 
 def _groups(
-    asked: Sequence[Problem | Question], by: str | None, label: str | None, path: Path
+    questions: Sequence[Problem | Question], by: str | None, label: str | None, path: Path
 ) -> dict[str, str] | None:
     if by is None:
         return None
-    values = {one.pid: getattr(one, label) for one in asked}
+    values = {one.pid: getattr(one, label) for one in questions}
     if all(value is None for value in values.values()):
         raise BadInput(f"no question has a {by}", remedy="name a column of the data", file=path, field="group_by")
     return {pid: "(none)" if value is None else value for pid, value in values.items()}
 
 
 def _row_problem(row: Mapping[str, Any]) -> Problem:
-    """Return a row of `read_rows` that has choices as the question it was made of."""
+    """Return a row of `read_rows` that has choices as the question behind it."""
     image, *more = row["images"] or [None]
-    told = {name: row.get(name) for name in METADATA}
+    metadata = {name: row.get(name) for name in METADATA}
     fields = {"question": row["question"], "choices": tuple(row["choices"]), "answer": row["answer"]}
     return Problem(
         row["id"],
@@ -166,7 +166,7 @@ def _row_problem(row: Mapping[str, Any]) -> Problem:
         image=image,
         more_images=tuple(more),
         has_image=image is not None,
-        **told,
+        **metadata,
     )
 
 
@@ -189,6 +189,6 @@ def check_questions(questions: Sequence[Question], match: Match, path: str | Pat
 
 
 def words_hash(questions: Sequence[Question]) -> str:
-    """Return the SHA-256 of what was asked: ids, turns, right answers, and numbers of pictures."""
-    asked = sorted(([q.pid, list(q.chat), q.answer] for q in questions), key=lambda one: one[0])
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    """Return the SHA-256 of the questions: ids, turns, right answers, and numbers of pictures."""
+    records = sorted(([q.pid, list(q.chat), q.answer] for q in questions), key=lambda one: one[0])
+    return hashlib.sha256(json.dumps(records).encode()).hexdigest()

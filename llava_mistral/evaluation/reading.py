@@ -1,4 +1,4 @@
-"""What a model's text names: one of the lettered choices, or none.
+"""Parse which lettered choice a model's text names, if any.
 
 A text that names several choices, or takes an answer back, is read as none: a wrong reading would be scored silently.
 Every pattern here is linear in the length of the text.
@@ -151,7 +151,7 @@ def _decided(named: set[int | None], form: str) -> Reading:
 def _named(text: str, choices: Sequence[str]) -> tuple[set[int | None], str]:
     """Return every choice that some part of the text names (None for a letter that is not there), and the form."""
     stated = list(_statements(text, choices))
-    if len(stated) > _MOST_STATED or _says_it_again(text) or any(_weakened(text, choices, *one) for one in stated):
+    if len(stated) > _MOST_STATED or _repeats_answer(text) or any(_weakened(text, choices, *one) for one in stated):
         return set(), SEVERAL
     named, form = {index for index, _, _ in stated}, STATED
     if named:  # "arid. The answer is A."
@@ -186,8 +186,8 @@ def _named(text: str, choices: Sequence[str]) -> tuple[set[int | None], str]:
     return named, form
 
 
-def _says_it_again(text: str) -> bool:
-    """Whether "The answer is" comes twice: with a letter anywhere, or with anything before an argument begins."""
+def _repeats_answer(text: str) -> bool:
+    """Whether "The answer is" occurs twice: with a letter anywhere, or with anything before an argument begins."""
     lettered = sum(found[0].startswith(_THE_ANSWER) for found in _TOLD.finditer(text))
     argued = _ARGUED.split(text, maxsplit=1)[0]
     return lettered > 1 or sum(argued.count(words) for words in _THE_ANSWER) > 1
@@ -272,12 +272,12 @@ def _lists_another(text: str, choices: Sequence[str], index: int | None) -> bool
 
 def _begins_beside(rest: str, choice: str) -> bool:
     """Whether the text behind a letter, "B, arid" or "B (arid)", is that of a choice."""
-    found, said = re.match(r"\s*[,:(–—-]\s*", rest), choice.strip().rstrip(".").casefold()
-    return bool(found and said) and _begins(rest[found.end() :].casefold(), said)
+    separator, lowered = re.match(r"\s*[,:(–—-]\s*", rest), choice.strip().rstrip(".").casefold()
+    return bool(separator and lowered) and _begins(rest[separator.end() :].casefold(), lowered)
 
 
-def _begins(text: str, said: str) -> bool:
-    return text.startswith(said) and not text[len(said) : len(said) + 1].isalnum()
+def _begins(text: str, choice: str) -> bool:
+    return text.startswith(choice) and not text[len(choice) : len(choice) + 1].isalnum()
 
 
 def _same_text(text: str, choices: Sequence[str]) -> set[int]:

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing beside it."""
+"""A comparison as one self-contained HTML page."""
 
 import base64
 from collections.abc import Mapping
@@ -76,11 +76,11 @@ def _published_table(comparison: Mapping[str, Any]) -> str:
     )
 
 
-def _efficiency_table(found: Mapping[str, Any] | None) -> str:
-    if not found:
+def _efficiency_table(efficiency: Mapping[str, Any] | None) -> str:
+    if not efficiency:
         return ""
-    models = found["models"].values()
-    rows = [f"<tr><th></th>{''.join(f'<th>{escape(name)}</th>' for name in found['models'])}</tr>"]
+    models = efficiency["models"].values()
+    rows = [f"<tr><th></th>{''.join(f'<th>{escape(name)}</th>' for name in efficiency['models'])}</tr>"]
 
     def row(label: str, cells: list[str]) -> None:
         rows.append(f"<tr><td>{escape(label)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
@@ -95,9 +95,10 @@ def _efficiency_table(found: Mapping[str, Any] | None) -> str:
         cells = [f"{model['kv_cache']['at'][context] / 2**20:,.1f}" for model in models]
         row(f"key-value cache at {int(context):,} tokens, MiB", cells)
     for kind, label in (("prefill", "prompt tokens read"), ("decode", "tokens written")):
-        for size in found["batch_sizes"]:
+        for size in efficiency["batch_sizes"]:
             row(f"{label} per second, batch of {size}", [_rate(model["measured"][kind][size]) for model in models])
     row("peak memory, MiB", [f"{model['measured']['peak_memory']['bytes'] / 2**20:,.0f}" for model in models])
+    device = escape(str(efficiency["hardware"]["device"]))
     trained = [model["training"] for model in models]
     row(
         "training samples per second",
@@ -105,7 +106,7 @@ def _efficiency_table(found: Mapping[str, Any] | None) -> str:
     )
     return (
         "<h2>Efficiency</h2><p>Parameters, FLOP and cache (bfloat16) follow from the configurations. Speed and memory "
-        f"were measured on {escape(str(found['hardware']['device']))}, {found['rounds']} rounds, the models in turn: "
+        f"were measured on {device}, {efficiency['rounds']} rounds, the models in turn: "
         f"medians with quartiles.</p>{_SCROLL}<table>{''.join(rows)}</table></div>"
     )
 

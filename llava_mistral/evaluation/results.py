@@ -1,4 +1,4 @@
-"""A results folder: `summary.json` (what was scored and how well) and `predictions.json` (what was answered)."""
+"""A results folder: `summary.json` (settings and scores) and `predictions.json` (the answers)."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.data.scienceqa import COLUMNS, LETTERS, Problem, question_text
-from llava_mistral.evaluation.journal import Answer, Asked
+from llava_mistral.evaluation.journal import Answer, AnswerSettings
 from llava_mistral.evaluation.other_readers import read_by_each
 from llava_mistral.evaluation.reading import forms, reading
 from llava_mistral.evaluation.scoring import (
@@ -68,9 +68,9 @@ def readers(problems: Sequence[Problem], texts: Mapping[str, str]) -> dict[str, 
     """Return {column: {reader: accuracy and unread share}} from the texts alone, for ALL and IMG."""
     found = {}
     for column in ("ALL", "IMG"):
-        asked = [(texts.get(p.pid, ""), p.choices, p.answer) for p in problems if belongs(p, column)]
-        if asked:
-            found[column] = read_by_each(asked)
+        questions = [(texts.get(p.pid, ""), p.choices, p.answer) for p in problems if belongs(p, column)]
+        if questions:
+            found[column] = read_by_each(questions)
     return found
 
 
@@ -86,7 +86,7 @@ def readers_text(summary: Mapping[str, Any]) -> str:
 
 
 def answered_summary(
-    problems: Sequence[Problem], answers: Mapping[str, Answer], asked: Asked, **facts: Any
+    problems: Sequence[Problem], answers: Mapping[str, Answer], asked: AnswerSettings, **facts: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (summary, predictions) of a checkpoint's answers.
 
@@ -127,7 +127,7 @@ def ground_truth(problems: Sequence[Problem]) -> dict[str, Any]:
 
 
 def prompt_hash(problems: Sequence[Problem], facts: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what a model was shown and allowed: user turns, kind of pictures, scoring, answer length.
+    """Return the SHA-256 of the prompts and limits: user turns, kind of pictures, scoring, answer length.
 
     The chat template around the user's turn is the model's own and not part of it.
     """
@@ -137,15 +137,15 @@ def prompt_hash(problems: Sequence[Problem], facts: Mapping[str, Any]) -> str:
 
 
 def answers_to_look_at(
-    asked: Sequence[Any], predictions: Mapping[str, Any], summary: Mapping[str, Any], images: str, *, title: str
+    questions: Sequence[Any], predictions: Mapping[str, Any], summary: Mapping[str, Any], images: str, *, title: str
 ) -> str:
     """Return the page of right and wrong answers of one results folder (`answers_page`)."""
     from llava_mistral.evaluation.answers_page import answers_page
     from llava_mistral.evaluation.asking import pictures_of
 
     results, outputs = predictions["results"], predictions.get("outputs") or {}
-    texts = {p.pid: outputs[p.pid] if p.pid in outputs else _letter(results[p.pid]) for p in asked}
-    right = predictions.get("right") or {p.pid: results[p.pid] == p.answer for p in asked}
+    texts = {p.pid: outputs[p.pid] if p.pid in outputs else _letter(results[p.pid]) for p in questions}
+    right = predictions.get("right") or {p.pid: results[p.pid] == p.answer for p in questions}
 
     def pictures(one: Any) -> list[Any]:
         at_hand = all(image is not None for image in one.images)
@@ -153,7 +153,7 @@ def answers_to_look_at(
 
     facts = f"{cell_text(summary['ALL'])}; {counts_text(summary)}"
     return answers_page(
-        asked, texts, {pid: hit == 1 for pid, hit in right.items()}, pictures, title=title, facts=facts
+        questions, texts, {pid: hit == 1 for pid, hit in right.items()}, pictures, title=title, facts=facts
     )
 
 
@@ -162,7 +162,7 @@ def _letter(index: int | None) -> str:
 
 
 def blank_text(problems: Sequence[Any], real: Mapping[str, Any], blank: Mapping[str, Any]) -> str:
-    """Return one line: what blanking the pictures does to the questions that have one, and how many went unread.
+    """Return one line: the effect of blank pictures on the questions that have one, and the answers left unread.
 
     `real` and `blank` are the predictions of two results folders.
     """
@@ -184,10 +184,12 @@ def blank_text(problems: Sequence[Any], real: Mapping[str, Any], blank: Mapping[
     return f"blank pictures, on the {len(pictured):,} questions with one: {gap}; {counts}"
 
 
-def difference_text(found: PairedDifference, test: str = "exact McNemar") -> str:
-    """Return a difference in accuracy with its interval, its p-value, and whether it is one at all."""
-    said = f"{100 * found.difference:+.2f} points (95 % {100 * found.low:+.2f} to {100 * found.high:+.2f}"
-    return f"{said}, {test} p = {found.p_value:.2g})" + ("" if found.significant else ", not significant")
+def difference_text(difference: PairedDifference, test: str = "exact McNemar") -> str:
+    """Return a difference in accuracy with its interval, its p-value, and whether it is significant."""
+    text = (
+        f"{100 * difference.difference:+.2f} points (95 % {100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
+    )
+    return f"{text}, {test} p = {difference.p_value:.2g})" + ("" if difference.significant else ", not significant")
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:
@@ -198,14 +200,14 @@ def cell_text(cell: Mapping[str, Any]) -> str:
 
 def counts_text(summary: Mapping[str, Any]) -> str:
     """Return one line that says how many answers were unread, taken from `results`, missing and passed over."""
-    said = [f"unread answers (counted as wrong): {summary['unread']}"]
+    lines = [f"unread answers (counted as wrong): {summary['unread']}"]
     if summary["recorded"]:
-        said.append(f"texts that could not be read, with the index recorded for them: {summary['recorded']}")
+        lines.append(f"texts that could not be read, with the index recorded for them: {summary['recorded']}")
     if summary["missing"]:
-        said.append(f"missing (counted as wrong): {summary['missing']}")
+        lines.append(f"missing (counted as wrong): {summary['missing']}")
     if summary["unknown"]:
-        said.append(f"passed over, for other problems: {summary['unknown']}")
-    return "; ".join(said)
+        lines.append(f"passed over, for other problems: {summary['unknown']}")
+    return "; ".join(lines)
 
 
 def versions(*packages: str) -> dict[str, str | None]:

@@ -202,21 +202,21 @@ def grouped(
 
 
 def warnings(cell: Mapping[str, Any], given: Counter) -> list[str]:
-    """Return a line for each sign that a figure says little: one answer to everything, unread answers, below chance.
+    """Return a warning for each sign of an unreliable figure: one answer to everything, unread answers, below chance.
 
     Args:
         cell: of all questions.
         given: how often each answer was given.
     """
-    said, n = [], cell["n"]
+    messages, n = [], cell["n"]
     answer, times = given.most_common(1)[0] if given else ("", 0)
     if n > 1 and times == n and answer:
-        said.append(f"every question was given the same answer, {str(answer)[:40]!r}")
+        messages.append(f"every question was given the same answer, {str(answer)[:40]!r}")
     if cell["unread"] > MOST_UNREAD * n:
-        said.append(f"{cell['unread']:,} of {n:,} answers could not be read and count as wrong: look at the texts")
+        messages.append(f"{cell['unread']:,} of {n:,} answers could not be read and count as wrong: look at the texts")
     if cell["chance"] is not None and cell["accuracy"] < cell["chance"]:
-        said.append(f"the accuracy, {cell['accuracy']:.1f} %, is below chance, {cell['chance']:.1f} %")
-    return said
+        messages.append(f"the accuracy, {cell['accuracy']:.1f} %, is below chance, {cell['chance']:.1f} %")
+    return messages
 
 
 def belongs(problem: Problem, column: str) -> bool:
@@ -235,9 +235,9 @@ def belongs(problem: Problem, column: str) -> bool:
 
 
 def question_hash(problems: Iterable[Problem]) -> str:
-    """Return the SHA-256 of what was asked: ids, wording, right answers, and which questions have a picture."""
-    asked = sorted((p.pid, question_text(p), -1 if p.answer is None else p.answer, p.has_image) for p in problems)
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    """Return the SHA-256 of the questions: ids, wording, right answers, and which have a picture."""
+    records = sorted((p.pid, question_text(p), -1 if p.answer is None else p.answer, p.has_image) for p in problems)
+    return hashlib.sha256(json.dumps(records).encode()).hexdigest()
 
 
 def table(columns: Mapping[str, dict[str, Any] | None], shown: Sequence[str] = COLUMNS) -> str:

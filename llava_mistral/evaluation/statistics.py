@@ -1,4 +1,4 @@
-"""Intervals and tests for accuracies: how much of a difference is there, and could it be chance.
+"""Confidence intervals and significance tests for accuracies.
 
 Several seeds answer the same questions, so both are samples: of the runs one could have made, and of the questions one
 could have asked. `crossed_mean` and `crossed_gap` take the two apart (an analysis of variance with crossed random
@@ -30,8 +30,8 @@ def wilson_interval(correct: int, n: int, level: float = LEVEL) -> tuple[float, 
         raise ValueError(f"{correct} of {n} is not a proportion")
     from scipy.stats import binomtest
 
-    found = binomtest(correct, n).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(correct, n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

@@ -1,4 +1,4 @@
-"""The figures of a study, `study.json`: every backbone and choice of data, intervals, tests, and floors beside them.
+"""The figures of a study, `study.json`: every backbone and data selection, with intervals, tests and blind baselines.
 
 No difference between backbones is tested: in a study whose text models are made once, the number of runs per backbone
 is one, however many seeds train a projector on top.
@@ -95,9 +95,9 @@ def study_results(root: str | Path, title: str) -> dict[str, Any]:
     return _figures(facts, means, gap, unread)
 
 
-def restated(found: Mapping[str, Any]) -> dict[str, Any]:
+def restated(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Return the contents of `study.json` from an earlier one, whose accuracies by seed are all that was kept."""
-    models = {tuple(name.split("/")): columns for name, columns in found["models"].items()}
+    models = {tuple(name.split("/")): columns for name, columns in figures["models"].items()}
     means = {
         key: {
             c: bounded_mean([x / 100 for x in cell["seeds"]], cell["n"]) if cell else None for c, cell in own.items()
@@ -110,7 +110,7 @@ def restated(found: Mapping[str, Any]) -> dict[str, Any]:
         return bounded_gap(*sides, models[first][column]["n"])
 
     unread = {key: {c: cell.get("unread") if cell else None for c, cell in own.items()} for key, own in models.items()}
-    facts = {name: value for name, value in found.items() if name not in ("models", "pairs", "seeds")}
+    facts = {name: value for name, value in figures.items() if name not in ("models", "pairs", "seeds")}
     return _figures(facts | {"answers_kept": False}, means, gap, unread)
 
 
@@ -179,10 +179,10 @@ def _training(run: Run) -> dict[str, Any] | None:
     record = Path(str(run.summary.get("model"))) / "run.json"
     if not record.is_file():
         return None
-    told = read_json(record)
-    if not all(told.get(name) for name in ("steps", "epochs", "data")):
+    facts = read_json(record)
+    if not all(facts.get(name) for name in ("steps", "epochs", "data")):
         return None
-    return {"rows": told["data"]["rows"], "steps": told["steps"], "epochs": told["epochs"], "stage": told["stage"]}
+    return {"rows": facts["data"]["rows"], "steps": facts["steps"], "epochs": facts["epochs"], "stage": facts["stage"]}
 
 
 def majority_by_wording(train: Sequence[Problem], test: Sequence[Problem]) -> dict[str, int]:
@@ -204,7 +204,7 @@ def majority_by_wording(train: Sequence[Problem], test: Sequence[Problem]) -> di
 
 
 def floors(data: str | Path | None, blank: str | Path | None) -> list[dict[str, Any]]:
-    """Return what models reach that do not look: {"name", "columns"}.
+    """Return the accuracy of models that do not see the pictures: {"name", "columns"}.
 
     Args:
         data: a ScienceQA folder with training and test questions, for the majority by wording.

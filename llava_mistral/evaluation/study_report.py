@@ -28,45 +28,46 @@ COLUMNS = {"skills": "mean over skills"}
 WIDTH = 119  # characters of a line of the page
 
 
-def study_page(found: Mapping[str, Any]) -> str:
+def study_page(figures: Mapping[str, Any]) -> str:
     """Return `study.md` of a `study.json`."""
-    shown = [column for column in SHOWN if any(own.get(column) for own in found["models"].values())]
+    shown = [column for column in SHOWN if any(own.get(column) for own in figures["models"].values())]
     sections = [
-        [f"# {markdown(found['title'])}"],
-        [fill(" ".join([*_about(found), *_about_backbones(found)]), WIDTH)],
-        _accuracies(found, shown),
+        [f"# {markdown(figures['title'])}"],
+        [fill(" ".join([*_about(figures), *_about_backbones(figures)]), WIDTH)],
+        _accuracies(figures, shown),
         ["![Accuracy by backbone and data](study.png)"],
-        *_floors(found, shown),
-        *_training(found),
-        *_differences(found),
+        *_floors(figures, shown),
+        *_training(figures),
+        *_differences(figures),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
 
-def _about(found: Mapping[str, Any]) -> list[str]:
+def _about(figures: Mapping[str, Any]) -> list[str]:
     """What was measured, and what the intervals are about."""
     sizes = [
-        f"{column} {n:,} questions, chance {found['chance'][column]:.1f}" for column, n in found["questions"].items()
+        f"{column} {n:,} questions, chance {figures['chance'][column]:.1f}"
+        for column, n in figures["questions"].items()
     ]
-    said = [
-        f"Accuracy in percent, mean of {found['seeds']} seeds. {'; '.join(sizes)}.",
+    lines = [
+        f"Accuracy in percent, mean of {figures['seeds']} seeds. {'; '.join(sizes)}.",
         "95 % intervals count seeds and questions both as samples; the seeds' variance is pooled over the rows.",
     ]
-    if found.get("of"):
-        said.append(f"The figures are those of {markdown(found['of'])}.")
-    if not found["answers_kept"]:
-        said.append(
+    if figures.get("of"):
+        lines.append(f"The figures are those of {markdown(figures['of'])}.")
+    if not figures["answers_kept"]:
+        lines.append(
             "Of this run the accuracies by seed were kept and not the single answers, so the questions' part is the "
             "most that it can be: the intervals are wider than needed, those of differences above all."
         )
-    return said
+    return lines
 
 
-def _about_backbones(found: Mapping[str, Any]) -> list[str]:
-    backbones = list(dict.fromkeys(name.split("/")[0] for name in found["models"]))
+def _about_backbones(figures: Mapping[str, Any]) -> list[str]:
+    backbones = list(dict.fromkeys(name.split("/")[0] for name in figures["models"]))
     if len(backbones) < 2:
         return []
-    twins = found.get("twins")
+    twins = figures.get("twins")
     alike = ""
     if twins:
         alike = (
@@ -80,45 +81,45 @@ def _about_backbones(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _accuracies(found: Mapping[str, Any], shown: list[str]) -> list[str]:
+def _accuracies(figures: Mapping[str, Any], shown: list[str]) -> list[str]:
     head = ["backbone", "fine-tuning data", *(COLUMNS.get(column, column) for column in shown)]
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for name, columns in found["models"].items():
+    for name, columns in figures["models"].items():
         backbone, data = name.split("/")
         cells = " | ".join(_cell(columns.get(column)) for column in shown)
         rows.append(f"| {backbone} | {NAMES.get(data, data)} | {cells} |")
     return rows
 
 
-def _floors(found: Mapping[str, Any], shown: list[str]) -> list[list[str]]:
-    """The table of what is reached without looking."""
-    columns = [column for column in shown if column in found["questions"]]
+def _floors(figures: Mapping[str, Any], shown: list[str]) -> list[list[str]]:
+    """The table of accuracies without pictures."""
+    columns = [column for column in shown if column in figures["questions"]]
     rows = [f"| without looking | {' | '.join(columns)} |", f"|{'---|' * (1 + len(columns))}"]
-    chances = [f"{found['chance'][column]:.1f}" for column in columns]
+    chances = [f"{figures['chance'][column]:.1f}" for column in columns]
     rows.append(f"| chance | {' | '.join(chances)} |")
-    for floor in found.get("floors") or []:
+    for floor in figures.get("floors") or []:
         cells = " | ".join(_cell(floor["columns"].get(column)) for column in columns)
         rows.append(f"| {floor['name']} | {cells} |")
-    said = (
+    sentence = (
         "An accuracy is to be read beside these, with Wilson's intervals; an answer that was not read counts as wrong."
     )
-    return [["## Floors"], [said], rows]
+    return [["## Floors"], [sentence], rows]
 
 
-def _training(found: Mapping[str, Any]) -> list[list[str]]:
+def _training(figures: Mapping[str, Any]) -> list[list[str]]:
     """How long each arm was trained."""
-    known = {name: told for name, told in (found.get("training") or {}).items() if told}
+    known = {name: record for name, record in (figures.get("training") or {}).items() if record}
     if not known:
         return []
-    arms = {name.split("/")[1]: told for name, told in known.items()}
+    arms = {name.split("/")[1]: record for name, record in known.items()}
     rows = ["| fine-tuning data | rows | steps | epochs |", "|---|---|---|---|"]
     rows += [
-        f"| {NAMES.get(arm, arm)} | {told['rows']:,} | {told['steps']:,} | {told['epochs']:.1f} |"
-        for arm, told in arms.items()
+        f"| {NAMES.get(arm, arm)} | {record['rows']:,} | {record['steps']:,} | {record['epochs']:.1f} |"
+        for arm, record in arms.items()
     ]
-    said = []
-    if len({told["steps"] for told in arms.values()}) == 1:
-        said = [
+    lines = []
+    if len({record["steps"] for record in arms.values()}) == 1:
+        lines = [
             fill(
                 "The arms were trained for equal steps. With equal steps a small set is seen more often than a large "
                 "one, so that a table of equal epochs may read otherwise; this run has none. What is equal here is "
@@ -126,11 +127,11 @@ def _training(found: Mapping[str, Any]) -> list[list[str]]:
                 WIDTH,
             )
         ]
-    return [["## Training"], rows, *([said] if said else [])]
+    return [["## Training"], rows, *([lines] if lines else [])]
 
 
-def _differences(found: Mapping[str, Any]) -> list[list[str]]:
-    count, sections = len(found["pairs"]), []
+def _differences(figures: Mapping[str, Any]) -> list[list[str]]:
+    count, sections = len(figures["pairs"]), []
     if not count:
         return []
     sections.append(["## Differences"])
@@ -141,7 +142,7 @@ def _differences(found: Mapping[str, Any]) -> list[list[str]]:
     )
     sections.append([fill(about, WIDTH)])
     for column in TESTED:
-        own = [pair for pair in found["pairs"] if pair["column"] == column]
+        own = [pair for pair in figures["pairs"] if pair["column"] == column]
         rows = [
             f"| {column}: from | to | difference | interval | p | |",
             "|---|---|---|---|---|---|",
@@ -154,7 +155,7 @@ def _differences(found: Mapping[str, Any]) -> list[list[str]]:
         )
         seen_by = f"with a probability of {100 * POWER:.0f} %"
         sections.append([f"Smallest true difference that this table finds {seen_by}: {reach} points."])
-    shown = sum(pair["significant"] for pair in found["pairs"])
+    shown = sum(pair["significant"] for pair in figures["pairs"])
     closing = (
         f"{shown} of {count} differences are significant. Where one is not, none is shown, which is not to say that "
         "there is none: differences below the sizes above go unseen here."
@@ -200,31 +201,33 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="folder to write: study.json, study.md, study.png")
     parser.add_argument("--title", default="Backbones and choices of data", help="headline of page and chart")
     options = parser.parse_args()
-    found = study_results(options.results, options.title) if options.results else restated(read_json(options.figures))
+    figures = (
+        study_results(options.results, options.title) if options.results else restated(read_json(options.figures))
+    )
     if options.data or options.blank:
-        found["floors"] = floors(options.data, options.blank)
+        figures["floors"] = floors(options.data, options.blank)
     with whole_folder(options.output, "study.json") as folder:
         from llava_mistral.evaluation.charts import grouped_chart
 
-        grouped_chart(_grouped(found), folder / "study.png", title=found["title"], chance=_chance_lines(found))
-        (folder / "study.md").write_text(study_page(found), encoding="utf-8")
-        (folder / "study.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        grouped_chart(_grouped(figures), folder / "study.png", title=figures["title"], chance=_chance_lines(figures))
+        (folder / "study.md").write_text(study_page(figures), encoding="utf-8")
+        (folder / "study.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(Path(options.output) / "study.md")
 
 
-def _chance_lines(found: Mapping[str, Any]) -> dict[str, float]:
+def _chance_lines(figures: Mapping[str, Any]) -> dict[str, float]:
     """Return the lines of the chart: chance, and what is reached from the wording alone."""
-    lines = {"chance": found["chance"][MAIN]}
-    for floor in found.get("floors") or []:
+    lines = {"chance": figures["chance"][MAIN]}
+    for floor in figures.get("floors") or []:
         if floor["name"].startswith("most frequent letter"):
             lines["wording alone"] = floor["columns"][MAIN]["accuracy"]
     return lines
 
 
-def _grouped(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _grouped(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{backbone: {data: cell}} of the main column, the data in the order of `NAMES`."""
     grouped: dict[str, dict[str, Any]] = {}
-    for name, columns in found["models"].items():
+    for name, columns in figures["models"].items():
         backbone, data = name.split("/")
         grouped.setdefault(backbone, {})[NAMES.get(data, data)] = columns[MAIN]
     order = list(NAMES.values())

@@ -1,4 +1,4 @@
-"""Answers in words, judged by a rule: the summary, the groups, and what a reader should be warned of."""
+"""Free-form answers scored by a match rule: the summary, the groups, and warnings."""
 
 import hashlib
 import json
@@ -127,6 +127,6 @@ def rows_text(cells: Mapping[str, Mapping[str, Any]], *, head: str) -> str:
 
 
 def prompt_hash(questions: Sequence[Question], facts: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what a model was shown and allowed."""
+    """Return the SHA-256 of the prompts and limits."""
     allowed = [facts[name] for name in ("images", "max_new_tokens")]
     return hashlib.sha256(json.dumps([words_hash(questions), allowed]).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""What every room stands on: the error, whole files, the picture decoder, checkpoint headers, whose code runs."""
+"""Shared foundations: the user error, atomic files, the picture decoder, checkpoint headers, foreign code."""

@@ -1,6 +1,6 @@
 """The one error a user meets for their own bad input: what was given, why it cannot work, what to do.
 
-Every noun may raise it (the ▲ files, which travel to the Hub alone, raise `ValueError`); every verb turns it into one
+Any module may raise it (the published files, `*_llava_mistral.py`, raise `ValueError`); every verb turns it into one
 line on standard error and exit code 2.
 """
 

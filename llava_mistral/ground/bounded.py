@@ -1,4 +1,4 @@
-"""Small files of strangers, read within bounds: a text of 1 TB may be a hole."""
+"""Read small untrusted files within bounds: a sparse file of 1 TB is refused."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def check_hole(path: str | Path) -> None:
         BadInput: it does.
     """
     state = Path(path).stat()
-    taken = getattr(state, "st_blocks", state.st_size) * 512
-    if state.st_size > 1 << 30 and taken * 1000 < state.st_size:
-        problem = f"has {state.st_size:,} bytes, of which {taken:,} are on the disk"
+    allocated = getattr(state, "st_blocks", state.st_size) * 512
+    if state.st_size > 1 << 30 and allocated * 1000 < state.st_size:
+        problem = f"has {state.st_size:,} bytes, of which {allocated:,} are on the disk"
         raise BadInput(problem, remedy="write it again from its source", file=path)

@@ -8,7 +8,7 @@ MOST_VALUES = 100_000  # of a YAML text with every alias written out
 
 
 class Unfolds(yaml.YAMLError):
-    """YAML that refers to itself, or unfolds to more than anybody wrote."""
+    """YAML that refers to itself, or whose aliases expand to too many values."""
 
 
 class _Loader(yaml.SafeLoader):

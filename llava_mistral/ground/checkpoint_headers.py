@@ -1,4 +1,4 @@
-"""A checkpoint's files, looked at before a library or a weight is loaded: one reading of headers and indexes for all.
+"""Check a checkpoint's files, headers and indexes before a library or a weight is loaded.
 
 The libraries build a default of seven billion weights where config.json is missing, follow an index out of its folder,
 take integers for weights, and name no file when a header is broken; docs/reliability.md has what each does.
@@ -34,7 +34,7 @@ _NUMBERS = 1 << 63  # of one tensor; a lie of a million factors is not multiplie
 
 
 def check_files(folder: str | Path, field: str | None = None, *, weights: bool = True) -> None:
-    """Refuse a folder that is no whole checkpoint by its configuration, index and headers; no weight is read.
+    """Refuse an incomplete checkpoint by its configuration, index and headers; no weight is read.
 
     Args:
         field: the argument that names the folder, for the error.
@@ -200,17 +200,17 @@ def read_header(file: Path) -> dict[str, dict]:
         if at != whole - 8 - length:
             raise ValueError(f"its tensors take {at:,} bytes and it has {whole - 8 - length:,}")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        said = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
-        raise BadInput(f"is not a complete safetensors file ({said[:200]})", remedy=AGAIN, file=file) from error
+        message = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+        raise BadInput(f"is not a complete safetensors file ({message[:200]})", remedy=AGAIN, file=file) from error
     return header
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
         twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
         raise ValueError(f"{twice[:80]} occurs twice")
-    return found
+    return mapping
 
 
 def _span(name: str, entry: dict) -> tuple[int, int, str]:
@@ -242,15 +242,15 @@ def check_image_token(config: Any, processor: Any, name: str | Path) -> None:
     Raises:
         BadInput: names both ids.
     """
-    expected, given = (getattr(one, "image_token_id", None) for one in (config, processor))
-    if None not in (expected, given) and expected != given:
-        problem = f"the model's image token is {expected} and the tokenizer's {given}"
+    expected, actual = (getattr(one, "image_token_id", None) for one in (config, processor))
+    if None not in (expected, actual) and expected != actual:
+        problem = f"the model's image token is {expected} and the tokenizer's {actual}"
         raise BadInput(problem, remedy="save model and processor together", file=name, field="image_token_id")
 
 
 @contextmanager
 def opening(name: str | Path, part: str = "") -> Iterator[None]:
-    """Turn what libraries raise at a bad checkpoint, each its own kind, into `BadInput` that names it.
+    """Turn the various errors that libraries raise at a bad checkpoint into a `BadInput` that names it.
 
     What is not the checkpoint's fault (a full disk, no memory, no network) stays as it is. The bar of loading is for
     whoever looks on: in a log it would stand between the lines.
@@ -273,11 +273,11 @@ def opening(name: str | Path, part: str = "") -> Iterator[None]:
     except Exception as error:
         if not _is_the_checkpoints(error, name):
             raise
-        said = " ".join(str(error).split()).removeprefix(f"{name}: ") or type(error).__name__
-        said = re.sub(r"^(Class v|V)alidation error for (validator|field) '\w+': \w+: ", "", said)
-        problem, _, remedy = said.rpartition("; ")
+        message = " ".join(str(error).split()).removeprefix(f"{name}: ") or type(error).__name__
+        message = re.sub(r"^(Class v|V)alidation error for (validator|field) '\w+': \w+: ", "", message)
+        problem, _, remedy = message.rpartition("; ")
         place = f"{name}/{part}" if part and Path(name).is_dir() else name
-        raise BadInput(problem or said, remedy=remedy if problem else AGAIN, file=place) from error
+        raise BadInput(problem or message, remedy=remedy if problem else AGAIN, file=place) from error
     finally:
         if shown:
             logging.enable_progress_bar()

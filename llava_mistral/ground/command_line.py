@@ -143,7 +143,7 @@ def _with_hub(line: str) -> str:
 
 
 class _Escaped:
-    """Standard output, to which the words of files and models are written as text alone."""
+    """Standard output that escapes control characters in text from files and models."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -164,11 +164,11 @@ def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in REMEDIES:  # libraries raise OSError for much else
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}; {REMEDIES[error.errno]} and run the same command again"
-    said = " ".join(str(error).split()) or "no message"
+    message = " ".join(str(error).split()) or "no message"
     for number, remedy in REMEDIES.items():  # torch and safetensors raise errors of their own, in the system's words
-        if os.strerror(number) in said:
-            return f"{said}; {remedy} and run the same command again"
-    return f"{type(error).__name__}: {said}; run again with --verbose for the traceback"
+        if os.strerror(number) in message:
+            return f"{message}; {remedy} and run the same command again"
+    return f"{type(error).__name__}: {message}; run again with --verbose for the traceback"
 
 
 def _report(name: str, line: str, code: int) -> int:

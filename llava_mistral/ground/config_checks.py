@@ -1,4 +1,4 @@
-"""What the small files of a checkpoint may not name or ask for, looked at before a library reads them."""
+"""Check the small files of a checkpoint for unsafe paths and values before a library reads them."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The environment of a process that runs a stranger's code: without tokens, keys, and the ways to those in files.
+"""The environment of a process that runs foreign code: without tokens, keys, and the variables that lead to them.
 
 Such code has the user's rights and can read any file; what is done here keeps it from being handed the logins.
 """

@@ -1,4 +1,4 @@
-"""Words of others, made fit for the place they are poured into: one function for each place.
+"""Escape untrusted text for where it is shown: one function for each place.
 
 HTML is `html.escape`, a shell's word `shlex.quote`, YAML PyYAML's own writer; the rest is here, with what the pages of
 this project may load.

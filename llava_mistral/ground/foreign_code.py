@@ -1,4 +1,4 @@
-"""Whose code a checkpoint runs: this project's, and nobody else's unless the user names its commit.
+"""Which code a checkpoint may run: only this project's, unless the user trusts a commit by name.
 
 Classes of ours are loaded from here, never from the copy in a folder, so that nothing of a folder runs. Other code
 runs only at the commit that the user typed (`--trust_code_of OWNER/NAME@COMMIT`); what a file says about itself is no
@@ -143,9 +143,9 @@ def load_model(auto: type, source: Origin, **options) -> tuple[Any, dict]:
     model, info = auto.from_pretrained(source.name, output_loading_info=True, **source.options(), **options)
     if source.adapter is not None:
         at = {"revision": source.adapter.revision} if source.adapter.revision else {}
-        found = model.load_adapter(source.adapter.name, adapter_kwargs=at)
+        loading_info = model.load_adapter(source.adapter.name, adapter_kwargs=at)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            info[kind] = {*info[kind], *getattr(found, kind)}
+            info[kind] = {*info[kind], *getattr(loading_info, kind)}
     return model, info
 
 
@@ -254,9 +254,9 @@ def _file(name: str, file: str, revision: str | None) -> Path | None:
 def _read(name: str, config: str, revision: str | None) -> dict[str, Any]:
     try:
         path = _file(name, config, revision)
-        found = json.loads(read_bounded(path)) if path else {}
+        content = json.loads(read_bounded(path)) if path else {}
     except BadInput:
         raise
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

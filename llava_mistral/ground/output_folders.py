@@ -1,4 +1,4 @@
-"""Which folders a verb may replace: those of an earlier run of its own, by what stands in a file that marks them.
+"""Which folders a verb may replace: output of its own earlier runs, recognised by a marker file.
 
 The names of the marking files are the world's commonest (`manifest.json`, `config.json`), so that a name proves
 nothing: the file has to hold what only this project writes, and the folder nothing that the verb would not write.
@@ -125,7 +125,7 @@ def _recorded(folder: Path) -> dict[str, int] | None:
 
 
 def _something_else(folder: Path, made_by: str) -> str | None:
-    """What in the folder is not an earlier output; None where all of it is."""
+    """Return what in the folder is not earlier output; None where all of it is."""
     if all(map(is_partial, folder.iterdir())):
         return None
     file = folder / made_by

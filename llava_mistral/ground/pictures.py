@@ -1,4 +1,4 @@
-"""The one picture decoder: whatever is trained on, embedded, scored or published was opened here.
+"""The one picture decoder: every picture that is trained on, embedded, scored or published is opened here.
 
 What comes out is what `transformers.image_utils.load_image` gives a user at inference: the first frame, upright by its
 EXIF orientation, and RGB without its alpha channel. Grey of more than 8 bits alone is scaled (`_grey`), where Pillow's
@@ -210,7 +210,7 @@ class PictureFolder:
         self._parents: dict[str, str] = {}
 
     def find(self, name: str | Path, *, file: str | Path, record: str | int) -> Path:
-        """Return `root / name` if it is a regular file inside; "absent" and "outside" are told apart.
+        """Return `root / name` if it is a regular file inside; "absent" and "outside" are distinguished.
 
         Raises:
             BadInput: it is absent, no regular file, or outside of the folder.

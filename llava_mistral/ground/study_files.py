@@ -71,7 +71,7 @@ def read_study(
 
 
 def _check_form(step: dict, path: str | Path, index: int) -> None:
-    """Refuse a step whose fields are of other types, or that is more steps than anybody wants."""
+    """Refuse a study whose steps have fields of wrong types, or that has too many steps."""
     for key, kind in (("name", str), ("run", str), ("makes", str), ("for", dict)):
         if step.get(key) is not None and not isinstance(step[key], kind):
             remedy = "write {name: [values]}" if key == "for" else "write a text"
@@ -85,7 +85,7 @@ def _check_form(step: dict, path: str | Path, index: int) -> None:
 
 
 def _check_output(output: Path, path: str | Path) -> None:
-    """Refuse an output that the file names, and no user typed, unless it is a study's own below the current folder.
+    """Refuse an output named by the file and not by the user, unless it is a study's own below the current folder.
 
     Raises:
         BadInput: it is elsewhere, or holds what no study made.

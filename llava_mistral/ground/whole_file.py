@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and disks that say what ails them."""
+"""Atomic writes of files and folders, and disk errors that name the file."""
 
 import ctypes
 import errno
@@ -52,7 +52,7 @@ WITHOUT_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)  # wha
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` among the processes of all machines; where the file system has no locks, hold none.
+    """Hold the lock file `path` across processes and machines; without file locks, go on unlocked.
 
     For what appears by rename and is the same whoever makes it: without locks it is made twice, and never torn.
     """
@@ -73,7 +73,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a killed run left this: nothing that anybody wants back."""
+    """Whether this is an unfinished file or folder of a killed run, which may be removed."""
     return path.name.startswith(".") and ".partial" in path.name
 
 
@@ -85,7 +85,7 @@ def whole_folder_at(path: Path) -> Iterator[Path]:
     What killed runs left beside `path` is removed; a living one holds a lock on what it writes.
 
     Raises:
-        OSError: the disk is full or has no rights, whatever the library that met it has made of that.
+        OSError: the disk is full or not writable, whatever error the library raised for it.
     """
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def _lock(folder: Path) -> int | None:
 
 @contextmanager
 def saving(target: Path) -> Iterator[None]:
-    """Say of a fault of the disk met inside that `target` cannot be saved; other errors pass.
+    """Re-raise disk errors as an OSError that names `target`; other errors pass through.
 
     Raises:
         OSError: with the disk's own number and words: safetensors, torch and pyarrow put it into words of theirs.

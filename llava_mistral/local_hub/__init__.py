@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on your own machine: what `HF_ENDPOINT` may point at for a rehearsal or a test.
+"""A Hugging Face Hub on your own machine, for rehearsals and tests: set `HF_ENDPOINT` to its address.
 
     llava-mistral hub --root DIR --port 0
 

@@ -1,4 +1,4 @@
-"""Who may see a repository: private ones look absent and gated ones keep their files to whoever shows the token."""
+"""Access rules: private repositories look absent without the token, and gated ones refuse their files."""
 
 from llava_mistral.local_hub.errors import HubError
 from llava_mistral.local_hub.messages import Reply, Request
@@ -12,17 +12,17 @@ GATES = (False, "auto", "manual")
 @route("settings", "PUT", REPO + "/settings", writes=True)
 def settings(hub: Hub, request: Request) -> Reply:
     """Change who may see a repository."""
-    repo, asked = find_repo(hub, request), request.json()
+    repo, fields = find_repo(hub, request), request.json()
     changes = {}
-    if "visibility" in asked or "private" in asked:
-        private = VISIBILITIES.get(asked["visibility"]) if "visibility" in asked else asked["private"]
+    if "visibility" in fields or "private" in fields:
+        private = VISIBILITIES.get(fields["visibility"]) if "visibility" in fields else fields["private"]
         if not isinstance(private, bool):
-            raise HubError(400, f"Invalid visibility: {asked.get('visibility', asked.get('private'))}")
+            raise HubError(400, f"Invalid visibility: {fields.get('visibility', fields.get('private'))}")
         changes["private"] = private
-    if "gated" in asked:
-        if asked["gated"] not in GATES:
-            raise HubError(400, f"Invalid gated status: {asked['gated']}")
-        changes["gated"] = asked["gated"]
+    if "gated" in fields:
+        if fields["gated"] not in GATES:
+            raise HubError(400, f"Invalid gated status: {fields['gated']}")
+        changes["gated"] = fields["gated"]
     with hub.store.lock:
         repo.change_settings(**changes)
     return Reply(repo.settings)
@@ -44,10 +44,10 @@ def pass_gate(repo: Repo, request: Request) -> None:
         HubError: GatedRepo.
     """
     if repo.settings["gated"] and request.visitor == "anonymous":
-        said = (
+        message = (
             f"Access to {repo.kind.removesuffix('s')} {repo.id} is restricted. You must be authenticated to access it."
         )
-        raise HubError(401, said, "GatedRepo")
+        raise HubError(401, message, "GatedRepo")
 
 
 ROUTES = (

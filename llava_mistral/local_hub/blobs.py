@@ -1,4 +1,4 @@
-"""The disk below the Hub: bytes under their sha256, files that are whole or absent, and one server at a time."""
+"""Storage of the Hub: blobs named by their sha256, atomic files, and one server at a time."""
 
 import hashlib
 import os
@@ -100,8 +100,8 @@ class Blobs:
                 if size is not None and count > size:
                     break
             if sha256 is not None and (sha256 != digest.hexdigest() or size not in (None, count)):
-                got = f"{count} bytes of sha256 {digest.hexdigest()}"
-                raise HubError(400, f"the uploaded bytes are not object {sha256}: got {got}")
+                received = f"{count} bytes of sha256 {digest.hexdigest()}"
+                raise HubError(400, f"the uploaded bytes are not object {sha256}: got {received}")
             place = self.blob(digest.hexdigest())
             if file_size(place) != count:  # it may be here already; syncing it once more would cost milliseconds
                 self.settle(file, part, place)

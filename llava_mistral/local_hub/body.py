@@ -24,10 +24,10 @@ def body_length(headers: Message) -> int | None:
     """
     if (coding := headers.get("Transfer-Encoding", "").strip().lower()) == "chunked":
         return None
-    given = {value.strip() for value in headers.get_all("Content-Length", ["0"])}
-    if coding or len(given) > 1 or not re.fullmatch(r"[0-9]{1,15}", next(iter(given)), re.ASCII):
+    lengths = {value.strip() for value in headers.get_all("Content-Length", ["0"])}
+    if coding or len(lengths) > 1 or not re.fullmatch(r"[0-9]{1,15}", next(iter(lengths)), re.ASCII):
         raise HubError(400, "the request does not say how long its body is")
-    return int(given.pop())
+    return int(lengths.pop())
 
 
 class Body(io.RawIOBase):

@@ -1,4 +1,4 @@
-"""The front matter of a README, which a Hub reads to know what a repository is."""
+"""The front matter of a README, from which a Hub takes a repository's metadata."""
 
 import re
 from typing import Any
@@ -22,11 +22,11 @@ _LISTS = (
 
 def read_front_matter(readme: str) -> tuple[dict[str, Any], list[str], list[str]]:
     """Return (metadata, errors, warnings) of a README's text; the metadata is empty when there are errors."""
-    found = _FRONT_MATTER.match(readme)
-    if not found:
+    match = _FRONT_MATTER.match(readme)
+    if not match:
         return {}, [], ["empty or missing yaml metadata in repo card"]
     try:
-        metadata = load_yaml(found.group(1) or "")
+        metadata = load_yaml(match.group(1) or "")
     except Unfolds:
         return {}, ["YAML metadata in README.md refers to itself, or unfolds to more than anybody wrote"], []
     except YAMLError as error:
@@ -44,7 +44,7 @@ def read_front_matter(readme: str) -> tuple[dict[str, Any], list[str], list[str]
 
 
 def front_matter_tags(metadata: dict[str, Any], kind: str) -> list[str]:
-    """Return what a Hub lets its repositories be found by: the tags of a card, and those made of its other fields."""
+    """Return the tags that a Hub's search uses: those of the card, and those derived from its other fields."""
     plain = ("tags", "library_name", "pipeline_tag", *(["language"] if kind == "models" else []))
     named = {"license": "license", "datasets": "dataset", "base_model": "base_model", "models": "model"}
     named |= {key: key for key in ("task_categories", "size_categories", "source_datasets", "annotations_creators")}

@@ -1,4 +1,4 @@
-"""How the Hub says no."""
+"""The Hub's error responses."""
 
 
 class HubError(Exception):

@@ -52,12 +52,12 @@ class Exchange(BaseHTTPRequestHandler):
     def answer(self) -> None:
         hub, started = self.server.hub, time.monotonic()
         self._stream.deadline = None
-        path, _, asked = self.path.partition("?")
+        path, _, query_text = self.path.partition("?")
         route, names = hub.find_route(self.command, path)
         length, refused = self._look_at_head(route)
         fault = None if refused else hub.faults.take(route.name, self.command, path)
         body = Body(self.rfile, length, self.command, fault)
-        query = {name: ",".join(values) for name, values in parse_qs(asked, keep_blank_values=True).items()}
+        query = {name: ",".join(values) for name, values in parse_qs(query_text, keep_blank_values=True).items()}
         record = {"time": now(), "method": self.command, "route": route.name, "path": path}
         record["query"] = {key: "***" if key == "key" else value for key, value in query.items()}
         record["range"] = self.headers.get("Range")
@@ -126,12 +126,12 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _visitor(self) -> str:
         token = self.server.hub.token
-        given = self.headers.get("Authorization", "")
+        header = self.headers.get("Authorization", "")
         if token is None:
             return "open"
-        if not given:
+        if not header:
             return "anonymous"
-        return "token" if hmac.compare_digest(given.encode(), f"Bearer {token}".encode()) else "wrong"
+        return "token" if hmac.compare_digest(header.encode(), f"Bearer {token}".encode()) else "wrong"
 
     def _send(self, reply: Reply, file: BinaryIO, length: int, cut: int | None, flip: int | None) -> None:
         if cut == 0:

@@ -1,4 +1,4 @@
-"""Faults on order: which requests go wrong, how, and how often."""
+"""Fault injection: which requests fail, how, and how often."""
 
 import json
 import threading
@@ -69,15 +69,15 @@ class Fault:
 
     def place(self, kind: str, side: str, method: str, length: int) -> int | None:
         """Return the byte of a `length`-byte body at which this rule cuts or flips (`kind`) on `side`, or None."""
-        asked = getattr(self, kind)
+        where = getattr(self, kind)
         mine = self.side or ("response" if method in ("GET", "HEAD") else "request")
-        if asked is None or side != mine:
+        if where is None or side != mine:
             return None
-        at = int(asked * length) if isinstance(asked, float) else asked
+        at = int(where * length) if isinstance(where, float) else where
         return min(at, length - 1) if kind == "flip" and length else at
 
     def summary(self) -> dict:
-        """Return what the request log says of this rule: its fields that are not the default."""
+        """Return the rule as the request log shows it: its fields that are not the default."""
         return {key: value for key, value in asdict(self).items() if value != _DEFAULTS[key]}
 
 
@@ -115,11 +115,11 @@ class Faults:
         """Return the rule that strikes this request, counting the strike, or None."""
         with self._lock:
             for entry in self._rules:
-                rule, met = entry
-                if not rule.matches(route, method, path) or (rule.times and met >= rule.skip + rule.times):
+                rule, count = entry
+                if not rule.matches(route, method, path) or (rule.times and count >= rule.skip + rule.times):
                     continue
                 entry[1] += 1
-                if met >= rule.skip:
+                if count >= rule.skip:
                     return rule
         return None
 

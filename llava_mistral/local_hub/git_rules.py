@@ -1,4 +1,4 @@
-"""What .gitattributes and .gitignore say of a file: whether it is a large one, and whether it is left out."""
+"""The rules of .gitattributes and .gitignore: which files go to LFS, and which are ignored."""
 
 from fnmatch import fnmatchcase
 
@@ -59,13 +59,13 @@ def _matches(pattern: str, path: str) -> bool:
     """
     if "/" not in pattern:
         return fnmatchcase(path.rsplit("/", 1)[-1], pattern.replace("[^", "[!"))
-    wanted = pattern.removeprefix("/").replace("[^", "[!").split("/")
+    parts = pattern.removeprefix("/").replace("[^", "[!").split("/")
     names = path.split("/")
     # reached[n]: the pattern's parts so far match the first n names.
     reached = [True] + [False] * len(names)
-    for number, part in enumerate(wanted):
+    for number, part in enumerate(parts):
         if part == "**":
-            least = 1 if number == len(wanted) - 1 else 0  # `a/**` is what is below a, and not a
+            least = 1 if number == len(parts) - 1 else 0  # `a/**` is what is below a, and not a
             reached = [any(reached[: max(n + 1 - least, 0)]) for n in range(len(names) + 1)]
         else:
             reached = [n > 0 and reached[n - 1] and fnmatchcase(names[n - 1], part) for n in range(len(names) + 1)]

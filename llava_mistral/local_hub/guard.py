@@ -1,4 +1,4 @@
-"""Whose requests are answered: those of programs on this machine, and not those of a page in somebody's browser.
+"""Refuse requests from other machines and from web pages (DNS rebinding, CSRF); answer programs on this machine.
 
 A page of another origin may send requests to 127.0.0.1, but cannot choose its `Origin` header or, without being asked
 first, a content type such as JSON's; a page that had its own name point here (DNS rebinding) names itself in `Host`.
@@ -35,6 +35,6 @@ def check_type(headers: Message, method: str, route: str) -> None:
     Raises:
         HubError: 415.
     """
-    given = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if method not in ("GET", "HEAD") and route not in OF_ANY_TYPE and given and given not in TYPES:
-        raise HubError(415, f"the request body has to be JSON, not {given}")
+    content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if method not in ("GET", "HEAD") and route not in OF_ANY_TYPE and content_type and content_type not in TYPES:
+        raise HubError(415, f"the request body has to be JSON, not {content_type}")

@@ -1,4 +1,4 @@
-"""What a route's function is given, and what it gives back."""
+"""The request and the reply of a route's function."""
 
 import io
 import json
@@ -76,14 +76,14 @@ class Request:
         return self.query.get(name, "").lower() in ("true", "1")
 
 
-def file_reply(path: Path, size: int, wanted: str | None, headers: dict[str, str]) -> Reply:
+def file_reply(path: Path, size: int, byte_range: str | None, headers: dict[str, str]) -> Reply:
     """Return a file, or the one range of it that a `Range` header asks for.
 
     Raises:
         HubError: 416, the range lies outside the file.
     """
     headers = {"Accept-Ranges": "bytes", **headers}
-    unit, _, span = (wanted or "").partition("=")
+    unit, _, span = (byte_range or "").partition("=")
     first, dash, last = span.strip().partition("-")
     if unit.strip() != "bytes" or not dash or "," in span or not (first + last).isdigit():
         return Reply((path, 0, size), 200, headers)

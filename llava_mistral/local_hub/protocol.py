@@ -1,4 +1,4 @@
-"""What the functions behind the Hub's addresses have in common: the hub they are given, and how they are reached."""
+"""The interface of the Hub's handlers: the hub they receive, and the routes they answer."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ REVISION = r"/(?P<revision>[^/]+)"  # percent-encoded by the clients: refs%2Fhea
 
 
 class Hub(Protocol):
-    """What a route's function may know of the server: its repositories, and who shows the token."""
+    """The part of the server that a route's function may use: its repositories and its token."""
 
     store: Store
     user: str
@@ -39,8 +39,8 @@ class Route:
 
     def match(self, method: str, path: str) -> dict[str, str] | None:
         """Return the percent-decoded parts of a request path, or None."""
-        found = method in self.methods and re.fullmatch(self.path, path)
-        return {name: unquote(value or "") for name, value in found.groupdict().items()} if found else None
+        match = method in self.methods and re.fullmatch(self.path, path)
+        return {name: unquote(value or "") for name, value in match.groupdict().items()} if match else None
 
 
 def route(name: str, methods: str, path: str, writes: bool = False) -> Callable[[Callable], Route]:

@@ -1,4 +1,4 @@
-"""What the Hub answers to those who look: who am I, what is there, and the files themselves."""
+"""The Hub's read routes: whoami, listings, and files."""
 
 import hashlib
 import json

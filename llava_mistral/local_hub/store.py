@@ -42,11 +42,11 @@ class Store(Blobs):
         with self.lock:
             if folder.exists():
                 return False
-            made = Repo(self, kind, repo_id, self.incoming / secrets.token_hex(8))
-            self.write(made.folder / "repo.json", json.dumps({"private": private, "created": now()}).encode())
-            made.set_ref("heads", "main", made.write_commit(None, files, "initial commit", ""))
+            repo = Repo(self, kind, repo_id, self.incoming / secrets.token_hex(8))
+            self.write(repo.folder / "repo.json", json.dumps({"private": private, "created": now()}).encode())
+            repo.set_ref("heads", "main", repo.write_commit(None, files, "initial commit", ""))
             folder.parent.mkdir(parents=True, exist_ok=True)
-            made.folder.rename(folder)
+            repo.folder.rename(folder)
             sync_folder(folder.parent)
         return True
 

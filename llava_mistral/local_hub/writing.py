@@ -1,4 +1,4 @@
-"""What the Hub answers to those who change things: create, upload, commit, branch, tag."""
+"""The Hub's write routes: create, upload, commit, branch, tag."""
 
 import base64
 import hashlib
@@ -32,14 +32,14 @@ LINE, OPERATIONS = 64 << 20, 25_000  # of a commit: a file of 10 MB in base64 is
 
 @route("create", "POST", "/api/repos/create", writes=True)
 def create(hub: Hub, request: Request) -> Reply:
-    asked = request.json()
-    kind, repo_id = _named(hub, asked)
+    fields = request.json()
+    kind, repo_id = _named(hub, fields)
     attributes = GIT_ATTRIBUTES.encode()
     hub.store.add_blob(io.BytesIO(attributes))
-    private = bool(asked.get("private")) or asked.get("visibility") == "private"
-    made = hub.store.create(kind, repo_id, private, {".gitattributes": Entry.regular(attributes)})
+    private = bool(fields.get("private")) or fields.get("visibility") == "private"
+    repo = hub.store.create(kind, repo_id, private, {".gitattributes": Entry.regular(attributes)})
     url = page_url(request.base, Repo(hub.store, kind, repo_id, hub.store.root))
-    if not made:  # the client reads the url of an existing repository from this refusal (exist_ok=True)
+    if not repo:  # the client reads the url of an existing repository from this refusal (exist_ok=True)
         raise HubError(409, "You already created this repo", url=url)
     return Reply({"url": url, "name": repo_id})
 
@@ -51,11 +51,11 @@ def delete(hub: Hub, request: Request) -> Reply:
     return Reply({})
 
 
-def _named(hub: Hub, asked: dict) -> tuple[str, str]:
-    kind = f"{asked.get('type') or 'model'}s"
+def _named(hub: Hub, fields: dict) -> tuple[str, str]:
+    kind = f"{fields.get('type') or 'model'}s"
     if kind not in REPO_KINDS:
-        raise HubError(400, f"Invalid repo type: {asked.get('type')}")
-    name, owner = asked.get("name"), asked.get("organization") or hub.user
+        raise HubError(400, f"Invalid repo type: {fields.get('type')}")
+    name, owner = fields.get("name"), fields.get("organization") or hub.user
     if not isinstance(name, str) or not isinstance(owner, str):
         raise HubError(400, "Invalid repo name: it is missing, or no text")
     return kind, f"{owner}/{name}"
@@ -95,8 +95,8 @@ def _change_ref(hub: Hub, request: Request, kind: str, name: str, target: str | 
 @route("validate-yaml", "POST", "/api/validate-yaml")
 def validate_yaml(hub: Hub, request: Request) -> Reply:
     _, errors, warnings = read_front_matter(str(request.json().get("content", "")))
-    said = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
-    return Reply(said, 400 if errors else 200)
+    reply = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
+    return Reply(reply, 400 if errors else 200)
 
 
 @route("preupload", "POST", REPO + rf"/preupload{REVISION}", writes=True)
@@ -104,12 +104,12 @@ def preupload(hub: Hub, request: Request) -> Reply:
     """Say for each file whether it goes into the commit itself or ahead of it, and what is there already."""
     _refuse_pull_request(request)
     repo, commit_id = find_commit(hub, request)
-    asked, files = request.json(), repo.files(commit_id)
+    fields, files = request.json(), repo.files(commit_id)
     attributes = _text(repo, files, ".gitattributes")
-    ignored = asked.get("gitIgnore", _text(repo, files, ".gitignore"))
-    if len(asked["files"]) > 256 or any(not _legal_path(str(file["path"])) for file in asked["files"]):
+    ignored = fields.get("gitIgnore", _text(repo, files, ".gitignore"))
+    if len(fields["files"]) > 256 or any(not _legal_path(str(file["path"])) for file in fields["files"]):
         raise HubError(400, "more than 256 files, or a path that no repository has")
-    return Reply({"files": [_upload_mode(file, files, attributes, ignored) for file in asked["files"]]})
+    return Reply({"files": [_upload_mode(file, files, attributes, ignored) for file in fields["files"]]})
 
 
 def _upload_mode(file: dict, files: dict[str, Entry], attributes: str, ignored: str) -> dict:
@@ -126,12 +126,12 @@ def _text(repo: Repo, files: dict[str, Entry], path: str) -> str:
 
 @route("batch", "POST", PAGES + r"\.git/info/lfs/objects/batch", writes=True)
 def batch(hub: Hub, request: Request) -> Reply:
-    """Tell where each large file goes; one that is stored already gets no address, which is how uploads resume."""
+    """Return an upload address for each large file; a stored one gets none, which is how uploads resume."""
     find_repo(hub, request)
-    asked = request.json()
-    if asked.get("operation") != "upload":
+    fields = request.json()
+    if fields.get("operation") != "upload":
         raise HubError(400, "Files are read from /resolve/, not through LFS")
-    return Reply({"transfer": "basic", "objects": [_object(hub, request.base, item) for item in asked["objects"]]})
+    return Reply({"transfer": "basic", "objects": [_object(hub, request.base, item) for item in fields["objects"]]})
 
 
 def _object(hub: Hub, base: str, item: dict) -> dict:

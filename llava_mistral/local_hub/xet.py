@@ -37,7 +37,7 @@ def grant(repo: Repo) -> dict:
     return {"casUrl": f"local://{folder}", "accessToken": token, "exp": FOREVER}
 
 
-def receive(repo: Repo, wanted: set[str]) -> None:
+def receive(repo: Repo, oids: set[str]) -> None:
     """Make ordinary blobs of those `wanted` sha256s that were uploaded to this repository through Xet.
 
     What was not uploaded is left to the caller to miss; the store checks each file against its sha256.
@@ -47,7 +47,7 @@ def receive(repo: Repo, wanted: set[str]) -> None:
             found = {
                 sha256: file for sha256, *file in _files_in(folder) if not _is_stored(repo.store, sha256, file[1])
             }
-            if wanted & found.keys():
+            if oids & found.keys():
                 # All of it, wanted or not: one upload may be followed by several commits.
                 _materialise(repo.store, folder, found)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -93,15 +93,15 @@ def _hash_at(shard: bytes, at: int) -> str:
     return "".join(f"{part:016x}" for part in struct.unpack_from("<4Q", shard, at))
 
 
-def _materialise(store: Blobs, folder: Path, found: dict[str, list]) -> None:
+def _materialise(store: Blobs, folder: Path, files: dict[str, list]) -> None:
     from hf_xet import XetFileInfo, XetSession
 
     with tempfile.TemporaryDirectory(dir=store.incoming) as scratch:
         _copy_unlocked(folder, Path(scratch) / "upload")
         with XetSession().new_file_download_group(endpoint=f"local://{scratch}/upload") as group:
-            for sha256, (xet_hash, size) in found.items():
+            for sha256, (xet_hash, size) in files.items():
                 group.start_download_file(XetFileInfo(xet_hash, size), f"{scratch}/{sha256}")
-        for sha256, (_, size) in found.items():
+        for sha256, (_, size) in files.items():
             store.adopt_blob(Path(scratch) / sha256, sha256, size)
 
 

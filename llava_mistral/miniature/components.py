@@ -167,10 +167,10 @@ def pretrain_text_model(lessons: Sequence[list[Document]], tokenizer, model_type
         )
         learned = labels[:, 1:] != -100  # logits of what is learned alone: a quarter of the tokens
         logits = model.lm_head(read.last_hidden_state[:, :-1][learned])
-        asked = meanings != NOT_ASKED
-        early = model.model.norm(read.hidden_states[-2][asked]) @ embed.weight.t()
-        meant = cross_entropy(early, meanings[asked], reduction="sum") / asked.sum().clamp(min=1)
-        return cross_entropy(logits, labels[:, 1:][learned]) + config.early * meant
+        has_meaning = meanings != NOT_ASKED
+        early = model.model.norm(read.hidden_states[-2][has_meaning]) @ embed.weight.t()
+        meaning_loss = cross_entropy(early, meanings[has_meaning], reduction="sum") / has_meaning.sum().clamp(min=1)
+        return cross_entropy(logits, labels[:, 1:][learned]) + config.early * meaning_loss
 
     sizes = tuple(map(len, lessons))
     course = Course(1, config.text_batch_size, config.text_rates, config.seed, parts=2, lessons=sizes)
@@ -194,8 +194,8 @@ def prepare_matching(model, tokenizer) -> None:
         if f"▁{figure}" in ids and f"▁{name}" in ids:
             embeddings[ids[f"▁{figure}"]] += embeddings[ids[f"▁{name}"]]
     for token, number in ids.items():
-        found = re.fullmatch(r"\n([A-Z])\.(▁\w+)", token)
-        parts = (f"▁{found[1]}", found[2]) if found else ()
+        match = re.fullmatch(r"\n([A-Z])\.(▁\w+)", token)
+        parts = (f"▁{match[1]}", match[2]) if match else ()
         if parts and ids.keys() >= set(parts):
             embeddings[number] = sum(embeddings[ids[part]] for part in parts)
 
@@ -235,11 +235,11 @@ def make_components(data: Path, config: ComponentsConfig, folder: Path) -> dict[
     tokenizer.save_pretrained(folder / "tokenizer")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # which is not to be carried into a forked process
     with ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        made = {
+        jobs = {
             name: pool.submit(_make_text_model, name, lessons, tokenizer, config, folder) for name in config.backbones
         }
-        made["vision"] = pool.submit(_make_tower, data, tokenizer, config, folder)
-        counts = {name: one.result() for name, one in made.items()}
+        jobs["vision"] = pool.submit(_make_tower, data, tokenizer, config, folder)
+        counts = {name: one.result() for name, one in jobs.items()}
     (folder / "components.json").write_text(
         json.dumps({"config": asdict(config), "parameters": counts}, indent=1) + "\n"
     )

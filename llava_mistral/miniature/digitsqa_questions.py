@@ -1,4 +1,4 @@
-"""The questions of DigitsQA: what is asked, what is right, and which digits the picture shows.
+"""The questions of DigitsQA: wording, right answer, and the digits in the picture.
 
 A maker takes a `random.Random` and returns a `Draft`; `digitsqa_skills.py` says which skill it belongs to. Answers are
 drawn evenly, so that nothing is gained by guessing from the words. The makers without a picture ask in words what
@@ -109,8 +109,8 @@ def one_digit(questions: tuple[str, ...], answer: Callable[[int], str], answers,
     def make(rng: random.Random) -> Draft:
         digit = rng.randrange(10)
         choices = _with_others(rng, answers, answer(digit), min(CHOICES, len(answers)))
-        said = solution.format(caption([digit]))
-        return Draft(rng.choice(questions), choices, answer(digit), said, digits=[digit])
+        sentence = solution.format(caption([digit]))
+        return Draft(rng.choice(questions), choices, answer(digit), sentence, digits=[digit])
 
     return make
 
@@ -125,8 +125,8 @@ rhyme = one_digit(("Which word rhymes with the digit shown?",), RHYMES.__getitem
 
 def _of_strip(rng: random.Random, places: tuple[int, ...]) -> Draft:
     digits, place = [rng.randrange(10) for _ in range(3)], rng.choice(places)
-    answer, said = str(digits[place]), f"It is {caption(digits)}."
-    return Draft(PLACE_QUESTIONS[3, place], _with_others(rng, FIGURES, answer), answer, said, digits=digits)
+    answer, solution = str(digits[place]), f"It is {caption(digits)}."
+    return Draft(PLACE_QUESTIONS[3, place], _with_others(rng, FIGURES, answer), answer, solution, digits=digits)
 
 
 def middle_digit(rng: random.Random) -> Draft:
@@ -147,8 +147,8 @@ def side_digit(rng: random.Random) -> Draft:
     digits, side, _ = _sides(rng)
     answer, other = str(digits[side]), str(digits[1 - side])
     choices = [answer, other, rng.choice([figure for figure in FIGURES if figure not in (answer, other)])]
-    said = f"It is {caption(digits)}."
-    return Draft(PLACE_QUESTIONS[2, side], choices, answer, said, digits=digits)
+    solution = f"It is {caption(digits)}."
+    return Draft(PLACE_QUESTIONS[2, side], choices, answer, solution, digits=digits)
 
 
 def side_parity(rng: random.Random) -> Draft:
@@ -176,8 +176,8 @@ def named_digit(rng: random.Random) -> Draft:
     digit, asked = rng.sample(range(10), 2)
     if rng.random() < 0.5:
         asked = digit
-    answer, said = ("yes" if asked == digit else "no"), f"It is {caption([digit])}."
-    return Draft(f"Is the written digit {NAMES[asked]}?", ["yes", "no"], answer, said, digits=[digit])
+    answer, solution = ("yes" if asked == digit else "no"), f"It is {caption([digit])}."
+    return Draft(f"Is the written digit {NAMES[asked]}?", ["yes", "no"], answer, solution, digits=[digit])
 
 
 def calendar_leaf(rng: random.Random) -> Draft:
@@ -208,11 +208,11 @@ def letters_in_word(rng: random.Random) -> Draft:
     return Draft(question, list("345"), str(length), solution, digits=[digit])
 
 
-def definition(asks: tuple[str, ...], say: str, bank: dict[str, str]) -> Maker:
+def definition(asks: tuple[str, ...], template: str, bank: dict[str, str]) -> Maker:
     def make(rng: random.Random) -> Draft:
         term = rng.choice(list(bank))
         choices = _with_others(rng, bank.values(), bank[term])
-        return Draft(rng.choice(asks).format(term), choices, bank[term], say.format(term, bank[term]))
+        return Draft(rng.choice(asks).format(term), choices, bank[term], template.format(term, bank[term]))
 
     return make
 

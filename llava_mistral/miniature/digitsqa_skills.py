@@ -1,4 +1,4 @@
-"""The skills of DigitsQA: who asks what, under which subject, topic and category, in which grades, how often."""
+"""The skills of DigitsQA: question makers with subject, topic, category, grades and weight."""
 
 from dataclasses import dataclass
 

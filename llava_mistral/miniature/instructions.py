@@ -1,4 +1,4 @@
-"""DigitsQA as people ask it: training rows with open answers, two-turn chats and descriptions beside lettered ones.
+"""DigitsQA as instructions: open answers, two-turn chats and descriptions beside lettered questions.
 
 Every problem gives two rows, `{pid}` by letter and `{pid}-open` without choices. Of the open ones of train, some ask
 what is in the picture and some go on from an earlier question; those of val and test are the plain question. The rows
@@ -25,10 +25,10 @@ Turn = tuple[str, str]
 def lettered(draft: Draft) -> Turn:
     """The question with its choices, worded as `data.scienceqa.question_text` does, and the letter of the answer."""
     choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, draft.choices, strict=False)]
-    return "\n".join([asked(draft), *choices, INSTRUCTION]), LETTERS[draft.choices.index(draft.answer)]
+    return "\n".join([question_text(draft), *choices, INSTRUCTION]), LETTERS[draft.choices.index(draft.answer)]
 
 
-def asked(draft: Draft) -> str:
+def question_text(draft: Draft) -> str:
     """The question without its choices, after its context where there is one."""
     return "\n".join([f"Context: {draft.hint}"] * bool(draft.hint) + [draft.question])
 
@@ -39,7 +39,7 @@ def open_turns(rng: random.Random, draft: Draft, words: str | None) -> tuple[str
     Args:
         words: what is in the picture; None without one.
     """
-    kind, plain = rng.random(), (asked(draft), draft.answer)
+    kind, plain = rng.random(), (question_text(draft), draft.answer)
     if words is None or kind < 0.5:
         return "answer", [plain]
     describe = (rng.choice(DESCRIBE), words)
@@ -58,7 +58,9 @@ def instruction_rows(
     """The two training rows of a problem; pictures are named by their path below `folder`."""
     words = picture and picture[1]
     kind, turns = (
-        open_turns(rng, draft, words) if problem["split"] == "train" else ("answer", [(asked(draft), draft.answer)])
+        open_turns(rng, draft, words)
+        if problem["split"] == "train"
+        else ("answer", [(question_text(draft), draft.answer)])
     )
     labels = {name: problem[name] for name in METADATA}
     image = folder / "images" / problem["split"] / pid / "image.png"
@@ -71,7 +73,7 @@ def instruction_rows(
         (pid, [lettered(draft)], labels | {name: problem[name] for name in PROBLEM}),
         (f"{pid}-open", turns, labels | {"task": OPEN, "skill": skill[kind]}),
     )
-    return [_row(name, turns, [str(image)] * (picture is not None), of) for name, turns, of in found]
+    return [_row(name, turns, [str(image)] * (picture is not None), row_labels) for name, turns, row_labels in found]
 
 
 def _row(name: str, turns: list[Turn], images: list[str], labels: dict) -> dict[str, Any]:
@@ -80,8 +82,8 @@ def _row(name: str, turns: list[Turn], images: list[str], labels: dict) -> dict[
         for turn in turns
         for role, content in zip(("user", "assistant"), turn, strict=True)
     ]
-    told = dict.fromkeys(PROBLEM) | labels
-    return {"id": name, "images": images, "prompt": messages[:-1], "completion": messages[-1:], **told}
+    fields = dict.fromkeys(PROBLEM) | labels
+    return {"id": name, "images": images, "prompt": messages[:-1], "completion": messages[-1:], **fields}
 
 
 def write_instructions(rows: dict[str, list[dict[str, Any]]], folder: Path) -> None:

@@ -33,7 +33,7 @@ def answers(model: str, rows: list[dict[str, Any]], batch_size: int = 32) -> lis
 
     processor = AutoProcessor.from_pretrained(model, **loading(model, None))
     network = AutoModelForImageTextToText.from_pretrained(model, **loading(model, None)).eval()
-    end, said = processor.tokenizer.eos_token_id, []
+    end, outputs = processor.tokenizer.eos_token_id, []
     for start in tqdm(range(0, len(rows), batch_size), "asking", unit="batch", delay=2):
         batch = rows[start : start + batch_size]
         inputs = processor(
@@ -46,8 +46,8 @@ def answers(model: str, rows: list[dict[str, Any]], batch_size: int = 32) -> lis
                 :, inputs["input_ids"].shape[1] :
             ]
         texts = processor.batch_decode(ids, skip_special_tokens=True)
-        said += [(text.strip(), end in row) for text, row in zip(texts, ids.tolist(), strict=True)]
-    return said
+        outputs += [(text.strip(), end in row) for text, row in zip(texts, ids.tolist(), strict=True)]
+    return outputs
 
 
 def _prompt(processor: Any, row: dict[str, Any]) -> str:
@@ -56,11 +56,11 @@ def _prompt(processor: Any, row: dict[str, Any]) -> str:
     return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
-def count(rows: list[dict[str, Any]], said: list[tuple[str, bool]]) -> dict[str, Any]:
+def count(rows: list[dict[str, Any]], outputs: list[tuple[str, bool]]) -> dict[str, Any]:
     """Asked, right and stopped of the digits, of all questions with a picture and of those without; by skill, too."""
     marks = [
         (row, text == row["completion"][0]["content"] and stopped, stopped)
-        for row, (text, stopped) in zip(rows, said, strict=True)
+        for row, (text, stopped) in zip(rows, outputs, strict=True)
     ]
 
     def cell(chosen) -> dict[str, Any]:
@@ -89,10 +89,10 @@ def main() -> None:
     args = parser.parse_args()
     check_output_folder(args.output, "open.json")
     rows = open_rows(args.data)
-    said = answers(args.model, rows)
-    counts = count(rows, said)
+    outputs = answers(args.model, rows)
+    counts = count(rows, outputs)
     with whole_folder(args.output, "open.json") as folder:
-        texts = {row["id"]: text for row, (text, _) in zip(rows, said, strict=True)}
+        texts = {row["id"]: text for row, (text, _) in zip(rows, outputs, strict=True)}
         (folder / "answers.json").write_text(json.dumps(texts, indent=1) + "\n", encoding="utf-8")
         (folder / "open.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     for name in ("digit", "pictured", "text"):

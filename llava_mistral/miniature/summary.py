@@ -1,4 +1,4 @@
-"""The end of a study in one screen and one picture: what was measured, three questions with answers, what is next."""
+"""The summary of a study on one screen and in one picture: results, three questions with answers, next steps."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,33 +11,33 @@ from llava_mistral.miniature.result_picture import Bar, Shown, draw_picture
 SKILLS_SHOWN = 3
 
 
-def summarise_study(wanted: Mapping[str, Any], output: Path) -> str:
-    """Return the summary as text, and draw `wanted["picture"]`.
+def summarise_study(settings: Mapping[str, Any], output: Path) -> str:
+    """Return the summary as text, and draw `settings["picture"]`.
 
     Args:
-        wanted: the `summary` of a study's YAML: `results` {name: folder}, `open` {name: folder}, `skill`, `shown` (the
-            skills of the three questions), `data`, `answers`, `chart`, `picture` and `try_next`; paths are below
+        settings: the `summary` of a study's YAML: `results` {name: folder}, `open` {name: folder}, `skill`, `shown`
+            (the skills of the three questions), `data`, `answers`, `chart`, `picture` and `try_next`; paths are below
             `output`.
         output: the study's folder.
     """
-    problems = {problem.pid: problem for problem in read_problems(output / wanted["data"], split="test")}
-    train = read_problems(output / wanted["data"], split="train")
-    results = {name: read_results(output / folder) for name, folder in wanted["results"].items()}
-    opened = {name: _read(output / folder / "open.json") for name, folder in wanted["open"].items()}
-    answers = {name: read_results(output / wanted["answers"] / part)["outputs"] for name, part in _PARTS.items()}
-    shown = [_shown(problem, answers) for problem in pick_samples(problems, wanted["shown"])]
+    problems = {problem.pid: problem for problem in read_problems(output / settings["data"], split="test")}
+    train = read_problems(output / settings["data"], split="train")
+    results = {name: read_results(output / folder) for name, folder in settings["results"].items()}
+    opened = {name: _read(output / folder / "open.json") for name, folder in settings["open"].items()}
+    answers = {name: read_results(output / settings["answers"] / part)["outputs"] for name, part in _PARTS.items()}
+    shown = [_shown(problem, answers) for problem in pick_samples(problems, settings["shown"])]
     blind = blind_guess(train, problems.values())
-    bars = _bars(results, opened, problems, wanted["skill"], blind)
-    picture = draw_picture(shown, bars, output / wanted["picture"])
-    lines = ["", _table(results, problems, wanted["skill"]), ""]
+    bars = _bars(results, opened, problems, settings["skill"], blind)
+    picture = draw_picture(shown, bars, output / settings["picture"])
+    lines = ["", _table(results, problems, settings["skill"]), ""]
     lines += [f"open answers, {name}: {_open_line(counts)}" for name, counts in opened.items()]
     lines += [f"best guess without looking, questions with a picture: {blind:.2f}", ""]
     lines += [
         f"{one.picture}\n  {one.question}  seeing: {one.seeing}, with a blank picture: {one.blind}, right: {one.right}"
         for one in shown
     ]
-    lines += ["", f"chart {output / wanted['chart']}", f"picture {picture}"]
-    return "\n".join([*lines, "try next:", f"  {wanted['try_next'].replace('{output}', str(output))}"])
+    lines += ["", f"chart {output / settings['chart']}", f"picture {picture}"]
+    return "\n".join([*lines, "try next:", f"  {settings['try_next'].replace('{output}', str(output))}"])
 
 
 _PARTS = {"real": ".", "blank": "blank"}
@@ -54,7 +54,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     }
 
 
-def blind_guess(train: Sequence[Problem], asked) -> float:
+def blind_guess(train: Sequence[Problem], problems) -> float:
     """The accuracy in percent, on questions with a picture, of the best guess without looking.
 
     Where the words decide, that is the right answer; elsewhere the one that the same words had most often in `train`.
@@ -63,7 +63,7 @@ def blind_guess(train: Sequence[Problem], asked) -> float:
     for problem in train:
         counts.setdefault((problem.question, problem.hint), {}).setdefault(problem.choices[problem.answer], 0)
         counts[problem.question, problem.hint][problem.choices[problem.answer]] += 1
-    pictured = [problem for problem in asked if problem.has_image]
+    pictured = [problem for problem in problems if problem.has_image]
     right = 0
     for problem in pictured:
         known = counts.get((problem.question, problem.hint), {})
@@ -110,16 +110,16 @@ def _bars(results, opened, problems, skill: str, blind: float) -> list[Bar]:
     }
     bars = []
     for place, (group, chosen) in enumerate(kinds.items()):
-        asked = [problem for problem in problems.values() if chosen(problem)]
-        chance = sum(100 / len(problem.choices) for problem in asked) / len(asked)
+        questions = [problem for problem in problems.values() if chosen(problem)]
+        chance = sum(100 / len(problem.choices) for problem in questions) / len(questions)
         for name, result in results.items():
             if result["summary"].get("images") == "blank":
-                unread = sum(_choice(p, result["outputs"][p.pid].strip()) not in p.choices for p in asked)
-                height, note = likelihood(result, problems, chosen), f"{unread} of {len(asked)}\nunread"
+                unread = sum(_choice(p, result["outputs"][p.pid].strip()) not in p.choices for p in questions)
+                height, note = likelihood(result, problems, chosen), f"{unread} of {len(questions)}\nunread"
             else:
                 cell = result["summary"]["IMG"] if place == 0 else result["summary"]["skills"][skill]
                 height, note = cell["accuracy"], ""
-            bars.append(Bar(group, name, height, len(asked), chance, blind if place == 0 else None, note))
+            bars.append(Bar(group, name, height, len(questions), chance, blind if place == 0 else None, note))
     for name, counts in opened.items():
         group = f"{skill.lower()},\nopen answer"
         bars.append(Bar(group, name, counts["digit"]["accuracy"], counts["digit"]["n"], None, None, ""))

@@ -1,4 +1,4 @@
-"""What the miniature's text model reads before it ever sees.
+"""The pretraining documents of the miniature's text model.
 
 A real Mistral has read of everything that a picture may show; a model of half a million weights has not, and a
 projector cannot teach it. So it reads the questions of DigitsQA beside *pictures put into words*: as many vectors as
@@ -150,7 +150,7 @@ def words_of(documents: Iterable[Document]) -> list[str]:
     return [text for text in texts if text]
 
 
-def meant(question: str, answer: str) -> str:
+def answer_choice(question: str, answer: str) -> str:
     """The choice that a letter stands for, where the question offers choices; otherwise the answer itself."""
     for line in question.split("\n"):
         if line.startswith(f"{answer}. "):
@@ -179,12 +179,16 @@ def encode(document: Document, ids_of) -> tuple[list[int], list[int], list[bool]
     for number, (question, answer) in enumerate(document.turns):
         if number == 0 and seen:
             before, after = ids_of("[INST] "), ids_of(f"\n{question} [/INST]")
-            asked, at = [*before, *seen, *after], [NO_PLACE] * len(before) + where + [NO_PLACE] * len(after)
+            prompt_ids, at = [*before, *seen, *after], [NO_PLACE] * len(before) + where + [NO_PLACE] * len(after)
         else:
-            asked = ids_of(f"[INST] {question} [/INST]")
-            at = [NO_PLACE] * len(asked)
-        said = [*ids_of(f" {answer} "), END]
-        ids, places = ids + asked + said, places + at + [NO_PLACE] * len(said)
-        learned += [False] * len(asked) + [True] * len(said)
-        meanings += [NOT_ASKED] * (len(asked) - 1) + ids_of(meant(question, answer))[:1] + [NOT_ASKED] * len(said)
+            prompt_ids = ids_of(f"[INST] {question} [/INST]")
+            at = [NO_PLACE] * len(prompt_ids)
+        answer_ids = [*ids_of(f" {answer} "), END]
+        ids, places = ids + prompt_ids + answer_ids, places + at + [NO_PLACE] * len(answer_ids)
+        learned += [False] * len(prompt_ids) + [True] * len(answer_ids)
+        meanings += (
+            [NOT_ASKED] * (len(prompt_ids) - 1)
+            + ids_of(answer_choice(question, answer))[:1]
+            + [NOT_ASKED] * len(answer_ids)
+        )
     return ids, places, learned, meanings

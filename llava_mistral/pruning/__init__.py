@@ -1,1 +1,1 @@
-"""Which samples are worth training on: by principles, far apart, at random or all; and what became of the others."""
+"""Choose the samples worth training on (by principles, far apart, at random or all), with a reason for each drop."""

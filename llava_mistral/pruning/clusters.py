@@ -1,4 +1,4 @@
-"""Choosing by clusters of vectors, and the outliers that no choice by distance should begin with. By scikit-learn.
+"""Selection by k-means clusters of the embedding, and removal of outliers before selection by distance.
 
 *Clusters*: k-means on re-centred vectors, an even share of each cluster, at random within. This is the core of
 COINCIDE (Lee, Li and Hwang, EMNLP 2024, "Concept-skill Transferability-based Data Selection for Large Vision-Language

@@ -1,4 +1,4 @@
-"""Several selections of the same data beside each other: comparison.json and report.html."""
+"""Compare several selections of the same data: comparison.json and report.html."""
 
 import html
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from llava_mistral.pruning.measures import (
 from llava_mistral.pruning.principles import Scores
 from llava_mistral.pruning.recipe import Machine, PruneRecipe
 from llava_mistral.pruning.run import ALONE, HERE, read_whole, score, vectors_of
-from llava_mistral.pruning.selection_charts import coverage_bars, histograms, maps, say, table
+from llava_mistral.pruning.selection_charts import coverage_bars, formatted, histograms, maps, table
 from llava_mistral.pruning.selection_report import page
 
 if TYPE_CHECKING:
@@ -47,38 +47,40 @@ def read_sets(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise BadInput("a set is named twice", remedy="name each once", field="compare")
-    told = {name: read_manifest(folder) for name, folder in zip(names, folders, strict=True)}
-    first = told[names[0]]["input"]
+    manifests = {name: read_manifest(folder) for name, folder in zip(names, folders, strict=True)}
+    first = manifests[names[0]]["input"]
     for name, folder in zip(names, folders, strict=True):
-        if told[name]["input"]["sha256"] != first["sha256"]:
+        if manifests[name]["input"]["sha256"] != first["sha256"]:
             problem = f"was chosen from other data than {folders[0]}"
             remedy = "compare sets of one data set and split"
             raise BadInput(problem, remedy=remedy, file=Path(folder) / MANIFEST, field="input")
-    return told
+    return manifests
 
 
-def lines(told: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Return what each set is and covers, then how much each two have in common, as lines of text."""
-    said = []
-    for name, of in told.items():
-        covered = ", ".join(f"{counts[0]} {level} labels" for level, counts in of["coverage"].items())
-        said.append(f"{name}: {of['size']:,} of {of['input']['rows']:,} by {of['method']}; {covered}")
-    for first, second in combinations(told, 2):
-        common = overlap(told[first], told[second])
-        said.append(
+def lines(manifests: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Return lines of text: size and coverage of each set, then the overlap of each pair."""
+    summary = []
+    for name, manifest in manifests.items():
+        covered = ", ".join(f"{counts[0]} {level} labels" for level, counts in manifest["coverage"].items())
+        summary.append(
+            f"{name}: {manifest['size']:,} of {manifest['input']['rows']:,} by {manifest['method']}; {covered}"
+        )
+    for first, second in combinations(manifests, 2):
+        common = overlap(manifests[first], manifests[second])
+        summary.append(
             f"{first} and {second}: {common['both']:,} in both ({common['by_chance']:,.0f} by chance), "
             f"{100 * common['jaccard']:.1f} % of their union"
         )
-    return said
+    return summary
 
 
-def selections_of(samples: "Samples", told: Mapping[str, dict[str, Any]]) -> list[Selection]:
+def selections_of(samples: "Samples", manifests: Mapping[str, dict[str, Any]]) -> list[Selection]:
     """Return the sets by index into the samples they were chosen from.
 
     Raises:
         BadInput: the samples are not those.
     """
-    first = next(iter(told.values()))["input"]
+    first = next(iter(manifests.values()))["input"]
     if samples.sha256() != first["sha256"]:
         remedy = "name the data that the sets were chosen from with --dataset"
         raise BadInput("is not the data that the sets were chosen from", remedy=remedy, file=samples.source)
@@ -86,11 +88,11 @@ def selections_of(samples: "Samples", told: Mapping[str, dict[str, Any]]) -> lis
     return [
         Selection(
             name,
-            [place[pid] for pid in of["kept"]],
-            {place[pid]: reason for pid, reason in of["dropped"].items()},
-            [place[pid] for pid in of["kept_for_coverage"]],
+            [place[pid] for pid in manifest["kept"]],
+            {place[pid]: reason for pid, reason in manifest["dropped"].items()},
+            [place[pid] for pid in manifest["kept_for_coverage"]],
         )
-        for name, of in told.items()
+        for name, manifest in manifests.items()
     ]
 
 
@@ -138,7 +140,7 @@ def embedding_of(vectors: "Vectors", samples: "Samples", selections: Sequence[Se
 
 def write_comparison(
     folder: Path,
-    told: Mapping[str, dict[str, Any]],
+    manifests: Mapping[str, dict[str, Any]],
     samples: "Samples",
     selections: Sequence[Selection],
     scores: Sequence[Scores],
@@ -146,14 +148,15 @@ def write_comparison(
 ) -> None:
     """Write comparison.json (measures, overlaps) and report.html."""
     problems = samples.problems
-    measures = {of.name: measures_of(problems, scores, of.picks) for of in selections}
+    measures = {entry.name: measures_of(problems, scores, entry.picks) for entry in selections}
     everything = measures_of(problems, scores, range(len(problems)))
     if embedding is not None:
-        measures = {name: of | reach_of(embedding.nearest[name]) for name, of in measures.items()}
+        measures = {name: entry | reach_of(embedding.nearest[name]) for name, entry in measures.items()}
     common = [
-        {"sets": [a, b], **overlap(told[a], told[b])} for a, b in combinations([of.name for of in selections], 2)
+        {"sets": [a, b], **overlap(manifests[a], manifests[b])}
+        for a, b in combinations([entry.name for entry in selections], 2)
     ]
-    of_input = next(iter(told.values()))["input"]
+    of_input = next(iter(manifests.values()))["input"]
     result = {"input": of_input, "all": everything, "sets": measures, "overlaps": common}
     write_json(folder / NAME, result)
     title = f"{len(selections)} choices among {of_input['rows']:,} samples of {of_input['name']}"
@@ -161,11 +164,11 @@ def write_comparison(
     parts += [coverage_bars(problems, selections, level) for level in LEVELS]
     if embedding is not None:
         parts += [maps(embedding, selections), histograms(embedding.nearest)]
-    shown = {of.name: shown_of(problems, of, EXAMPLES) for of in selections}
+    shown = {entry.name: shown_of(problems, entry, EXAMPLES) for entry in selections}
     pictures = thumbnails(samples, [i for kept, pruned in shown.values() for i in kept + pruned])
-    for of in selections:
-        parts.append(f"<h2>{html.escape(of.name)}: kept and pruned, side by side</h2>")
-        parts.append(sheet(problems, of, scores, shown[of.name], pictures))
+    for entry in selections:
+        parts.append(f"<h2>{html.escape(entry.name)}: kept and pruned, side by side</h2>")
+        parts.append(sheet(problems, entry, scores, shown[entry.name], pictures))
     (folder / "report.html").write_text(page(title, parts), encoding="utf-8")
 
 
@@ -177,7 +180,7 @@ def _measures(measures: Mapping[str, dict[str, float]], everything: dict[str, fl
 
 def _overlaps(names: Sequence[str], common: Sequence[dict[str, Any]]) -> str:
     """A square of what each two have in common, as a share of their union; below it the numbers."""
-    shares = {frozenset(of["sets"]): of["jaccard"] for of in common}
+    shares = {frozenset(entry["sets"]): entry["jaccard"] for entry in common}
     head = "".join(f'<th class="n">{html.escape(name)}' for name in names)
     rows = ""
     for a in names:
@@ -186,7 +189,9 @@ def _overlaps(names: Sequence[str], common: Sequence[dict[str, Any]]) -> str:
             f'<td class="n" style="background:rgba(43,108,176,{0.6 * s:.2f})">{100 * s:.1f} %' for s in cells
         )
         rows += f"<tr><td>{html.escape(a)}{shaded}"
-    numbers = [[" and ".join(of["sets"]), of["both"], say(round(of["by_chance"], 1))] for of in common]
-    said = "Samples in both, as a share of those in either."
+    numbers = [
+        [" and ".join(entry["sets"]), entry["both"], formatted(round(entry["by_chance"], 1))] for entry in common
+    ]
+    caption = "Samples in both, as a share of those in either."
     listed = table(["", "in both", "by chance"], numbers)
-    return f'<h2>Overlap</h2><p>{said}</p><div class="wide"><table><tr><th>{head}{rows}</table></div><p>{listed}'
+    return f'<h2>Overlap</h2><p>{caption}</p><div class="wide"><table><tr><th>{head}{rows}</table></div><p>{listed}'

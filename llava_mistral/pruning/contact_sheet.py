@@ -1,4 +1,4 @@
-"""Kept samples beside pruned ones, each with its picture, its question and its reason: as HTML, and as one picture."""
+"""Contact sheet of kept and pruned samples, each with picture, question and reason: as HTML and as one picture."""
 
 import base64
 import html
@@ -32,8 +32,9 @@ def shown_of(problems: Sequence[Problem], selection: Selection, most: int = SHOW
     by_reason: dict[str, list[int]] = {}
     for i, reason in sorted(selection.dropped.items()):
         by_reason.setdefault(reason, []).append(i)
-    told = [reason for reason in by_reason if any(problems[i].has_image for i in by_reason[reason])] or [*by_reason]
-    pruned = [i for reason in told for i in spread(by_reason[reason], -(-most // len(told)))]
+    pictured = [reason for reason in by_reason if any(problems[i].has_image for i in by_reason[reason])]
+    reasons = pictured or [*by_reason]
+    pruned = [i for reason in reasons for i in spread(by_reason[reason], -(-most // len(reasons)))]
     return spread(selection.picks, most), pruned[:most]
 
 

@@ -1,4 +1,4 @@
-"""What turns a sample into a vector: a CLIP-like model, or a LLaVA-like checkpoint."""
+"""Embedders: a CLIP-like model or a LLaVA-like checkpoint turns a sample into a vector."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,12 +38,12 @@ def load_embedder(name: str, device: str) -> Embedder:
         with opening(name):
             config = AutoConfig.from_pretrained(name, **whose)
             processor = AutoProcessor.from_pretrained(name, **whose)
-            model, found = AutoModel.from_pretrained(name, output_loading_info=True, **whose)
+            model, loading_info = AutoModel.from_pretrained(name, output_loading_info=True, **whose)
     except (OSError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise BadInput(f"does not load ({said})", remedy=REMEDY, file=name, field="embedder") from error
-    if found["missing_keys"]:
-        problem = f"lacks {len(found['missing_keys'])} weights, the first of them {min(found['missing_keys'])}"
+        message = str(error).splitlines()[0]
+        raise BadInput(f"does not load ({message})", remedy=REMEDY, file=name, field="embedder") from error
+    if missing := loading_info["missing_keys"]:
+        problem = f"lacks {len(missing)} weights, the first of them {min(missing)}"
         raise BadInput(problem, remedy="save it whole", file=name, field="embedder")
     model = model.to(device).eval()
     if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):

@@ -120,8 +120,8 @@ def _fill(vectors: np.ndarray, samples: "Samples", embedder: Embedder, batch: in
         cells = samples.cells(part)
         ids = [samples.problems[i].pid for i in part]
         pictures = [
-            open_picture(of[0], file=samples.source, record=name) if of else None
-            for of, name in zip(cells, ids, strict=True)
+            open_picture(images[0], file=samples.source, record=name) if images else None
+            for images, name in zip(cells, ids, strict=True)
         ]
         texts = [question_text(samples.problems[i], instruction="") for i in part]
         vectors[start : start + len(part)] = embedder(texts, pictures)

@@ -1,4 +1,4 @@
-"""All faults of a data set at once, by kind: what `--dry_run` prints before hours are spent on the first of them."""
+"""List all faults of a data set by kind, for `--dry_run`."""
 
 import re
 from collections import defaultdict
@@ -15,7 +15,7 @@ _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[/\\\\]\S*|\S+\.\w+(?=\s)|\d[\d
 
 
 class AllFaults(BadSamples):
-    """Bad samples, all of which are listed and none of which stops the reading."""
+    """Collects all bad samples; none of them stops the reading."""
 
     def __init__(self):
         super().__init__("skip", 1.0)

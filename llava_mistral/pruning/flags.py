@@ -1,4 +1,4 @@
-"""The flags of `llava-mistral prune`, by what they say: the data, the method, the output."""
+"""The flags of `llava-mistral prune`, in three groups: data, method, output."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from llava_mistral.pruning.recipe import METHODS
 
 
 def add_data(add: Callable) -> None:
-    """Add the flags of what to choose from."""
+    """Add the flags that name the data."""
     add("--dataset", help="ScienceQA folder, problems.json, LLaVA JSON, datasets folder or Hub id")
     add("--split", help="split to choose from, which must exist; by default train, or the only one")
     add("--dataset_config", help="configuration of a data set that has several")
@@ -30,7 +30,7 @@ def _sample_kind(text: str) -> str:
 
 
 def add_method(add: Callable) -> None:
-    """Add the flags of how to choose."""
+    """Add the flags of the selection method."""
     add("--method", choices=METHODS)
     add("--size", help="how many samples to keep: 1000, 1e3, or a share of all such as 10%% or 0.1 (full: all)")
     add("--seed", type=int, default=0, help="random seed, also used to break ties")
@@ -56,7 +56,7 @@ def add_method(add: Callable) -> None:
 
 
 def add_output(add: Callable) -> None:
-    """Add the flags of what to write."""
+    """Add the flags of the output."""
     add("--output", help="folder to write")
     add("--answer_style", choices=["letter", "explained"], default="letter", help="wording of the answer")
     add("--llava_json", action="store_true", help="write the rows as LLaVA JSON too")

@@ -1,4 +1,4 @@
-"""manifest.json: what was kept, what was dropped and why, and everything needed to do it again and compare."""
+"""manifest.json: the samples kept, those dropped with reasons, and everything needed to reproduce the selection."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def describe(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that have a say in the output; those not installed are left out."""
+    """Return the versions of the packages that influence the output; those not installed are left out."""
     found = {}
     for package in _VERSIONS:
         try:
@@ -160,7 +160,7 @@ def _differs(key: str, old: dict, new: dict) -> bool:
     if key in ("versions", "files"):
         return False
     if key == "recipe":  # hashes in `input` and `selection` tell whether what lies elsewhere now is the same
-        skipped = (*PLACES, "source", "license")  # these two are told beside the recipe
+        skipped = (*PLACES, "source", "license")  # these two are stored beside the recipe
         return any(old[key].get(k) != new[key].get(k) for k in old[key] | new[key] if k not in skipped)
     return old.get(key) != new.get(key)
 

@@ -1,4 +1,4 @@
-"""What a selection is worth: coverage, difficulty, necessity, length, redundancy, and how far it is from the rest."""
+"""Measures of a selection: coverage, difficulty, necessity, length, redundancy, and distance to the dropped rest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

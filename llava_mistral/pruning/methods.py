@@ -28,7 +28,7 @@ FULL_GROUP = "its {} has its share: samples farther apart were kept"
 
 @dataclass(frozen=True)
 class Choice:
-    """Indices of the samples picked, in pick order, the reasons of the others, and what the method has to tell."""
+    """Indices of the samples picked, in pick order, reasons for the others, and facts and messages of the method."""
 
     picks: list[int]
     dropped: dict[int, str]
@@ -87,12 +87,12 @@ def by_principles(
 
 
 def _untold(dropped: dict[int, str], fitting: int) -> list[str]:
-    """Return what to say of samples that nothing tells apart from kept ones but their pictures."""
+    """Return a message about dropped samples that differ from kept ones only in their pictures."""
     alike = sum(reason == ALIKE for reason in dropped.values())
     if not alike:
         return []
-    says = f"{alike:,} of {fitting:,} samples that fit have the words and the answer of kept ones, and are as hard"
-    return [f"{says}: a seeded hash chose among them. {TELLS_PICTURES_APART}"]
+    message = f"{alike:,} of {fitting:,} samples that fit have the words and the answer of kept ones, and are as hard"
+    return [f"{message}: a seeded hash chose among them. {TELLS_PICTURES_APART}"]
 
 
 def by_distance(
@@ -122,18 +122,18 @@ def by_distance(
 
     places = {} if within is None else _places([problems[i] for i in pool], within, size)
     shared = {"first_row": processes.share(len(pool)).start, "gather": processes.gather}
-    found = farthest_first(rows, size, start=start, progress=progress, **places, **shared)
-    picks = [pool[i] for i in found.picks]
+    order = farthest_first(rows, size, start=start, progress=progress, **places, **shared)
+    picks = [pool[i] for i in order.picks]
     kept, members, reason = set(picks), set(pool), NEAR if within is None else FULL_GROUP.format(within)
     dropped = {i: reason if i in members else NO_IMAGE for i in range(len(problems)) if i not in kept}
     facts = {
         "start": problems[picks[0]].pid,
-        "radius": found.radius,
-        "minimum_distance": found.minimum_distance if size > 1 else None,
+        "radius": order.radius,
+        "minimum_distance": order.minimum_distance if size > 1 else None,
     }
     facts |= {"radius_bound": "at most twice the smallest possible"} if within is None else {}
-    cost = f"read the embeddings {found.passes} times, computed {found.computed:.2f} of N x size distances"
-    return Choice(picks, dropped, facts=facts, cost=cost), np.concatenate(processes.gather(found.nearest))
+    cost = f"read the embeddings {order.passes} times, computed {order.computed:.2f} of N x size distances"
+    return Choice(picks, dropped, facts=facts, cost=cost), np.concatenate(processes.gather(order.nearest))
 
 
 def _places(problems: Sequence[Problem], within: str, size: int) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _places(problems: Sequence[Problem], within: str, size: int) -> dict[str, An
 def by_chance(
     problems: Sequence[Problem], pool: Sequence[int], size: int, *, seed: int, stratified: bool = False
 ) -> Choice:
-    """Choose at random, evenly over the skills when `stratified`: the control of every other method."""
+    """Choose at random, evenly over the skills when `stratified`: the baseline for every other method."""
     check_size(size, pool)
     order = random.Random(seed).sample(list(pool), len(pool))
     picks = order[:size]

@@ -1,4 +1,4 @@
-"""What a model tells about the need of a picture: how much likelier the right answer gets when it sees it.
+"""How much a model needs the picture: the gain in log-likelihood of the right answer when it sees it.
 
 The gain of one sample, log p(answer | picture) - log p(answer | blank picture), is its pointwise V-information
 (Ethayarajh et al. 2022, Understanding Dataset Difficulty with V-Usable Information). One gain says little: a picture
@@ -22,7 +22,7 @@ MOST = 4.0
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """What a model says of one sample, in nats: log p(answer | picture), and the same with a blank picture."""
+    """Log-likelihoods of one sample in nats: log p(answer | picture), and the same with a blank picture."""
 
     seeing: float
     blind: float
@@ -55,24 +55,24 @@ def evidence(
 ) -> dict[str, ModelEvidence]:
     """Return {pid: evidence} out of {pid: log-likelihoods of the choices} with the picture and with a blank one."""
     return {
-        problem.pid: ModelEvidence(*(of[problem.pid][problem.answer] for of in (seeing, blind)))
+        problem.pid: ModelEvidence(*(answers[problem.pid][problem.answer] for answers in (seeing, blind)))
         for problem in problems
     }
 
 
-def pooled_gains(problems: Sequence[Problem], asked: Mapping[str, ModelEvidence]) -> dict[str, float]:
-    """Return {pid: gain in nats} of those `asked`: `OWN` of its own, the rest the mean of its skill.
+def pooled_gains(problems: Sequence[Problem], by_pid: Mapping[str, ModelEvidence]) -> dict[str, float]:
+    """Return {pid: gain in nats} of the samples in `by_pid`: `OWN` of its own, the rest the mean of its skill.
 
     Samples without a label are read together when they ask the same; one that stands alone keeps its own gain.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
-        if problem.pid in asked:
+        if problem.pid in by_pid:
             groups[skill_of(problem) or problem.question].append(problem.pid)
     pooled = {}
     for pids in groups.values():
-        mean = sum(asked[pid].gain for pid in pids) / len(pids)
-        pooled |= {pid: OWN * asked[pid].gain + (1 - OWN) * mean for pid in pids}
+        mean = sum(by_pid[pid].gain for pid in pids) / len(pids)
+        pooled |= {pid: OWN * by_pid[pid].gain + (1 - OWN) * mean for pid in pids}
     return pooled
 
 

@@ -1,4 +1,4 @@
-"""What the pictures of a data set look like, from one pass over them: thumbnails, look-alikes, dark and odd ones."""
+"""One pass over the pictures of a data set: thumbnails, near-duplicates, dark pictures and odd sizes."""
 
 import io
 from collections import defaultdict
@@ -27,7 +27,7 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class Sign:
-    """What is kept of a picture.
+    """Summary of a picture: size, brightness, perceptual hash and thumbnail.
 
     Attributes:
         thumbnail: a small copy as WebP.
@@ -89,22 +89,24 @@ def problems_of(samples: "Samples", signs: Mapping[int, Sign | None]) -> dict[st
     middle = median(areas) if areas else 1
     look = looks_of(seen)
     alike: dict[int, list[int]] = defaultdict(list)
-    asked: dict[tuple, list[int]] = defaultdict(list)
+    same_question: dict[tuple, list[int]] = defaultdict(list)
     for i, problem in enumerate(samples.problems):
         if i in look:
             alike[look[i]].append(i)
         if i in look or not problem.has_image:
-            asked[look.get(i), plain(problem.question), plain(problem.hint or ""), problem.choices].append(i)
-    found = {
+            same_question[look.get(i), plain(problem.question), plain(problem.hint or ""), problem.choices].append(i)
+    problems = {
         "pictures that cannot be read": [[i] for i, sign in signs.items() if sign is None],
         "dark pictures": [[i] for i, sign in seen.items() if sign.brightness < DARK],
         "pictures of an odd size": [[i] for i, sign in seen.items() if _is_odd(sign.size, middle)],
         "pictures that look alike": [group for group in alike.values() if len(group) > 1],
         "the same question about what looks alike, with different answers": [
-            group for group in asked.values() if len({plain(answer_of(samples.problems[i])) for i in group} - {""}) > 1
+            group
+            for group in same_question.values()
+            if len({plain(answer_of(samples.problems[i])) for i in group} - {""}) > 1
         ],
     }
-    return {name: groups for name, groups in found.items() if groups}
+    return {name: groups for name, groups in problems.items() if groups}
 
 
 def looks_of(signs: Mapping[int, Sign]) -> dict[int, int]:

@@ -107,18 +107,18 @@ class Scores:
         return self.necessity >= THRESHOLD
 
 
-def score(problems: Sequence[Problem], asked: Mapping[str, ModelEvidence] | None = None) -> list[Scores]:
+def score(problems: Sequence[Problem], model_evidence: Mapping[str, ModelEvidence] | None = None) -> list[Scores]:
     """Return the scores of all problems, which are judged among each other.
 
     Args:
-        asked: by problem id, what a model says; those it was not asked are judged without.
+        model_evidence: by problem id, what a model says; those it was not asked are judged without.
     """
     from tqdm import tqdm
 
-    asked = asked or {}
-    gains = pooled_gains(problems, asked)
+    model_evidence = model_evidence or {}
+    gains = pooled_gains(problems, model_evidence)
     evidence = repetition_evidence(problems)
-    losses = [-asked[problem.pid].seeing if problem.pid in asked else None for problem in problems]
+    losses = [-model_evidence[problem.pid].seeing if problem.pid in model_evidence else None for problem in problems]
     hard = difficulties(problems, losses)
     result = []
     judged = tqdm(zip(problems, evidence, hard, strict=True), "judging", len(problems), unit=" samples", delay=2)
@@ -126,21 +126,21 @@ def score(problems: Sequence[Problem], asked: Mapping[str, ModelEvidence] | None
         if not problem.has_image:
             result.append(Scores(0.0, difficulty, NO_IMAGE, NO_IMAGE))
             continue
-        found = [*text_evidence(problem), *repeated]
+        signs = [*text_evidence(problem), *repeated]
         of_model = weigh(gains[problem.pid]) if problem.pid in gains else (0.0, "")
-        odds = PRIOR + sum(weight for weight, _ in [*found, of_model])
+        odds = PRIOR + sum(weight for weight, _ in [*signs, of_model])
         necessity = 1 / (1 + math.exp(-odds))
-        against = _against(found, of_model[0])
-        found += [of_model] if of_model[1] else []
-        result.append(Scores(necessity, difficulty, _strongest(found, necessity), against))
+        against = _against(signs, of_model[0])
+        signs += [of_model] if of_model[1] else []
+        result.append(Scores(necessity, difficulty, _strongest(signs, necessity), against))
     return result
 
 
-def _against(found: list[tuple[float, str]], of_model: float) -> str:
+def _against(evidence: list[tuple[float, str]], of_model: float) -> str:
     """Return why the image is not needed, by what speaks against it the most; nothing does where nothing is found."""
-    by_words = min((weight for weight, _ in found), default=0)
+    by_words = min((weight for weight, _ in evidence), default=0)
     if min(by_words, of_model) >= 0:
-        return TOO_WEAK if found or of_model else NOTHING_POINTS
+        return TOO_WEAK if evidence or of_model else NOTHING_POINTS
     return NOT_NEEDED if by_words <= of_model else SEEN_BLIND
 
 
@@ -149,26 +149,27 @@ def text_evidence(problem: Problem) -> list[tuple[float, str]]:
 
     A conversation needs its picture when one of its questions does: the one that speaks for it the most is heard.
     """
-    asked = problem.asked if isinstance(problem, Conversation) else (problem.question,)
-    return max((_evidence_of(problem, question) for question in asked), key=lambda found: sum(one[0] for one in found))
+    questions = problem.asked if isinstance(problem, Conversation) else (problem.question,)
+    each = (_evidence_of(problem, question) for question in questions)
+    return max(each, key=lambda evidence: sum(weight for weight, _ in evidence))
 
 
 def _evidence_of(problem: Problem, question: str) -> list[tuple[float, str]]:
     lead, ask = _split_question(question)
     hint = problem.hint or ""
     places = {"ask": ask, "lead": lead, "hint": hint}
-    found = [
+    evidence = [
         (cue.weight, cue.why)
         for cue in CUES
         if (match := cue.pattern.search(places[cue.place]))
         and not (cue.unnamed and _names(f"{lead} {hint}", match[0]))
     ]
-    found = _strongest_per_place(found)
+    evidence = _strongest_per_place(evidence)
     if sum(bool(LABELS.search(choice)) for choice in problem.choices) >= 2:
-        found.append((2.0, "its choices are labels in a picture"))
+        evidence.append((2.0, "its choices are labels in a picture"))
     if _spelled_out(problem, hint):
-        found.append((-2.0, "the context spells out the right choice and no other"))
-    return found
+        evidence.append((-2.0, "the context spells out the right choice and no other"))
+    return evidence
 
 
 def repetition_evidence(problems: Sequence[Problem]) -> list[list[tuple[float, str]]]:
@@ -238,14 +239,14 @@ def _names(text: str, pointing: str) -> bool:
     return any(word.startswith(stem) for word in re.findall(r"\w+", text.lower()))
 
 
-def _strongest_per_place(found: list[tuple[float, str]]) -> list[tuple[float, str]]:
+def _strongest_per_place(evidence: list[tuple[float, str]]) -> list[tuple[float, str]]:
     """Keep the two strongest for and the two strongest against: ten pointing words are not ten proofs."""
-    found = sorted(found, key=lambda item: -abs(item[0]))
-    return [item for item in found if item[0] > 0][:2] + [item for item in found if item[0] < 0][:2]
+    evidence = sorted(evidence, key=lambda item: -abs(item[0]))
+    return [item for item in evidence if item[0] > 0][:2] + [item for item in evidence if item[0] < 0][:2]
 
 
-def _strongest(found: list[tuple[float, str]], necessity: float) -> str:
-    side = [item for item in found if (item[0] > 0) == (necessity >= THRESHOLD)]
+def _strongest(evidence: list[tuple[float, str]], necessity: float) -> str:
+    side = [item for item in evidence if (item[0] > 0) == (necessity >= THRESHOLD)]
     return max(side, key=lambda item: abs(item[0]))[1] if side else "nothing points into the picture"
 
 
@@ -253,8 +254,8 @@ def _spelled_out(problem: Problem, hint: str) -> bool:
     """Whether the right choice, and no other, stands in the context as it is (choices of 4 characters and more)."""
     if problem.answer is None or len(problem.choices[problem.answer]) < 4:
         return False
-    said = [plain(choice) in plain(hint) for choice in problem.choices]
-    return said[problem.answer] and sum(said) == 1
+    in_hint = [plain(choice) in plain(hint) for choice in problem.choices]
+    return in_hint[problem.answer] and sum(in_hint) == 1
 
 
 def _answer(problem: Problem) -> str | None:

@@ -1,4 +1,4 @@
-"""The recipe of a pruned set: everything that decides what is in it. What it is made on has no say (`Machine`)."""
+"""The recipe of a pruned set: everything that decides its content; the machine has no influence (`Machine`)."""
 
 import re
 from collections.abc import Mapping
@@ -77,8 +77,8 @@ class PruneRecipe:
             problem = f"lacks {', '.join(missing)}"
             raise BadInput(problem, remedy="make the set again", file=file, field="recipe")
         # The name of a folder that moved would be another source.
-        told = {"source": manifest.get("source"), "license": manifest.get("license")}
-        return cls(**{name: given[name] for name in NAMES} | told)
+        provenance = {"source": manifest.get("source"), "license": manifest.get("license")}
+        return cls(**{name: given[name] for name in NAMES} | provenance)
 
     def moved(self, places: Mapping[str, str | None]) -> "PruneRecipe":
         """Return the recipe with what it is made from at other `places`; None leaves a place as it is."""
@@ -112,12 +112,12 @@ def size_of(text: str) -> int | float:
     Raises:
         ValueError: it says neither; the message goes on after the text ("is below 1").
     """
-    found = _SIZE.fullmatch(text.strip().lower())
-    if not found:
+    match = _SIZE.fullmatch(text.strip().lower())
+    if not match:
         raise ValueError("is not a size; write it like 1000, 1e3 or 10%")
-    value = Decimal(re.sub("[,_]", "", found[1])) * {"%": 1, "k": 1000, "m": 1_000_000, None: 1}[found[2]]
-    is_share = found[2] == "%" or 0 < value < 1
-    if found[2] == "%":
+    value = Decimal(re.sub("[,_]", "", match[1])) * {"%": 1, "k": 1000, "m": 1_000_000, None: 1}[match[2]]
+    is_share = match[2] == "%" or 0 < value < 1
+    if match[2] == "%":
         value /= 100
     if is_share and 0 < value <= 1:
         return float(value)
@@ -130,7 +130,7 @@ def size_of(text: str) -> int | float:
 
 @dataclass(frozen=True)
 class Machine:
-    """With what a set is made; none of it changes what is chosen.
+    """Settings of the machine that makes the set; none of them changes what is chosen.
 
     Attributes:
         device: a torch device; by default the GPU when there is one.

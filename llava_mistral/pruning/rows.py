@@ -1,4 +1,4 @@
-"""The rows of an embedding matrix: read out of core, checked once, compared with a few centres at a time.
+"""Rows of an embedding matrix on disk: checked once, read in chunks, compared with a few centres at a time.
 
 A matrix is never copied whole and never widened whole: each thread turns one chunk of rows to float32, multiplies, and
 takes the next. On a GPU the same chunks are multiplied there.
@@ -54,11 +54,11 @@ def bytes_of(text: str) -> int:
     Raises:
         BadInput: it is not a valid size.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if not match:
         raise BadInput(f"{text!r} is not a size", remedy="write it like 1GB", field="max_memory")
-    power = " KMGT".index(found[2].upper() or " ")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 class Rows:
@@ -108,13 +108,11 @@ class Rows:
         if not self.release:
             return np.asarray(self.matrix[indices], np.float64)
         # Through the mapping a row alone brings 64 kB and more of its neighbours into memory; a read brings the row.
-        taken, width = np.empty((len(indices), self.matrix.shape[1]), self.matrix.dtype), self.matrix.strides[0]
+        rows, width = np.empty((len(indices), self.matrix.shape[1]), self.matrix.dtype), self.matrix.strides[0]
         with open(self.matrix.filename, "rb", buffering=0) as file:
             for place, index in enumerate(np.asarray(indices).tolist()):
-                taken[place] = np.frombuffer(
-                    os.pread(file.fileno(), width, self._in_file + index * width), taken.dtype
-                )
-        return taken.astype(np.float64)
+                rows[place] = np.frombuffer(os.pread(file.fileno(), width, self._in_file + index * width), rows.dtype)
+        return rows.astype(np.float64)
 
     def approach(self, nearest: np.ndarray, centres: np.ndarray) -> None:
         """Lower `nearest` (N,) float32 in place to the squared distance to any of `centres` (c, d), where smaller.

@@ -1,4 +1,4 @@
-"""From a recipe to a pruned set: read, choose, write; and the same again, to verify a set that is there."""
+"""Make a pruned set from a recipe (read, choose, write), or remake it to verify an existing one."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -201,8 +201,8 @@ def verify(
             recipe = replace(recipe, embeddings=str(Path(spare_folder) / "embeddings.npy"))
         again = Path(spare_folder) / "again"
         again.mkdir()
-        made = make(recipe, scores_folder=Path(spare_folder) / "scores", ask=ask, machine=machine)
-        made.write(again)
+        selection = make(recipe, scores_folder=Path(spare_folder) / "scores", ask=ask, machine=machine)
+        selection.write(again)
         return manifest.differences(Path(folder), again)
 
 
@@ -210,7 +210,9 @@ def summary(pruned: PrunedSet, output: str | Path) -> list[str]:
     """Return, in lines, what was kept, what it covers, how many were dropped for which reason, and what to know."""
     recipe, described = pruned.recipe, pruned.manifest
     pool = 1 if recipe.method == "principles" or recipe.pool == "images" else 2
-    covered = ", ".join(f"{level} {of[0]}/{of[pool]}" for level, of in described["coverage"].items() if of[pool])
+    covered = ", ".join(
+        f"{level} {counts[0]}/{counts[pool]}" for level, counts in described["coverage"].items() if counts[pool]
+    )
     given, kept = described["input"], f"{described['size']:,} of {described['input']['rows']:,}"
     if given["answers"] > given["conversations"]:
         kept = ", ".join(
@@ -218,8 +220,8 @@ def summary(pruned: PrunedSet, output: str | Path) -> list[str]:
         )
     lines = [f"{output}: kept {kept}" + (f"; covers {covered}" if covered else "")]
     if not pruned.samples.pictures:
-        said = "the pictures are not at hand; wrote the manifest and the report without the rows"
-        lines.insert(0, f"{recipe.dataset}: {said}")
+        notice = "the pictures are not at hand; wrote the manifest and the report without the rows"
+        lines.insert(0, f"{recipe.dataset}: {notice}")
     if pruned.choice.cost:
         lines.insert(0, f"{recipe.method}: {pruned.choice.cost}")
     if given["skipped"]:

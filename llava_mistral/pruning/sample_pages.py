@@ -46,10 +46,10 @@ def sample_pages(
     room = MOST_BYTES - sum(len(text.encode()) for text in texts.values())
     parts = ["<h2>Every sample</h2>", "<p>Unfold a part, or search the page: browsers unfold what they find.</p>"]
     for reason, own in shown.items():
-        of = counts.get(reason, len(own))
-        some = f", {len(own):,} of them here, evenly chosen; manifest.json has all" if of > len(own) else ""
+        total = counts.get(reason, len(own))
+        some = f", {len(own):,} of them here, evenly chosen; manifest.json has all" if total > len(own) else ""
         parts.append(
-            f"<details><summary><h3>{html.escape(reason)} ({of:,})</h3></summary><p>{of:,} samples{some}.</p>"
+            f"<details><summary><h3>{html.escape(reason)} ({total:,})</h3></summary><p>{total:,} samples{some}.</p>"
         )
         for start in range(0, len(own), PART):
             part = own[start : start + PART]
@@ -81,7 +81,7 @@ def _text(problem: Problem, score: Scores) -> str:
     )
 
 
-def found_problems(problems: Sequence[Problem], found: Mapping[str, Sequence[Sequence[int]]], looked: int) -> str:
+def picture_problems(problems: Sequence[Problem], found: Mapping[str, Sequence[Sequence[int]]], looked: int) -> str:
     """Return what a look at the data found as HTML (`picture_signs.problems_of`); "" where it found nothing."""
     if not found:
         return ""

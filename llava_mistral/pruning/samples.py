@@ -1,4 +1,4 @@
-"""The data to choose from: any source as samples to judge, and the training rows of those that were picked."""
+"""The data to choose from: samples of any source to be scored, and the training rows of those picked."""
 
 import hashlib
 import json
@@ -55,13 +55,13 @@ class Samples:
         return {"pictures": sum(self.images), "rows_without_picture": without}
 
     def sha256(self) -> str:
-        """Return the hash of everything the samples say, in their order (pictures are hashed in the output)."""
+        """Return the hash of all texts of the samples, in their order (pictures are hashed in the output)."""
         digest = hashlib.sha256()
         for problem in self.problems:
-            said = {"pid": problem.pid, "question": problem.question, "choices": problem.choices}
-            said |= {"answer": problem.answer, "hint": problem.hint, "has_image": problem.has_image}
-            said |= {name: getattr(problem, name) for name in _JUDGED}
-            digest.update(json.dumps(said, sort_keys=True).encode() + b"\n")
+            fields = {"pid": problem.pid, "question": problem.question, "choices": problem.choices}
+            fields |= {"answer": problem.answer, "hint": problem.hint, "has_image": problem.has_image}
+            fields |= {name: getattr(problem, name) for name in _JUDGED}
+            digest.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
     def digests(self, indices: Sequence[int]) -> dict[int, bytes]:
@@ -80,7 +80,7 @@ class Samples:
         return [own if own.image else replace(own, image=first, more_images=(*more,)) for own, (first, *more) in pairs]
 
     def counted(self, indices: Sequence[int]) -> dict[str, int]:
-        """Return how many conversations the samples at `indices` are of, and how many answers they hold."""
+        """Return the number of conversations that the samples at `indices` belong to, and of their answers."""
         return {
             "conversations": len({self.conversations[i] for i in indices}),
             "answers": sum(self.answers[i] for i in indices),
@@ -200,9 +200,9 @@ def _of_rows(table: "Dataset", path: Path) -> Samples:
     problems, answers, conversations = [], [], []
     before: dict[str, Any] | None = None
     for row, count in zip(texts, images, strict=True):
-        asked, said = _turns(row)
-        problems.append(replace(_problem(row, asked, said), has_image=count > 0))
-        answers.append(len(said))
+        questions, replies = _turns(row)
+        problems.append(replace(_problem(row, questions, replies), has_image=count > 0))
+        answers.append(len(replies))
         last = conversations[-1] if conversations else -1
         conversations.append(last if before is not None and _goes_on(before, row) else last + 1)
         before = row
@@ -219,11 +219,11 @@ def _of_rows(table: "Dataset", path: Path) -> Samples:
 
 
 def _turns(row: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return what is asked in a row, and what is answered and learned."""
-    asked = [turn["content"] for turn in row["prompt"] if turn["role"] == "user"][-1:]
-    asked += [turn["content"] for turn in row["completion"] if turn["role"] == "user"]
+    """Return the questions of a row, and its answers that are trained on."""
+    questions = [turn["content"] for turn in row["prompt"] if turn["role"] == "user"][-1:]
+    questions += [turn["content"] for turn in row["completion"] if turn["role"] == "user"]
     learned = [turn for turn in row["completion"] if turn["role"] == "assistant" and turn.get("loss") is not False]
-    return asked, [turn["content"] for turn in learned]
+    return questions, [turn["content"] for turn in learned]
 
 
 def _goes_on(before: dict[str, Any], row: dict[str, Any]) -> bool:
@@ -237,12 +237,12 @@ def _goes_on(before: dict[str, Any], row: dict[str, Any]) -> bool:
     )
 
 
-def _problem(row: dict[str, Any], asked: list[str], said: list[str]) -> Problem:
+def _problem(row: dict[str, Any], questions: list[str], replies: list[str]) -> Problem:
     known = {name: str(row[name]) for name in _JUDGED if row.get(name) is not None}
     if row.get("choices"):
         fields = {"question": row["question"], "answer": row["answer"], "hint": row["hint"]}
         return Problem(pid=str(row["id"]), choices=tuple(row["choices"]), **fields, **known)
-    known = {"solution": "\n".join(said)} | known | {"question": "\n".join(asked), "choices": ()}
-    if len(asked) > 1:
-        return Conversation(pid=str(row["id"]), **known, asked=tuple(asked))
+    known = {"solution": "\n".join(replies)} | known | {"question": "\n".join(questions), "choices": ()}
+    if len(questions) > 1:
+        return Conversation(pid=str(row["id"]), **known, asked=tuple(questions))
     return Problem(pid=str(row["id"]), **known)

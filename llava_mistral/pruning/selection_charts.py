@@ -21,8 +21,8 @@ def colour_of(place: int) -> str:
     return COLOURS[place % len(COLOURS)]
 
 
-def say(value: Any) -> str:
-    """Return a number as a reader wants it, and anything else as it is."""
+def formatted(value: Any) -> str:
+    """Format a number for a reader; anything else is returned as text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
@@ -33,7 +33,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     titles = "".join(f'<th class="{"n" * bool(i)}">{html.escape(name)}' for i, name in enumerate(head))
     body = ""
     for name, *values in rows:
-        body += f"<tr><td>{html.escape(str(name))}" + "".join(f'<td class="n">{html.escape(say(v))}' for v in values)
+        body += f"<tr><td>{html.escape(str(name))}" + "".join(
+            f'<td class="n">{html.escape(formatted(v))}' for v in values
+        )
     return f'<div class="wide"><table>{f"<tr>{titles}" if head else ""}{body}</table></div>'
 
 
@@ -42,22 +44,26 @@ def coverage_bars(problems: Sequence[Problem], selections: Sequence[Selection], 
     before = Counter(name for problem in problems if (name := getattr(problem, level)))
     if not before:
         return ""
-    after = [Counter(name for i in of.picks if (name := getattr(problems[i], level))) for of in selections]
+    after = [
+        Counter(name for i in selection.picks if (name := getattr(problems[i], level))) for selection in selections
+    ]
     pools = [(BEFORE, before), *((colour_of(place), counts) for place, counts in enumerate(after))]
-    scale = BAR / max(max(of.values(), default=0) / max(of.total(), 1) for _, of in pools)
+    scale = BAR / max(max(counts.values(), default=0) / max(counts.total(), 1) for _, counts in pools)
     rows = ""
     for name, _ in sorted(before.items(), key=lambda item: (-item[1], item[0])):
-        bars = "<br>".join(_bar(colour, scale * of[name] / max(of.total(), 1), of[name]) for colour, of in pools)
+        bars = "<br>".join(
+            _bar(colour, scale * counts[name] / max(counts.total(), 1), counts[name]) for colour, counts in pools
+        )
         rows += f"<tr><td>{html.escape(name)}<td>{bars}"
     keys = "".join(
         f" {_key(colour)} {html.escape(name)}"
         for (colour, _), name in zip(pools, ["before", *_names(selections)], strict=True)
     )
     covered = (f"{len(counts)} {name}" for counts, name in zip(after, _names(selections), strict=True))
-    said = f"{len(before)} {html.escape(level)} labels before, {html.escape(', '.join(covered))}"
+    caption = f"{len(before)} {html.escape(level)} labels before, {html.escape(', '.join(covered))}"
     folded = "" if len(before) <= MANY_LABELS else f"<details><summary>show all {len(before)}</summary>"
     end = "</details>" if folded else ""
-    return f'<h2>Shares by {level}</h2><p>{said}.{folded}<p>{keys}<table class="bars">{rows}</table>{end}'
+    return f'<h2>Shares by {level}</h2><p>{caption}.{folded}<p>{keys}<table class="bars">{rows}</table>{end}'
 
 
 def _names(selections: Sequence[Selection]) -> list[str]:
@@ -65,8 +71,8 @@ def _names(selections: Sequence[Selection]) -> list[str]:
 
 
 def _bar(colour: str, width: float, number: int | None = None) -> str:
-    said = "" if number is None else f" {number:,}"
-    return f'<span class="bar" style="width:{width:.1f}%;background:{colour}"></span>{said}'
+    label = "" if number is None else f" {number:,}"
+    return f'<span class="bar" style="width:{width:.1f}%;background:{colour}"></span>{label}'
 
 
 def _key(colour: str) -> str:
@@ -83,8 +89,8 @@ def maps(embedding: Embedding, selections: Sequence[Selection]) -> str:
         f"<figure><figcaption>{html.escape(of.name)}</figcaption>{_map(places, embedding, of, place, size)}</figure>"
         for place, of in enumerate(selections)
     )
-    said = "Along the two directions of most spread; in colour: kept."
-    return f'<h2>Map of the embedding</h2><p>{said}</p><div class="maps">{drawn}</div>'
+    caption = "Along the two directions of most spread; in colour: kept."
+    return f'<h2>Map of the embedding</h2><p>{caption}</p><div class="maps">{drawn}</div>'
 
 
 def _map(places: "np.ndarray", embedding: Embedding, selection: Selection, place: int, size: int) -> str:

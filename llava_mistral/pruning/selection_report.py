@@ -11,8 +11,8 @@ from llava_mistral.pruning.measures import Embedding, Selection, measures_of
 from llava_mistral.pruning.methods import Choice
 from llava_mistral.pruning.picture_signs import problems_of, signs_of
 from llava_mistral.pruning.principles import Scores
-from llava_mistral.pruning.sample_pages import found_problems, sample_pages, shown_by_reason
-from llava_mistral.pruning.selection_charts import coverage_bars, histograms, maps, say, table
+from llava_mistral.pruning.sample_pages import picture_problems, sample_pages, shown_by_reason
+from llava_mistral.pruning.selection_charts import coverage_bars, formatted, histograms, maps, table
 
 if TYPE_CHECKING:
     from llava_mistral.pruning.samples import Samples
@@ -56,12 +56,12 @@ _FACTS |= {"minimum_distance": "smallest distance between two kept", "radius_bou
 
 def page(title: str, parts: Sequence[str]) -> str:
     """Return a whole HTML page; `parts` are HTML, `title` is text."""
-    said = html.escape(title)
+    heading = html.escape(title)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     head = f'<!doctype html><html lang="en"><meta charset="utf-8">{policy}<meta name="viewport" '
-    head += f'content="width=device-width,initial-scale=1"><title>{said}</title><style>{_STYLE}</style>'
+    head += f'content="width=device-width,initial-scale=1"><title>{heading}</title><style>{_STYLE}</style>'
     body = "\n".join(part for part in parts if part)
-    return f"{head}<body><main>\n<h1>{said}</h1>\n{body}\n</main>\n"
+    return f"{head}<body><main>\n<h1>{heading}</h1>\n{body}\n</main>\n"
 
 
 def write_report(
@@ -91,10 +91,10 @@ def write_report(
     ]
     if embedding is not None:
         parts += [maps(embedding, [selection]), histograms(embedding.nearest)]
-    parts.append(found_problems(problems, problems_of(samples, signs), len(signs)))
+    parts.append(picture_problems(problems, problems_of(samples, signs), len(signs)))
     parts.append(sample_pages(problems, scores, listed, counts, signs))
-    of = manifest["input"]
-    title = f"{manifest['size']:,} of {of['rows']:,} samples of {of['name']}, by {manifest['method']}"
+    pool = manifest["input"]
+    title = f"{manifest['size']:,} of {pool['rows']:,} samples of {pool['name']}, by {manifest['method']}"
     (folder / "report.html").write_text(page(title, parts), encoding="utf-8")
     if pictures:
         sheet_picture(problems, selection, shown, pictures).save(folder / "report.png")
@@ -106,11 +106,12 @@ def _counts(manifest: dict[str, Any]) -> str:
         extra = "were kept only because nothing else carries their topic, category or skill"
         notes.append(f"{len(manifest['kept_for_coverage'])} samples whose image is not needed {extra}.")
     facts = "".join(
-        f"<tr><td>{html.escape(_FACTS.get(k, k))}<td>{html.escape(say(v))}" for k, v in manifest["selection"].items()
+        f"<tr><td>{html.escape(_FACTS.get(k, k))}<td>{html.escape(formatted(v))}"
+        for k, v in manifest["selection"].items()
     )
-    said = "".join(f"<p>{html.escape(note)}" for note in notes)
+    paragraphs = "".join(f"<p>{html.escape(note)}" for note in notes)
     counts = table([], list(manifest["counts"].items()))
-    return f"<h2>Kept and dropped</h2>{counts}{said}<table>{facts}</table>"
+    return f"<h2>Kept and dropped</h2>{counts}{paragraphs}<table>{facts}</table>"
 
 
 def _before_and_after(problems: Sequence[Problem], choice: Choice, scores: Sequence[Scores]) -> str:
@@ -118,5 +119,5 @@ def _before_and_after(problems: Sequence[Problem], choice: Choice, scores: Seque
     pools = {"kept": choice.picks, "with an image": [i for i, p in enumerate(problems) if p.has_image]}
     pools["all"] = list(range(len(problems)))
     measures = {name: measures_of(problems, scores, pool) for name, pool in pools.items() if pool}
-    rows = [[measure, *(of[measure] for of in measures.values())] for measure in measures["kept"]]
+    rows = [[measure, *(values[measure] for values in measures.values())] for measure in measures["kept"]]
     return f"<h2>Before and after</h2>{table(['', *measures], rows)}"

@@ -1,4 +1,4 @@
-"""The vectors that far-apart samples are chosen by: from a file or a model, and read as the user asked."""
+"""The embedding vectors that selection by distance uses: from a file or from a model."""
 
 import random
 from collections.abc import Sequence

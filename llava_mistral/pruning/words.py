@@ -1,4 +1,4 @@
-"""Choosing by words: samples without labels are spread over answers and words, and a seeded hash breaks ties.
+"""Selection by words: samples without labels are spread over answers and words; a seeded hash breaks ties.
 
 Where two samples would serve alike, the hash of what they say and show decides, never their place in the file: a file
 that is sorted, or shuffled, gives the same choice.
@@ -45,20 +45,20 @@ def plain(text: str) -> str:
 
 
 def ties_of(problems: Sequence[Problem], seed: int, digests: Digests | None = None) -> list[bytes]:
-    """Return per sample a hash of `seed` and of what the sample says and shows: the order of equals.
+    """Return per sample a hash of `seed`, its text and its picture, which orders equal samples.
 
     Args:
         digests: hashes of the pictures of samples; asked for those only that words do not tell apart. Without it, and
             where the pictures are the same too, the ids decide.
     """
-    said = [_hash(seed, [_fields(problem)]) for problem in problems]
-    twins = Counter(said)
-    alike = [i for i, own in enumerate(said) if twins[own] > 1]
+    hashes = [_hash(seed, [_fields(problem)]) for problem in problems]
+    twins = Counter(hashes)
+    alike = [i for i, own in enumerate(hashes) if twins[own] > 1]
     shown = digests([i for i in alike if problems[i].has_image]) if digests else {}
     for i in alike:
         picture = shown[i].hex() if i in shown else problems[i].pid
-        said[i] = _hash(seed, [said[i].hex(), picture])
-    return said
+        hashes[i] = _hash(seed, [hashes[i].hex(), picture])
+    return hashes
 
 
 def _fields(problem: Problem) -> list[Any]:
@@ -80,11 +80,11 @@ def spread_over_words(
     `priority`, then the lower of `ties`. As words are counted again for the first `LOOKS` candidates only, the order
     is greedy to a near degree; that of answers is exact.
     """
-    met: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
     def key(i: int) -> tuple:
         words = set(_WORD.findall(plain(f"{problems[i].question} {answer_of(problems[i])}")))
-        novelty = sum(1 / (1 + met[word]) for word in sorted(words)) / max(len(words), 1)
+        novelty = sum(1 / (1 + counts[word]) for word in sorted(words)) / max(len(words), 1)
         return -novelty, -priority[i], ties[i]
 
     queues: dict[str, list] = defaultdict(list)
@@ -101,7 +101,7 @@ def spread_over_words(
         picks.append(_first(queues[answer], key))
         kept[answer] += 1
         words = f"{problems[picks[-1]].question} {answer_of(problems[picks[-1]])}"
-        met.update(set(_WORD.findall(plain(words))))
+        counts.update(set(_WORD.findall(plain(words))))
         if queue := queues[answer]:
             heapq.heappush(answers, ((kept[answer], *queue[0][0]), answer))
     return picks

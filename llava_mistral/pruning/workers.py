@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, that choose as one: `accelerate launch` or `torchrun`, gloo or nccl.
+"""Selection by several processes, on one machine or many: `accelerate launch` or `torchrun`, gloo or nccl.
 
     torchrun --nproc_per_node 8 llava-mistral prune …
     accelerate launch --num_processes 8 llava-mistral prune …      (on a machine without GPUs: with --multi_gpu, which

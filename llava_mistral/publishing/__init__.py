@@ -1,1 +1,1 @@
-"""What we say about what we made, and sending it: cards, staging by allow-list, scanning, upload, verification."""
+"""Publishing: cards, staging by allow-list, secret scanning, upload and verification."""

@@ -1,4 +1,4 @@
-"""What both cards share: facts poured into a template, said in one way, checked by the Hub client's own classes.
+"""Shared by both cards: facts filled into a template, in one format, validated by the Hub client's own classes.
 
 Every number on a card comes from run.json, summary.json, manifest.json, config.json or the headers of the weights;
 what no file says reads as unknown.
@@ -18,7 +18,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def pour(template: str, **values) -> str:
-    """Fill a template; a value that the template names and the code forgot is an error, never a blank."""
+    """Fill a template; a missing value is an error, never a blank."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -68,8 +68,8 @@ def is_hub_id(name) -> bool:
     return isinstance(name, str) and bool(HUB_ID.fullmatch(name)) and not is_local_path(name)
 
 
-def say(value) -> str:
-    """A value as a card says it: thousands separated, lists joined, nothing as unknown."""
+def formatted(value) -> str:
+    """Format a value for a card: thousands separated, lists joined, None as "unknown"."""
     if value is None or value == "" or value == [] or value == {}:
         return UNKNOWN
     if isinstance(value, bool | str):
@@ -78,7 +78,7 @@ def say(value) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(say(item) for item in value)
+    return ", ".join(formatted(item) for item in value)
 
 
 def as_yaml(value) -> str | None:

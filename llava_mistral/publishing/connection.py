@@ -62,7 +62,7 @@ def connect(timeout: float = 30):
 
 
 def call(action: Callable[[], Any], repo_id: str) -> Any:
-    """Do something on the Hub; try again while the failure is a passing one; say plainly what is wrong when it is not.
+    """Call the Hub; retry transient failures, and raise other ones with a plain message.
 
     Raises:
         BadInput: the Hub refuses the token, the repository or what was sent.
@@ -111,7 +111,7 @@ class _Patience:
 
     def __init__(self):
         self.lock, self.pending, self.failing = threading.Lock(), set(), {}
-        self.timers, self.said = {}, set()
+        self.timers, self.reported = {}, set()
 
     def before(self, request) -> None:
         route = (request.method, request.url.path)
@@ -147,8 +147,8 @@ class _Patience:
             raise Unreachable(f"the Hub asks to come back in {wait} s")
 
     def _say(self, route: tuple[str, str], what: str) -> None:
-        if route not in self.said:
-            self.said.add(route)
+        if route not in self.reported:
+            self.reported.add(route)
             print(f"{what} {route[0]} {route[1]}", file=sys.stderr, flush=True)
 
 
@@ -191,8 +191,8 @@ def _status(error: BaseException) -> int | None:
     found = next((e for e in _chain(error) if isinstance(e, HfHubHTTPError) and e.response is not None), None)
     if found is not None:
         return found.response.status_code
-    for said in map(str, _chain(error)):  # the Xet client's own requests: a ConnectionError, its status in words
-        if numbers := re.search(r"HTTP status (?:client|server) error \((\d{3})\b", said):
+    for message in map(str, _chain(error)):  # the Xet client's own requests: a ConnectionError, its status in words
+        if numbers := re.search(r"HTTP status (?:client|server) error \((\d{3})\b", message):
             return int(numbers[1])
     return None
 
@@ -204,8 +204,8 @@ def is_conflict(error: BaseException) -> bool:
 
 def _asked_wait(error: BaseException) -> float:
     response = next((e.response for e in _chain(error) if getattr(e, "response", None) is not None), None)
-    asked = response.headers.get("Retry-After", "0") if response is not None else "0"
-    return float(asked) if asked.isdigit() else 0.0
+    seconds = response.headers.get("Retry-After", "0") if response is not None else "0"
+    return float(seconds) if seconds.isdigit() else 0.0
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -224,7 +224,7 @@ def explained(error: BaseException, repo_id: str) -> Exception:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     kinds = {type(e) for e in _chain(error)}
-    status, said = _status(error), _message(error)
+    status, message = _status(error), _message(error)
     if isinstance(error, BadInput | HubError) and not isinstance(error, Unreachable):
         return error
     if GatedRepoError in kinds:
@@ -245,14 +245,14 @@ def explained(error: BaseException, repo_id: str) -> Exception:
     if RevisionNotFoundError in kinds:
         return BadInput(f"{repo_id} has no such revision", remedy="publish to a repository with a main branch")
     if status == 400:
-        return BadInput(f"the Hub refuses this ({said})", remedy="correct what it names")
+        return BadInput(f"the Hub refuses this ({message})", remedy="correct what it names")
     if status is not None and status not in TRANSIENT:
-        return HubError(f"the Hub answers {status} ({said}); see its status page, or run again with --verbose")
+        return HubError(f"the Hub answers {status} ({message}); see its status page, or run again with --verbose")
     wire = any(isinstance(e, Unreachable | ConnectionError) or "httpx" in type(e).__module__ for e in _chain(error))
     if status is None and not wire:
-        return error if isinstance(error, Exception) else HubError(said)
+        return error if isinstance(error, Exception) else HubError(message)
     return HubError(
-        f"the Hub kept failing ({said}); nothing half-sent is visible there; run the same command again to go on"
+        f"the Hub kept failing ({message}); nothing half-sent is visible there; run the same command again to go on"
     )
 
 

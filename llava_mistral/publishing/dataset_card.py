@@ -7,7 +7,7 @@ from typing import Any
 
 from llava_mistral.data.card_configs import card_configs
 from llava_mistral.ground.escaping import code, markdown, one_line
-from llava_mistral.publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
+from llava_mistral.publishing.cards import UNKNOWN, as_yaml, card_data, formatted, is_hub_id, pour, validated
 from llava_mistral.publishing.known_sources import known_source
 from llava_mistral.publishing.scanning import plain_name
 
@@ -63,7 +63,7 @@ def dataset_card(repo_id: str, configs: dict[str, dict[str, Any]], licence: str)
         license=licence,
         license_note=LICENCE_NOTES.get(licence),
         sources=", ".join(map(markdown, sources)),
-        makers=say(makers),
+        makers=formatted(makers),
         citations=[found.citation for found in known],
     )
     return validated("DatasetCard", text)
@@ -128,27 +128,29 @@ def _config_facts(repo_id: str, info: dict, config: dict) -> dict:
         "linked": bool(re.fullmatch(r"[\w.-]+", name)),
         "snippet": dataset_snippet(repo_id, name, splits[0]["name"], config["revision"]),
         "rows": ", ".join(f"{split['name']} {split['num_examples']:,}" for split in splits),
-        "input_rows": say(given.get("rows")),
-        "method": say(method),
-        "seed": say(manifest.get("seed")),
+        "input_rows": formatted(given.get("rows")),
+        "method": formatted(method),
+        "seed": formatted(manifest.get("seed")),
         "source": _source(manifest),
-        "counts": [(reason, say(count)) for reason, count in sorted(counts.items(), key=lambda i: (-i[1], i[0]))],
+        "counts": [
+            (reason, formatted(count)) for reason, count in sorted(counts.items(), key=lambda i: (-i[1], i[0]))
+        ],
         "recipe": as_yaml(manifest.get("recipe")),
         "rerun": _rerun(manifest),
-        "input_sha256": say(given.get("sha256")),
-        "versions": say([f"{k} {v}" for k, v in (manifest.get("versions") or {}).items()]),
+        "input_sha256": formatted(given.get("sha256")),
+        "versions": formatted([f"{k} {v}" for k, v in (manifest.get("versions") or {}).items()]),
     }
 
 
 def _rerun(manifest: dict) -> str | None:
     """The command that chooses the same rows again, with everything the recipe says; None where it is not known."""
     recipe = manifest.get("recipe") if isinstance(manifest.get("recipe"), dict) else {}
-    asked = {"dataset": recipe.get("dataset") or _source(manifest)}
-    asked |= {key: manifest.get(key) for key in ("method", "size", "seed")}
-    if not asked["method"] or not (asked["size"] or asked["method"] == "full"):
+    flags = {"dataset": recipe.get("dataset") or _source(manifest)}
+    flags |= {key: manifest.get(key) for key in ("method", "size", "seed")}
+    if not flags["method"] or not (flags["size"] or flags["method"] == "full"):
         return None
-    asked |= {key: value for key, value in recipe.items() if key not in asked and re.fullmatch("[a-z_]+", key)}
-    given = {key: value for key, value in asked.items() if value is not None and value is not False}
+    flags |= {key: value for key, value in recipe.items() if key not in flags and re.fullmatch("[a-z_]+", key)}
+    given = {key: value for key, value in flags.items() if value is not None and value is not False}
     words = [
         f"--{key}" if value is True else f"--{key} {shlex.quote(one_line(value))}" for key, value in given.items()
     ]

@@ -1,4 +1,4 @@
-"""A pruned dataset on its way to the Hub: one config beside those that others publish there."""
+"""Publish a pruned dataset as one config beside those that others publish in the same repository."""
 
 import re
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ class DatasetPublication:
         self._api = None
 
     def files(self, head: str | None) -> dict[str, Path | bytes]:
-        """Our config's files, and the card that lists everybody's configs at `head`."""
+        """Our config's files, and the card that lists all configs at `head`."""
         ours = {"manifest": self.manifest, "revision": self.revision, "info": self.info}
         ours |= _picture(self.config, self._files)
         configs = {**self._others(head), self.config: ours}

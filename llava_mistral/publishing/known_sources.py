@@ -1,4 +1,4 @@
-"""What is known of the data a set was chosen from, by a part of the name that a manifest gives its input."""
+"""Known data sources, found by a part of the name that a manifest gives its input."""
 
 from dataclasses import dataclass
 
@@ -49,5 +49,5 @@ SOURCES = {
 
 def known_source(*names: object) -> Source | None:
     """The source that one of the names speaks of, whatever else the name holds ("derek-thomas/ScienceQA")."""
-    told = " ".join(str(name) for name in names if name).lower()
-    return next((source for part, source in SOURCES.items() if part in told), None)
+    text = " ".join(str(name) for name in names if name).lower()
+    return next((source for part, source in SOURCES.items() if part in text), None)

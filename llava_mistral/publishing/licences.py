@@ -1,4 +1,4 @@
-"""Under what terms something may be published: stated, carried from its source, or refused."""
+"""Licences of what is published: stated by the user, carried on from the source, or refused."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def dataset_licence(manifest: dict, stated: str | None, folder: Path) -> str:
     """The licence a dataset is published under: the source's, carried on, or the one the user states.
 
     Raises:
-        BadInput: nobody says what it is, or the stated licence takes liberties that the source's does not give.
+        BadInput: no licence is known, or the stated one drops conditions of the source's.
     """
     source = _known_source(manifest) or manifest.get(
         "license"
@@ -60,7 +60,7 @@ def dataset_licence(manifest: dict, stated: str | None, folder: Path) -> str:
 
 
 def incompatible(source: str, stated: str) -> str | None:
-    """What the source's licence demands that the stated one drops, or None. Conditions, not legal advice."""
+    """Return the condition of the source's licence that the stated one drops, or None. Not legal advice."""
     if source in (stated, "unknown", "other"):
         return None
     conditions = set(source.split("-"))

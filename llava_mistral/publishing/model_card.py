@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llava_mistral.ground.escaping import code, markdown, one_line
 from llava_mistral.ground.strict_json import read_object
-from llava_mistral.publishing.cards import UNKNOWN, as_yaml, card_data, is_hub_id, pour, say, validated
+from llava_mistral.publishing.cards import UNKNOWN, as_yaml, card_data, formatted, is_hub_id, pour, validated
 from llava_mistral.publishing.known_sources import known_source
 from llava_mistral.publishing.reported_results import checked_summary, eval_results, result_table
 from llava_mistral.publishing.scanning import plain_name
@@ -171,28 +171,28 @@ def _runs(run: dict) -> list[dict]:
 
 
 def _stage_name(run: dict) -> str:
-    return say(run.get("stage"))
+    return formatted(run.get("stage"))
 
 
 def _facts(run: dict) -> list[tuple[str, str]]:
     parameters, data, tokens = (run.get(key) or {} for key in ("parameters", "data", "tokens"))
     versions = run.get("versions") or {}
     return [
-        ("made from", say([plain_name(str(base)) for base in _as_list(run.get("base_model"))])),
-        ("parameters trained", say(parameters.get("trainable"))),
-        ("parameters frozen", say(parameters.get("frozen"))),
-        ("training data", say(plain_name(str(data["path"])) if data.get("path") else None)),
-        ("training rows", say(data.get("rows"))),
+        ("made from", formatted([plain_name(str(base)) for base in _as_list(run.get("base_model"))])),
+        ("parameters trained", formatted(parameters.get("trainable"))),
+        ("parameters frozen", formatted(parameters.get("frozen"))),
+        ("training data", formatted(plain_name(str(data["path"])) if data.get("path") else None)),
+        ("training rows", formatted(data.get("rows"))),
         ("training data sha256", f"{str(data['sha256'])[:16]}…" if data.get("sha256") else UNKNOWN),
-        ("tokens of questions", say(tokens.get("prompt"))),
-        ("tokens of answers", say(tokens.get("answer"))),
-        ("attention", say(run.get("window"))),
-        ("steps", say(run.get("steps"))),
-        ("epochs", say(run.get("epochs"))),
-        ("final loss", say(run.get("final_loss"))),
+        ("tokens of questions", formatted(tokens.get("prompt"))),
+        ("tokens of answers", formatted(tokens.get("answer"))),
+        ("attention", formatted(run.get("window"))),
+        ("steps", formatted(run.get("steps"))),
+        ("epochs", formatted(run.get("epochs"))),
+        ("final loss", formatted(run.get("final_loss"))),
         *_saved_step(run),
-        ("seed", say(run.get("seed"))),
-        ("versions", say([f"{key} {value}" for key, value in versions.items()])),
+        ("seed", formatted(run.get("seed"))),
+        ("versions", formatted([f"{key} {value}" for key, value in versions.items()])),
     ]
 
 
@@ -202,20 +202,22 @@ def _saved_step(run: dict) -> list[tuple[str, str]]:
     if not isinstance(best, dict):
         return []
     losses = [
-        f"{say(best[key])} ({name})" for key, name in (("loss", "training"), ("eval_loss", "held out")) if key in best
+        f"{formatted(best[key])} ({name})"
+        for key, name in (("loss", "training"), ("eval_loss", "held out"))
+        if key in best
     ]
-    return [("weights of step", say(best.get("step"))), ("loss at that step", say(losses))]
+    return [("weights of step", formatted(best.get("step"))), ("loss at that step", formatted(losses))]
 
 
 def _hardware(run: dict) -> list[tuple[str, str]]:
     hardware = run.get("hardware")
     if isinstance(hardware, dict):
         gpus, cores = hardware.get("gpus"), hardware.get("cpu_cores")
-        found = f"{gpus} × {say(hardware.get('gpu'))}" if gpus else "no GPU" if gpus == 0 else None
+        found = f"{gpus} × {formatted(hardware.get('gpu'))}" if gpus else "no GPU" if gpus == 0 else None
         hardware = [part for part in (found, f"{cores} CPU cores" if cores else None) if part]
     seconds, energy = run.get("seconds"), run.get("energy_kwh")
     return [
-        ("hardware", say(hardware)),
+        ("hardware", formatted(hardware)),
         ("time", UNKNOWN if seconds is None else f"{seconds:,.0f} s ({seconds / 3600:.2g} h)"),
         ("energy", UNKNOWN if energy is None else f"{energy:.3g} kWh"),
     ]
@@ -234,8 +236,8 @@ def _rerun(run: dict, dataset: str | None, base_model: str | None) -> str | None
     base = base_model or next(iter(_as_list(run.get("base_model"))), None)
     flags = {"model_name_or_path": base, "dataset": dataset or _get(run, "data", "path"), "output_dir": "again"}
     words = {flag: shlex.quote(one_line(plain_name(str(value)))) for flag, value in flags.items() if value}
-    given = " ".join(f"--{flag} {word}" for flag, word in words.items())
-    return f"llava-mistral train --stage {run['stage']} --config recipe.yaml \\\n    {given}"
+    arguments = " ".join(f"--{flag} {word}" for flag, word in words.items())
+    return f"llava-mistral train --stage {run['stage']} --config recipe.yaml \\\n    {arguments}"
 
 
 def _parts(bases: list[str], data_names: list[str | None], licences: list[str | None]) -> list[tuple[str, str, str]]:

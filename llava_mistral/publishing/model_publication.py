@@ -1,4 +1,4 @@
-"""A checkpoint on its way to the Hub: staged, rehearsed, published, received."""
+"""Publish a checkpoint: stage, rehearse, upload, verify."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class ModelPublication:
         return self._files
 
     def check(self) -> None:
-        """Load it as a stranger will, before anybody else sees it.
+        """Load it from a clean process, as a user will, before it is uploaded.
 
         Raises:
             BadInput: a weight is missing, surplus, misshapen or not finite, or the code does not run.
@@ -94,10 +94,10 @@ class ModelPublication:
                 f"logits on {self._base()[0]} equal bit for bit ({prompts} prompt)"
             )
         seen = verification.verify_model(*given, self.rehearsal, self.ask)
-        asked = " ".join(self.ask[1].split()) if self.ask else "a question about a picture"
-        said = f";\nasked {asked!r}, the pipeline answers {seen['answer']!r}" if seen["answer"] is not None else ""
+        question = " ".join(self.ask[1].split()) if self.ask else "a question about a picture"
+        shown = f";\nasked {question!r}, the pipeline answers {seen['answer']!r}" if seen["answer"] is not None else ""
         prompts = " and ".join(seen["prompts"])
-        return f"verified: {seen['files']} files equal by sha256, logits equal bit for bit ({prompts} prompt){said}"
+        return f"verified: {seen['files']} files equal by sha256, logits equal bit for bit ({prompts} prompt){shown}"
 
     def snippet(self, published: Publication) -> str:
         """Six lines a stranger pastes, pinned to the commit."""
@@ -116,7 +116,7 @@ def _pin_base(api, config_file: Path) -> None:
     """Note in an adapter's configuration the commit that its base is at: PEFT loads the base at this `revision`.
 
     Raises:
-        BadInput: the base is not on the Hub, so that nobody could use the adapter.
+        BadInput: the base is not on the Hub, so that no user could load the adapter.
     """
     config = read_object(config_file)
     base, revision = config["base_model_name_or_path"], config.get("revision")
@@ -229,5 +229,7 @@ def _recipe_text(recipe: str | Path | None, run: dict) -> str | None:
         yaml.safe_load(text)
         return text
     except (OSError, ValueError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise BadInput(f"is not a recipe ({said})", remedy="give a YAML file", file=recipe, field="recipe") from None
+        message = " ".join(str(error).split())
+        raise BadInput(
+            f"is not a recipe ({message})", remedy="give a YAML file", file=recipe, field="recipe"
+        ) from None

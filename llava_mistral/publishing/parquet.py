@@ -1,4 +1,4 @@
-"""The rows of a pruned dataset as they leave: its own parquet file, or one with every picture encoded anew.
+"""The published rows of a pruned dataset: its own parquet file, or one with every picture re-encoded.
 
 A file leaves as it is when its manifest has its hash and it is shown to hold nothing but rows whose pictures are bare
 PNG (`own_shard`), which is what `llava-mistral prune` writes. Pictures of any other file are decoded to pixels and

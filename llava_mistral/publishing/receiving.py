@@ -1,4 +1,4 @@
-"""The clean process of `verification.py`: load what was published and compare it with what was meant to be sent.
+"""The clean process of `verification.py`: load the published files and compare them with the local ones.
 
 It runs as a script, where no project is on the path, and therefore imports nothing of this project; but for an
 adapter's base, which is loaded with this project's classes rather than with the base's own code.
@@ -54,13 +54,13 @@ def _set_timeouts() -> None:
     limits = httpx2.Timeout(TIMEOUT, connect=min(TIMEOUT, 10)).as_dict()
 
     def limit(request) -> None:
-        given = request.extensions.get("timeout") or {}
-        request.extensions["timeout"] = {kind: given.get(kind) or seconds for kind, seconds in limits.items()}
+        timeout = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {kind: timeout.get(kind) or seconds for kind, seconds in limits.items()}
 
     def client():
-        made = default_client_factory()
-        made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], limit]}
-        return made
+        http_client = default_client_factory()
+        http_client.event_hooks = {**http_client.event_hooks, "request": [*http_client.event_hooks["request"], limit]}
+        return http_client
 
     set_client_factory(client)
 
@@ -114,8 +114,8 @@ def _load_adapter(base, place: str):
     saved = load_peft_weights(place, device="cpu")
     _check_finite(saved)
     model = PeftModel.from_pretrained(base, place)
-    wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    for kind, found in (("missing", wanted - saved.keys()), ("unexpected", saved.keys() - wanted)):
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    for kind, found in (("missing", expected - saved.keys()), ("unexpected", saved.keys() - expected)):
         if found := sorted(found):
             sys.exit(f"the adapter does not fit its base: {kind} keys {', '.join(found[:3])} ({len(found)})")
     return model.eval()
@@ -180,11 +180,11 @@ def _model(task: dict) -> dict:
     return {"files": len(task["files"]), "prompts": list(here), "answer": answer}
 
 
-def _compare(sent: dict | str, here: dict, problem: str) -> None:
+def _compare(expected: dict | str, here: dict, problem: str) -> None:
     """End the process where logits differ in a bit from those sent, which may be in a file of `_rehearse`."""
     import numpy as np
 
-    for kind, logits in (np.load(sent) if isinstance(sent, str) else sent).items():
+    for kind, logits in (np.load(expected) if isinstance(expected, str) else expected).items():
         if logits.shape != here[kind].shape or logits.tobytes() != here[kind].tobytes():
             sys.exit(f"{problem} on the {kind} prompt")
 
@@ -197,8 +197,8 @@ def _adapter(task: dict) -> dict:
         problem = f"{task['base'][0]} with the published adapter answers differently from the folder"
         _compare(task["logits"], here, problem)
     else:
-        sent = _adapter_logits(_load_adapter(_load(base, trust=trust), task["folder"]), adapter, base, trust)
-        _compare(sent, here, "the published adapter's logits differ from the folder's")
+        expected = _adapter_logits(_load_adapter(_load(base, trust=trust), task["folder"]), adapter, base, trust)
+        _compare(expected, here, "the published adapter's logits differ from the folder's")
     return {"files": len(task["files"]), "prompts": list(here)}
 
 
@@ -254,13 +254,13 @@ def _dataset(task: dict) -> dict:
             if [*(found := there["loaded"].features).items()] != [*here.select_columns(columns).features.items()]:
                 sys.exit(f"the published columns of {name} are {[*found]}, the folder's are {columns}")
             new, left = [name for name in columns if name in left], [name for name in left if name not in columns]
-            sent = _row_sums(here.select_columns(new))
+            sums = _row_sums(here.select_columns(new))
             for how, rows in there.items():
-                if (came := _row_sums(rows.select_columns(new))) != sent:
-                    where = next(
-                        (i for i, pair in enumerate(zip(sent, came, strict=False)) if pair[0] != pair[1]), None
-                    )
-                    what = f"row {where} differs" if where is not None else f"{len(came)} rows instead of {len(sent)}"
+                if (received := _row_sums(rows.select_columns(new))) != sums:
+                    pairs = enumerate(zip(sums, received, strict=False))
+                    where = next((i for i, (ours, theirs) in pairs if ours != theirs), None)
+                    count = f"{len(received)} rows instead of {len(sums)}"
+                    what = count if where is None else f"row {where} differs"
                     sys.exit(f"the published {split} split is not the folder's when {how}: {what}")
         counts[split] = len(here)
     return {"files": len(task["files"]), "rows": counts}

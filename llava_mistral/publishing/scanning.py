@@ -1,4 +1,4 @@
-"""What must never leave: secrets and local paths, looked for in every file that is about to be published.
+"""Scan every file that is about to be published for secrets and local paths.
 
 Text is read line by line, JSON value by value, zip archives member by member, pickles string by string (never
 executed), safetensors by their header. The bytes of tensors are not searched: they are numbers.

@@ -1,4 +1,4 @@
-"""What secrets and local paths look like, and how they are written so that a search does not see them."""
+"""Patterns of secrets and local paths, also in disguised spellings (hexadecimal, joined strings)."""
 
 import re
 import unicodedata

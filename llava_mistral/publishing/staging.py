@@ -1,4 +1,4 @@
-"""Which files of a checkpoint leave, and in what state: an allow-list, links for weights, scrubbed copies for JSON."""
+"""Stage the files of a checkpoint by allow-list: weights are linked, JSON is copied and scrubbed."""
 
 import re
 import shutil
@@ -266,7 +266,7 @@ def _scrubbed_config(path: Path, base_model: str | None) -> dict | None:
     """A config without its notes of where things lay, or None when it had none and can be copied byte for byte.
 
     Raises:
-        BadInput: it is an adapter's and names a base that nobody else can fetch.
+        BadInput: it is an adapter's and names a base that is on this machine only.
     """
     if not path.name.endswith("config.json"):
         return None

@@ -73,7 +73,7 @@ def publish(
     Args:
         repo_type: "model", "dataset" or "space".
         compose: head commit (None in an empty repository) -> {path in the repository: file or bytes}. Called again
-            when somebody else committed meanwhile, so that a card that lists everybody's configs loses none.
+            when somebody else committed meanwhile, so that a card that lists all configs loses none.
         message: the commit's summary.
         owns: whether a file on the Hub is ours to delete when it is not among the composed ones.
         private: create the repository private; an existing public one is refused.
@@ -158,8 +158,8 @@ def _validate_card(api, card: bytes, repo_type: str) -> None:
         headers=build_hf_headers(),
     )
     if response.status_code == 400:
-        said = "; ".join(error.get("message", "") for error in response.json().get("errors", []))
-        raise BadInput(f"the Hub refuses the card ({said})", remedy="correct the field it names")
+        messages = "; ".join(error.get("message", "") for error in response.json().get("errors", []))
+        raise BadInput(f"the Hub refuses the card ({messages})", remedy="correct the field it names")
     hf_raise_for_status(response)
 
 

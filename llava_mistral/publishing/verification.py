@@ -1,4 +1,4 @@
-"""What a stranger receives, received: each check runs in a clean process, and its report comes back.
+"""Verify a publication as a user receives it: each check runs in a clean process and reports back.
 
 A clean process runs `receiving.py` as a script: no project on the path, no cache, and of our variables the Hub's
 address alone, with the token only where files are fetched.
@@ -23,7 +23,7 @@ LOADS = {"rehearse", "model", "adapter"}  # these run the code of a checkpoint
 
 
 class VerificationError(RuntimeError):
-    """What came back from the Hub, or what would be sent there, is not what it ought to be."""
+    """The published files, or those about to be published, differ from what they should be."""
 
 
 def rehearse(folder: Path, logits: Path, base: Path | None = None) -> dict:
@@ -156,9 +156,9 @@ def _run_cleanly(task: dict, home: str) -> dict:
     last = done.stdout.strip().splitlines()[-1:] or [""]
     if done.returncode == 0 and last[0].startswith("{"):
         return json.loads(last[0])
-    told = _without_token(done.stderr.strip())
-    error = VerificationError((told.splitlines() or [f"the process ended with {done.returncode}"])[-1])
-    error.add_note(told)  # shown by --verbose
+    stderr = _without_token(done.stderr.strip())
+    error = VerificationError((stderr.splitlines() or [f"the process ended with {done.returncode}"])[-1])
+    error.add_note(stderr)  # shown by --verbose
     raise error
 
 

@@ -1,1 +1,1 @@
-"""How the model learns: what each stage trains, and the small components the miniature study starts from."""
+"""Training: what each stage trains, its data, its plan and its checkpoints."""

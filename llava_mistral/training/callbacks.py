@@ -1,4 +1,4 @@
-"""What of a recipe makes a run visible: evaluation on held-out rows, sample answers, the meter."""
+"""The reporting arguments of a recipe: evaluation on held-out rows, sample answers, throughput."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rows become a batch whose prompt is, token for token, the one the model will meet when it is asked."""
+"""Collate rows into a batch whose prompts equal, token for token, those of inference."""
 
 from collections.abc import Iterator
 
@@ -74,7 +74,7 @@ class AnswerCollator:
             raise BadInput(str(error), remedy=remedy, record=row.get("id"), field="prompt") from None
 
     def _answers(self, ids: torch.Tensor, row: dict, image_tokens: list[int]) -> Iterator[tuple[int, int]]:
-        """Where what is learned begins and ends among `ids`, `(length,)`, the row's tokens without padding.
+        """Start and end of each answer with loss among `ids`, `(length,)`, the row's tokens without padding.
 
         Args:
             image_tokens: how many tokens took the place of each picture.

@@ -1,4 +1,4 @@
-"""Samples that are longer than the model's context: found before anything is trained, not by a crash or in silence."""
+"""Samples longer than the model's context are found before training: refused, or left out and listed."""
 
 from typing import Any
 
@@ -62,12 +62,12 @@ def within_context(rows: Any, processor: Any, stage: Any, bad: BadSamples, sourc
         remedy = "shorten or drop it, or leave such samples out with --on_bad_sample skip"
         bad.gather(BadInput(problem, remedy=remedy, file=file, record=name, field=source))
     bad.close(len(rows))
-    print(said_of(long, list(ids), len(rows), config) + "; left out", flush=True)
+    print(describe_beyond(long, list(ids), len(rows), config) + "; left out", flush=True)
     left_out = {index for index, _ in long}
     return rows.select([index for index in range(len(rows)) if index not in left_out])
 
 
-def said_of(long: list[tuple[int, int]], ids: list[str], rows: int, config: Any) -> str:
+def describe_beyond(long: list[tuple[int, int]], ids: list[str], rows: int, config: Any) -> str:
     """How many samples are beyond the context, and which are the first."""
     most = max(tokens for _, tokens in long)
     first = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")

@@ -1,4 +1,4 @@
-"""Frozen matrices in 16 bits, where nobody can tell: half the memory of the frozen part, and not one other bit.
+"""Keep frozen matrices in 16 bits where results stay bit-identical: half the memory of the frozen part.
 
 Under bfloat16 autocast a matrix product rounds its weight to bfloat16 before every use. A frozen matrix whose numbers
 are bfloat16 or float16 numbers already, as those of Mistral and Vicuna were when they were published, is kept as

@@ -1,4 +1,4 @@
-"""Rows that are kept out of training to measure it, chosen by what they show: the same ones in every run on this data.
+"""Hold rows out of training for evaluation, chosen by a hash of the picture: the same rows in every run.
 
 Rows about one picture stay together, for a held-out question about a picture that was trained on would measure memory.
 """

@@ -1,4 +1,4 @@
-"""Batches without padding: the samples of a micro-batch lie end to end in one row, dealt so that rows are alike.
+"""Packing: the samples of a micro-batch lie end to end in one row, and rows of a step have similar lengths.
 
 Every optimizer step sees the samples that stock training would show it. Which micro-batch a sample is in changes
 neither loss nor gradient, because the loss of a step is normalised by the answer tokens of the whole step; so a step's
@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch.utils.data import Sampler
 
-# Mistral's tokenizer on the 5,282 ScienceQA questions at hand: 3.92. Only how even the rows are hangs on it.
+# Mistral's tokenizer on the 5,282 ScienceQA questions at hand: 3.92. Only how even the rows are depends on it.
 CHARACTERS_PER_TOKEN = 3.9
 
 
@@ -171,8 +171,8 @@ def _sizes(rows, size: Callable[[str], int]) -> Iterator[tuple[int, int, int]]:
         pictures = compute.fill_null(compute.list_value_length(table["images"]), 0).to_pylist()
         turns = [table[name].combine_chunks().to_pylist() for name in ("prompt", "completion")]
         for prompt, completion, count in zip(*turns, pictures, strict=True):
-            said = [turn["content"] or "" for turn in (*prompt, *completion)]
-            yield sum(map(size, said)), len(said), count
+            texts = [turn["content"] or "" for turn in (*prompt, *completion)]
+            yield sum(map(size, texts)), len(texts), count
 
 
 def most_image_tokens(config) -> int:

@@ -1,4 +1,4 @@
-"""What GPUs can do at most, by their makers."""
+"""Peak bfloat16 throughput of GPUs, from their data sheets."""
 
 import re
 

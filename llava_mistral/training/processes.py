@@ -1,4 +1,4 @@
-"""Several processes, as `accelerate launch` starts them: the first speaks and writes, all read and count."""
+"""Processes of one launch, as `accelerate launch` starts them: rank 0 prints and writes, all read data."""
 
 import atexit
 import os
@@ -6,17 +6,17 @@ import sys
 
 
 def is_first() -> bool:
-    """Whether this is the process of its machine that speaks."""
+    """Whether this is the process of its machine that prints (local rank 0)."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of the launch that names, removes and records; asked before torch is loaded."""
+    """Whether this is global rank 0, which writes shared files; works before torch is loaded."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def join_launch() -> None:
-    """To be called first of all in a process that may be one of several.
+    """Initialise the launch; call it first in a process that may be one of several.
 
     tqdm reads once, when it is imported, whether this process shows bars. A process that ends with its group open may
     be aborted by the group's threads, and the launcher then ends the one that still writes.

@@ -17,7 +17,7 @@ IN_FULL = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
 
 
 def load_options(stage: Any) -> dict[str, Any]:
-    """What `from_pretrained` is told beside the usual, for a `StageArguments`; nothing without `load_in_4bit`.
+    """Return extra keywords of `from_pretrained` for a `StageArguments`; none without `load_in_4bit`.
 
     Raises:
         BadInput: 4 bits are asked for and there is no GPU.

@@ -1,4 +1,4 @@
-"""What of a recipe can be known to fail before data or weights are read."""
+"""Checks of a recipe before data or weights are read."""
 
 import importlib.util
 import math

@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains: rates in its logs, an evaluation, a few answers to look at.
+"""Reports during training: rates in the logs, evaluation on held-out rows, a few sample answers.
 
 Nothing here changes what is learned: rates are counted beside the step, and an evaluation gives every random generator
 back as it found it. Without that an evaluation would draw from the generator of the training's dropout, and a run that

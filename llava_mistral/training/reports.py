@@ -1,4 +1,4 @@
-"""What a recipe asks to be shown, checked before data or weights are read."""
+"""Check a recipe's reporting settings before data or weights are read."""
 
 import importlib.util
 from typing import Any
@@ -11,7 +11,7 @@ EXTRAS = {"tensorboard": ".[reports]"}
 
 
 def check_reports(recipe: Any) -> None:
-    """Refuse a report that nobody here can write, and an evaluation that lacks its data or its time.
+    """Refuse a report whose library is missing, and an evaluation without data or schedule.
 
     Args:
         recipe: a `Recipe`.

@@ -1,4 +1,4 @@
-"""A few held-out questions, asked at every evaluation as the finished checkpoint will be asked.
+"""Answers to a few held-out questions at every evaluation, generated as at inference.
 
 `samples/step-N.html` shows pictures, questions, right answers and what the model said, in one file that needs no
 network; `samples/step-N.json` holds the same without the pictures.
@@ -78,8 +78,8 @@ class SampleAnswers:
         samples = [
             {
                 "id": str(row["id"]),
-                "question": said(row["prompt"]),
-                "gold": said(row["completion"]),
+                "question": turns_text(row["prompt"]),
+                "gold": turns_text(row["completion"]),
                 "answer": answer,
                 "pictures": len(row["images"]),
             }
@@ -157,7 +157,7 @@ def is_sharded() -> bool:
     return AcceleratorState().distributed_type in spread
 
 
-def said(turns: list[dict]) -> str:
+def turns_text(turns: list[dict]) -> str:
     """The text of a prompt or a completion; who speaks is named where there are several turns."""
     if len(turns) == 1:
         return turns[0]["content"]

@@ -1,4 +1,4 @@
-"""What each stage trains, and what its template must not do.
+"""The parameters that each stage trains, and the checks of its template and data.
 
 Stage 1 (`pretrain`) moves the projector alone; stage 2 (`finetune`) moves the projector and the text model. The vision
 tower is frozen in both. Source: Liu et al., "Improved Baselines with Visual Instruction Tuning", 2023.
@@ -53,7 +53,7 @@ def has_untrained_projector(model: "torch.nn.Module") -> bool:
 
 
 def warn_of_untrained_projector(model: "torch.nn.Module", name: str) -> None:
-    """Say in one line that stage 2 would begin from noise; somebody may want just that, so it is no error."""
+    """Warn that stage 2 would start from an untrained projector; that may be intended, so it is no error."""
     if has_untrained_projector(model):
         print(f"{name}: the projector looks untrained; run --stage pretrain first", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Tokens and samples per second and MFU of the process that trains; reading them changes nothing that is learned."""
+"""Tokens and samples per second and MFU of the training process; measuring them does not affect training."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import torch
 from llava_mistral.training.peaks import vendor_peak
 from llava_mistral.training.plan.flops import Work, model_flops
 
-# The keys of a log row that hang on the clock; all others are the same in every run of the same command.
+# The keys of a log row that depend on the clock; all others are the same in every run of the same command.
 TIMED = ("tokens_per_second", "samples_per_second", "mfu")
 
 

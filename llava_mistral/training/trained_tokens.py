@@ -1,4 +1,4 @@
-"""What a run trained on, token by token, counted from the very batches that the model was given."""
+"""Token counts of a run, taken from the batches that the model received."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with what the stages of LLaVA-Mistral add to it, through the methods it offers for that."""
+"""TRL's SFTTrainer, extended for the stages of LLaVA-Mistral through its overridable methods."""
 
 import os
 from copy import copy

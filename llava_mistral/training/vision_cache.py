@@ -1,7 +1,7 @@
-"""Features of pictures on disk, so that a frozen tower reads each picture once for all epochs and runs.
+"""A disk cache of picture features, so that a frozen tower reads each picture once for all epochs and runs.
 
 One safetensors file per picture, `<folder>/<tower>/<first two digits>/<picture>.safetensors`. `<tower>` is a hash of
-everything that the features hang on besides the picture (`vision_features.tower_key`), `<picture>` the sha256 of the
+everything that the features depend on besides the picture (`vision_features.tower_key`), `<picture>` the sha256 of the
 encoded picture (`picture_key`). Files are memory-mapped when they are read and carry a checksum; a damaged one is
 thrown away and computed again. A file appears by rename, so a killed run leaves no half of one, and several runs, or
 the processes of one, may share the folder.
@@ -42,7 +42,7 @@ class VisionCache:
 
     Args:
         folder: shared by all towers; made when the first picture is stored.
-        tower: hash of what the features hang on besides the picture.
+        tower: hash of what the features depend on besides the picture.
         gigabytes: most that all files below `folder` may take. When they do, those of earlier runs that this one has
             not used go first, the longest unused before the others; when only this run's are left, no more are
             stored. Epochs read in circles: to drop this run's own would drop each just before it is needed.
@@ -61,9 +61,9 @@ class VisionCache:
         file = self._file(key)
         try:
             with safe_open(file, "pt") as stored:
-                features, said = stored.get_tensor("features"), stored.metadata()
-            size = int(said["height"]), int(said["width"])
-            whole = int(said["crc32"]) == _checksum(features)
+                features, metadata = stored.get_tensor("features"), stored.metadata()
+            size = int(metadata["height"]), int(metadata["width"])
+            whole = int(metadata["crc32"]) == _checksum(features)
         except FileNotFoundError:
             return None
         except (SafetensorError, KeyError, ValueError, TypeError, OSError):
@@ -82,13 +82,13 @@ class VisionCache:
         if self.full:
             return False
         file, features = self._file(key), features.cpu().contiguous()
-        said = {"crc32": str(_checksum(features)), "height": str(size[0]), "width": str(size[1])}
+        metadata = {"crc32": str(_checksum(features)), "height": str(size[0]), "width": str(size[1])}
         partial = file.with_suffix(f".{uuid4().hex}.partial")
         try:
             if not self._has_room(features.nbytes):
                 return False
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"features": features}, partial, said)
+            save_file({"features": features}, partial, metadata)
             partial.replace(file)
         except Exception as error:  # a full disk or a lost one: the run goes on without
             with suppress(OSError):
@@ -138,8 +138,8 @@ class VisionCache:
 
     def _stop(self, cause: str) -> None:
         self.full = True
-        said = f"{self.folder}: no more pictures are stored ({cause}); the tower reads the others in each epoch"
-        warnings.warn(said, stacklevel=4)
+        message = f"{self.folder}: no more pictures are stored ({cause}); the tower reads the others in each epoch"
+        warnings.warn(message, stacklevel=4)
 
 
 def _checksum(features: "torch.Tensor") -> int:

@@ -1,7 +1,7 @@
-"""What the projector reads of a picture: taken from the frozen tower or from the store, always the same bits.
+"""The projector's input for a picture: from the frozen tower or from the cache, always the same bits.
 
-The bits of a matrix product hang on its shape, so the tower reads every picture by itself: then what it makes of one
-does not hang on the others in the batch, and stored features are those the tower would have given.
+The bits of a matrix product depend on its shape, so the tower reads each picture by itself: its features for one
+do not depend on the others in the batch, and stored features are those the tower would have given.
 """
 
 import hashlib
@@ -70,7 +70,7 @@ class VisionFeatures:
         """The module's own tower; where its weights are spread over processes, a whole copy of it.
 
         Processes have different numbers of pictures to read, and reading with spread weights is the work of all. The
-        copy is made in the first forward, which is everybody's.
+        copy is made in the first forward, which all ranks take part in.
         """
         if self._whole is None and is_spread(module.vision_tower):
             given = next(value for value in kwargs.values() if isinstance(value, torch.Tensor))
@@ -144,7 +144,7 @@ def precision_read(module: torch.nn.Module) -> torch.dtype:
 
 
 def no_image_tokens(module: torch.nn.Module) -> list[torch.Tensor]:
-    """No token, `(0, hidden)`, that hangs on every weight between the tower and the text model."""
+    """A tensor of no tokens, `(0, hidden)`, connected to the projector's weights so that they get zero gradients."""
     layers = module.config.vision_feature_layer
     width = module.config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
     weight = next(module.multi_modal_projector.parameters())
@@ -209,10 +209,10 @@ def tower_key(model: torch.nn.Module, processor, arithmetic: list) -> str:
         if weight.device.type != "meta":
             digest.update(f"{name} {tuple(weight.shape)} ".encode())  # the numbers, whether in 16 bits or in 32
             digest.update(weight.cpu().float().contiguous().view(-1).view(torch.uint8).numpy())
-    said = [digest.hexdigest()[:32]]
+    key = [digest.hexdigest()[:32]]
     if PartialState().num_processes > 1:
-        broadcast_object_list(said)
-    return said[0]
+        broadcast_object_list(key)
+    return key[0]
 
 
 def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> VisionCache | None:
@@ -230,7 +230,7 @@ def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> Vision
         if stage.vision_cache == "auto"
         else Path(stage.vision_cache).expanduser()
     )
-    # DeepSpeed rounds the weights themselves, everybody else what is multiplied.
+    # DeepSpeed rounds the weights themselves, all others the operands.
     arithmetic = [config.bf16, config.fp16, os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")]
     if not (config.bf16 or config.fp16):  # products of float32 may be rounded on the way: TF32
         arithmetic.append(torch.get_float32_matmul_precision())

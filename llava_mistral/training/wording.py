@@ -1,4 +1,4 @@
-"""Which turns of a training row are learned."""
+"""Which turns of a training row carry loss."""
 
 from typing import Any
 

@@ -4,14 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 if __name__ == "__main__":
     request = json.loads(Path(sys.argv[1]).read_text())
-    if request.get("own_classes"):  # vLLM's Llava imports torchvision through Pixtral; these two it never calls
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from vllm import LLM, SamplingParams
 
     model = LLM(

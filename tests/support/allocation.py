@@ -22,11 +22,11 @@ class Allocation(TorchDispatchMode):
             self._add(tensor)
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        made = operation(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self._add(tensor)
-        return made
+        return result
 
     def _add(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()

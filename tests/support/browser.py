@@ -44,12 +44,12 @@ def dom(page: Path) -> str:
 
 def elements(page: str) -> list[tuple]:
     """Every element of a page that may load or do something: its name, and the names and values of its attributes."""
-    found = []
+    links = []
 
     class Reader(HTMLParser):
         def handle_starttag(self, tag, attributes):
             kept = [pair for pair in attributes if pair[0] in ("src", "href", "style") or pair[0].startswith("on")]
-            found.append((tag, *(part for pair in kept for part in pair)))
+            links.append((tag, *(part for pair in kept for part in pair)))
 
     Reader().feed(page)
-    return found
+    return links

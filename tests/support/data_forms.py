@@ -44,13 +44,13 @@ class Sample:
 
     def answers(self) -> list[tuple]:
         """What is asked of it: each answer, the pixels of the pictures named before it, the words of its question."""
-        found, shown, asked = [], 0, ""
+        rows, shown, asked = [], 0, ""
         for role, text in self.turns:
             if role == "user":
                 shown, asked = shown + text.count("<image>"), text
             elif role == "assistant":
-                found.append((text, tuple(map(pixels, self.pictures[:shown])), plain(asked)))
-        return found
+                rows.append((text, tuple(map(pixels, self.pictures[:shown])), plain(asked)))
+        return rows
 
 
 def plain(text: str) -> str:
@@ -86,9 +86,9 @@ def trained(path: Path, **options) -> list[tuple]:
 def answered(path: Path, **options) -> list[tuple]:
     """What evaluation would ask, as `Sample.answers` has it."""
     from llava_mistral.evaluation.asking import pictures_of
-    from llava_mistral.evaluation.questions import read_asked
+    from llava_mistral.evaluation.questions import read_questions
 
-    asked, _ = read_asked(path, **options)
+    asked, _ = read_questions(path, **options)
     return [(one.answer, tuple(map(pixels, pictures_of(one, "real"))), plain(one.question)) for one in asked]
 
 
@@ -176,17 +176,17 @@ def records(samples: list[Sample], folder: Path, make: Callable[[Sample], dict])
 
 
 def llava_list(samples: list[Sample], folder: Path) -> Path:
-    found = records(samples, folder / "images", lambda own: {"conversations": turns_of(own, "from", "value", LLAVA)})
-    for record in found:
+    rows = records(samples, folder / "images", lambda own: {"conversations": turns_of(own, "from", "value", LLAVA)})
+    for record in rows:
         names = record.pop("images", [])
         record |= {"image": names[0] if len(names) == 1 else names} if names else {}
-    return written(folder / "data.json", json.dumps(found))
+    return written(folder / "data.json", json.dumps(rows))
 
 
 def lines(make: Callable[[Sample], dict], name: str = "data.jsonl", images: str = "images") -> Callable:
     def write(samples: list[Sample], folder: Path) -> Path:
-        found = records(samples, folder / images, make)
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found)
+        rows = records(samples, folder / images, make)
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in rows)
         return written(folder / name, text)
 
     return write
@@ -206,8 +206,8 @@ def table(make: Callable[[Sample], dict], form: str, column: str = "images") -> 
 
         cells = [[{"bytes": picture, "path": None} for picture in sample.pictures] for sample in samples]
         own = cells if column == "images" else [cell[0] for cell in cells]
-        found = [{"id": sample.id, **make(sample)} | {column: cell} for sample, cell in zip(samples, own, strict=True)]
-        made = Dataset.from_list(found)
+        rows = [{"id": sample.id, **make(sample)} | {column: cell} for sample, cell in zip(samples, own, strict=True)]
+        made = Dataset.from_list(rows)
         kind = List(Image()) if column == "images" else Image()
         made = made.cast_column(column, kind)
         if form == "saved":
@@ -228,17 +228,17 @@ def asked(sample: Sample) -> dict:
 def comma_separated(samples: list[Sample], folder: Path) -> Path:
     import csv
 
-    found = records(samples, folder / "set", asked)
+    rows = records(samples, folder / "set", asked)
     with (folder / "set" / "data.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "image", "question", "answer"])
-        writer.writerows([one["id"], one["images"][0], one["question"], one["answer"]] for one in found)
+        writer.writerows([one["id"], one["images"][0], one["question"], one["answer"]] for one in rows)
     return folder / "set"
 
 
 def picture_folder(samples: list[Sample], folder: Path) -> Path:
-    found = records(samples, folder / "set" / "train", asked)
-    text = [json.dumps({"file_name": one.pop("images")[0], **one}) for one in found]
+    rows = records(samples, folder / "set" / "train", asked)
+    text = [json.dumps({"file_name": one.pop("images")[0], **one}) for one in rows]
     written(folder / "set" / "train" / "metadata.jsonl", "\n".join(text) + "\n")
     return folder / "set"
 

@@ -81,8 +81,8 @@ def commit(hub: LocalHub | str, files: dict[str, bytes], **header) -> Answer:
 def upload_address(hub: LocalHub | str, content: bytes) -> str | None:
     """Return where the hub wants a large file put, or None if it has it."""
     item = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}
-    asked = {"operation": "upload", "objects": [item]}
-    answer = ask(hub, "POST", "/me/model.git/info/lfs/objects/batch", asked).json()["objects"][0]
+    request = {"operation": "upload", "objects": [item]}
+    answer = ask(hub, "POST", "/me/model.git/info/lfs/objects/batch", request).json()["objects"][0]
     return answer["actions"]["upload"]["href"] if "actions" in answer else None
 
 

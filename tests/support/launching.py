@@ -24,10 +24,10 @@ def launch_environment(config: Path, *flags: str) -> dict[str, str]:
         arguments, defaults, _ = launch._validate_launch_command(arguments)
         if arguments.use_deepspeed:
             arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-            made = launch.prepare_deepspeed_cmd_env(arguments)[1]
+            environment = launch.prepare_deepspeed_cmd_env(arguments)[1]
         else:
-            made = launch.prepare_multi_gpu_env(arguments)
-    return {name: value for name, value in made.items() if os.environ.get(name) != value}
+            environment = launch.prepare_multi_gpu_env(arguments)
+    return {name: value for name, value in environment.items() if os.environ.get(name) != value}
 
 
 def launch(config: str, *arguments: object, processes: int = 2, seconds: int = 240) -> Done:
@@ -35,12 +35,14 @@ def launch(config: str, *arguments: object, processes: int = 2, seconds: int = 2
 
     A run that takes longer than `seconds` hangs, and fails the test.
     """
-    made = launch_environment(CONFIGS / f"{config}.yaml", "--num_processes", str(processes), "--mixed_precision", "no")
+    environment = launch_environment(
+        CONFIGS / f"{config}.yaml", "--num_processes", str(processes), "--mixed_precision", "no"
+    )
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "train_sft.py"]
     done = subprocess.run(
         [sys.executable, *launcher, *map(str, arguments)],
         cwd=HOME,
-        env={**os.environ, **made, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **environment, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=seconds,

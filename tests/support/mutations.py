@@ -15,18 +15,18 @@ TEXTS += [b" \n" * 3000, b"[" * 3000, b'{"a":' * 3000, b"9" * 5000]
 
 def places(value) -> list[tuple[dict | list, str | int]]:
     """Every (container, key) below a JSON value."""
-    found = []
+    found_places = []
     for key in value if isinstance(value, dict) else range(len(value)):
-        found.append((value, key))
+        found_places.append((value, key))
         if isinstance(value[key], dict | list):
-            found += places(value[key])
-    return found
+            found_places += places(value[key])
+    return found_places
 
 
 def change_structure(value, rng: random.Random):
     """Return a copy with one part replaced, dropped, renamed, retyped, swapped, repeated or wrapped."""
     value = json.loads(json.dumps(value))
-    node, key = rng.choice(found := places(value))
+    node, key = rng.choice(found_places := places(value))
     how = rng.randrange(8)
     if how <= 1:
         node[key] = rng.choice(VALUES)
@@ -39,7 +39,7 @@ def change_structure(value, rng: random.Random):
     elif how == 4:
         node[key] = rng.choice([str, lambda part: [part], lambda part: {"value": part}, json.dumps])(node[key])
     elif how == 5:
-        other, place = rng.choice(found)
+        other, place = rng.choice(found_places)
         node[key], other[place] = json.loads(json.dumps([other[place], node[key]]))
     elif how == 6 and isinstance(node, list):
         node.insert(rng.randrange(len(node) + 1), json.loads(json.dumps(node[key])))

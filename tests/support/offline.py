@@ -27,9 +27,9 @@ def guard() -> None:
 
 def asked() -> str:
     """Return the lines of those who asked somebody else since this was called last."""
-    said = _ASKED.read_text() if _ASKED.exists() else ""
+    lines = _ASKED.read_text() if _ASKED.exists() else ""
     _ASKED.unlink(missing_ok=True)
-    return said
+    return lines
 
 
 def _guarded_python(folder: Path) -> Path:

@@ -164,9 +164,9 @@ def page(record: dict) -> str:
         for case, name in group["cases"].items():
             if not (shown := [row for (one, _), row in rows.items() if one == case]):
                 continue
-            theirs = {library: said for row in shown for library, said in row["libraries"].items()}
-            said = "; ".join(f"{library}: {what}" for library, what in theirs.items()).replace("|", "\\|")
-            lines += [f"| {case} | {name} | {'; '.join(map(counted, shown))} | {said} |"]
+            theirs = {library: outcome for row in shown for library, outcome in row["libraries"].items()}
+            outcome = "; ".join(f"{library}: {what}" for library, what in theirs.items()).replace("|", "\\|")
+            lines += [f"| {case} | {name} | {'; '.join(map(counted, shown))} | {outcome} |"]
         lines += [""]
     names = {case: name for group in groups().values() for case, name in group["cases"].items()}
     if newer := [f"| {case} | {names[case]} |" for case in not_counted(record)]:
@@ -210,16 +210,16 @@ def _outcome(call: Callable[[], str | None]) -> str:
         for stream in (1, 2):
             os.dup2(quiet, stream)
         try:
-            said = call() or "accepts"
+            outcome = call() or "accepts"
         except BaseException as error:
-            said = f"raises {type(error).__name__}"
-        os.write(writer, said.encode())
+            outcome = f"raises {type(error).__name__}"
+        os.write(writer, outcome.encode())
         os._exit(0)
     os.close(writer)
     with open(reader, "rb") as pipe:
         answered = select.select([pipe], [], [], 20)[0]
-        said = pipe.read().decode() if answered else ""
+        outcome = pipe.read().decode() if answered else ""
     if not answered:
         os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return said or ("is killed" if answered else "takes longer than 20 s")
+    return outcome or ("is killed" if answered else "takes longer than 20 s")

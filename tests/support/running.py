@@ -72,9 +72,9 @@ def run_light(*command: object, code: int = 0, cwd: Path = HOME) -> Done:
     They alone take the seconds after which an answer is no longer one at once; a clock would measure other processes.
     """
     done = run_apart("-c", WATCHED, *command, code=code, cwd=cwd)
-    said, _, imported = done.stdout.rpartition("imported:")
+    output, _, imported = done.stdout.rpartition("imported:")
     assert not imported.split(), f"imported {imported}"
-    return Done(done.code, said, done.stderr)
+    return Done(done.code, output, done.stderr)
 
 
 def recipe_of(**values: object):

@@ -18,7 +18,7 @@ WORDS = ("Which digit is written?", "What is 2 + 2?", "Context: The leaf shows t
 
 
 @dataclass
-class Asked:
+class ServedQuestion:
     """A request's messages, and the answer that `generate` gives; None where there is none to give."""
 
     messages: list[dict]
@@ -38,7 +38,7 @@ def shown(address: str) -> dict:
     return {"type": "image_url", "image_url": {"url": address}}
 
 
-def said(text: str) -> dict:
+def text_part(text: str) -> dict:
     return {"type": "text", "text": text}
 
 
@@ -47,7 +47,7 @@ def user(*parts: dict) -> dict:
 
 
 PNG = data_url(picture(1))
-ASK = said(WORDS[0])
+ASK = text_part(WORDS[0])
 BAD = {
     "a picture without bytes": [user(shown("data:image/png;base64,"), ASK)],
     "a picture that is no base64": [user(shown("data:image/png;base64,@@@@"), ASK)],
@@ -59,12 +59,12 @@ BAD = {
     "an unknown role": [{"role": "critic", "content": [ASK]}],
     "a system message that is not first": [user(ASK), {"role": "system", "content": [ASK]}],
     "a picture where no token stands for it": [{"role": "system", "content": [shown(PNG)]}, user(ASK)],
-    "text beyond the context": [user(shown(PNG), said("zero " * 5000))],
+    "text beyond the context": [user(shown(PNG), text_part("zero " * 5000))],
     "no messages": [],
 }
 
 
-async def ask_all(server, asked: list[Asked]) -> tuple[list, list[int]]:
+async def ask_all(server, asked: list[ServedQuestion]) -> tuple[list, list[int]]:
     """What came back for each (the answer, or the status), and the server's memory after each, in order of return."""
     from openai import APIStatusError, AsyncOpenAI
 

@@ -44,7 +44,7 @@ def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, stage="finetune"):
+def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, message: str, stage="finetune"):
     """One line, exit code 2, nothing written, and no weights read."""
     from llava_mistral.commands.train import main
 
@@ -54,7 +54,7 @@ def refuse(tmp_path, flag: str, value: object, *, stage0, rows_file, said: str, 
     words = [word for name, value in given.items() if value is not None for word in (name, value)]
     with mock.patch("llava_mistral.training.loading.load_model", side_effect=AssertionError("weights were read")):
         done = run_here(main, *words, code=2)
-    assert said in done.error
+    assert message in done.error
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -68,8 +68,8 @@ def varlen_on_cpu() -> Iterator[dict[str, int]]:
         assert given.shape == query.shape and given.dtype == query.dtype
         calls["backward"] += 1
         samples = parts(borders, query, key, value, given)
-        found = [attend(q, k, v, scale, window_size[0], gradient) for q, k, v, gradient in samples]
-        return tuple(torch.cat(kind).to(query.dtype) for kind in zip(*found, strict=True))
+        gradients = [attend(q, k, v, scale, window_size[0], gradient) for q, k, v, gradient in samples]
+        return tuple(torch.cat(kind).to(query.dtype) for kind in zip(*gradients, strict=True))
 
     varlen._varlen_attn.register_kernel("cpu")(forward)
     varlen._varlen_attn_backward.register_kernel("cpu")(backward)

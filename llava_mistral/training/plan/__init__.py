@@ -1,1 +1,1 @@
-"""What a run will take, before it starts: sizes, operations, memory, hours."""
+"""The plan of a run before it starts: parameters, FLOP, memory, hours."""

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself without its weights: its configuration, and its processor in a stage's words."""
+"""A checkpoint without its weights: its configuration, and its processor with a stage's template."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the memory of a GPU decides of a run where nobody else did: layers computed again, and how long rows are."""
+"""Settings chosen by the GPU's memory where the recipe leaves them open: gradient checkpointing and row length."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -22,8 +22,8 @@ def decide(config: Any, run: Run, samples: list[Sample], gpu: Gpu, given: Collec
     Args:
         config: a `LlavaMistralConfig`.
     """
-    told = {"gradient_checkpointing", "activation_checkpointing"} & set(given)
-    ways = [run.checkpointing] if told else [False, True]
+    chosen = {"gradient_checkpointing", "activation_checkpointing"} & set(given)
+    ways = [run.checkpointing] if chosen else [False, True]
     step, sizes = run.batch * run.accumulation, [run.batch]
     if run.packed and "row_tokens" not in given:
         sizes = [size for size in range(step, 0, -1) if step % size == 0]

@@ -45,21 +45,21 @@ def check_fit(stage: Any, config: Any, rows: Any, processor: Any, given: Collect
     memory = memory_of(of_model, run, largest_batch(samples, run))
     if memory is None:
         if gpu is not None and not run.deepspeed:
-            said = f"whether the run fits was not checked: of {run.optim}, {UNKNOWN[run.optim]}"
-            print(f"llava-mistral train: {said}", file=sys.stderr)
+            message = f"whether the run fits was not checked: of {run.optim}, {UNKNOWN[run.optim]}"
+            print(f"llava-mistral train: {message}", file=sys.stderr)
         return
     if gpu is None:
         free = free_ram()
         if free is not None and memory.peak > free:
-            said = f"needs {memory.peak / GB:,.1f} GB and {free / GB:,.1f} GB are free"
-            print(f"llava-mistral train: warning: the run {said}; it may be killed", file=sys.stderr)
+            message = f"needs {memory.peak / GB:,.1f} GB and {free / GB:,.1f} GB are free"
+            print(f"llava-mistral train: warning: the run {message}; it may be killed", file=sys.stderr)
         return
     if memory.peak <= gpu.memory or stage.force_fit:
         return
     changes = fitting_changes(of_model, run, lambda other: largest_batch(samples, other), gpu)
     raise BadInput(
         f"the run needs {memory.peak / GB:,.1f} GB and {gpu.name} has {gpu.memory / GB:,.1f} GB free for it",
-        remedy=f"{advice([change.said for change in changes])}; --force_fit starts it anyway",
+        remedy=f"{advice([change.flags for change in changes])}; --force_fit starts it anyway",
         field="plan",
     )
 

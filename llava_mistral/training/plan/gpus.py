@@ -14,7 +14,7 @@ from llava_mistral.training.recipe import StageArguments
 
 # Shares of the peak, by all operations that are carried out, those of checkpointing a second time among them (HFU; MFU
 # counts the model's operations once). Of stage 1 and of a full stage 2 what LLaVA-1.5's published hours mean, on the
-# mean of 7B and 13B (`published`); nobody published LoRA's hours, and its share is computed from the memory traffic of
+# mean of 7B and 13B (`published`); LoRA's hours are not published: its share is computed from the memory traffic of
 # its low-rank matrices and their dropout. None was measured with this code.
 UTILISATION = {"stage 1": 0.45, "stage 2": 0.30, "LoRA": 0.26}
 SOURCES = dict.fromkeys(("stage 1", "stage 2"), "LLaVA-1.5's published hours on A100")
@@ -41,7 +41,7 @@ GPUS = {
 
 
 def kind_of(run: Run) -> str:
-    """By which of `UTILISATION` the hours of `run` are told."""
+    """The key of `UTILISATION` that applies to `run`."""
     return "LoRA" if run.lora_r else "stage 1" if run.stage == "pretrain" else "stage 2"
 
 
@@ -65,9 +65,9 @@ def present_gpu() -> Gpu | None:
 
 @dataclass(frozen=True)
 class Change:
-    """What to do differently, as flags say it, and the run it makes."""
+    """A change to a run as flags, and the changed run."""
 
-    said: str
+    flags: str
     run: Run
 
 
@@ -101,13 +101,13 @@ def fitting_changes(config: Any, run: Run, batch_of: Callable[[Run], Batch], gpu
     yield from sorted(fitting(spread), key=lambda change: change.run.world)[:1]
 
 
-def _with(change: Change, said: str, **values) -> Change:
-    return Change(f"{change.said} {said}".strip(), replace(change.run, **values))
+def _with(change: Change, note: str, **values) -> Change:
+    return Change(f"{change.flags} {note}".strip(), replace(change.run, **values))
 
 
 def _with_rows(change: Change, run: Run, more: str = "") -> Change:
     """The change with the micro-batches of `run` in place of those that it named."""
-    before = re.sub(r"--per_device_train_batch_size \d+ --gradient_accumulation_steps \d+", "", change.said)
+    before = re.sub(r"--per_device_train_batch_size \d+ --gradient_accumulation_steps \d+", "", change.flags)
     flags = f"--per_device_train_batch_size {run.batch} --gradient_accumulation_steps {run.accumulation}{more}"
     return Change(" ".join(f"{before} {flags}".split()), run)
 

@@ -5,8 +5,7 @@ import os
 from dataclasses import asdict, replace
 from typing import Any
 
-from llava_mistral.training.context import beyond_context
-from llava_mistral.training.context import said_of as beyond_said
+from llava_mistral.training.context import beyond_context, describe_beyond
 from llava_mistral.training.plan.checkpoint import configuration, worded_processor
 from llava_mistral.training.plan.decisions import decide
 from llava_mistral.training.plan.gpus import GPUS, SOURCES, kind_of, present_gpu, utilisation
@@ -42,8 +41,8 @@ def without_beyond(rows: Any, processor: Any, config: Any) -> tuple[str, Any]:
     if not long:
         return "", rows
     indices = {index for index, _ in long}
-    said = beyond_said(long, list(rows.select(sorted(indices))["id"]), len(rows), config)
-    return said, rows.select([index for index in range(len(rows)) if index not in indices])
+    lines = describe_beyond(long, list(rows.select(sorted(indices))["id"]), len(rows), config)
+    return lines, rows.select([index for index in range(len(rows)) if index not in indices])
 
 
 def lines_of(made: Plan, run: Run) -> list[str]:
@@ -67,17 +66,17 @@ def lines_of(made: Plan, run: Run) -> list[str]:
     table += [("rows of a step", f"{run.accumulation:,} of up to {run.batch:,} samples on each GPU")]
     table += [("computed with padding", f"{made.padding:.2f} tokens for each")]
     table += [("operations", f"{made.flops:.3g}, of which {made.model_flops:.3g} are the model's")]
-    table += [(f"on {run.world} {name}", said_of(on)) for name, on in made.on.items()]
+    table += [(f"on {run.world} {name}", gpu_cell(on)) for name, on in made.on.items()]
     width = max(len(name) for name, _ in table)
     lines = [f"{name:<{width}}  {value}" for name, value in table]
     share = f"Hours with all operations, repeated ones too, at {utilisation(run):.0%} of the peak bfloat16 FLOP/s"
     share += f" of NVIDIA's data sheets ({SOURCES[kind_of(run)]})."
     unknown = [name for name, on in made.on.items() if on.hours is None]
-    said = [f"{name}: no peak known, give --peak_tflops N for its hours and its MFU." for name in unknown]
-    return [*lines, share, *said]
+    notes = [f"{name}: no peak known, give --peak_tflops N for its hours and its MFU." for name in unknown]
+    return [*lines, share, *notes]
 
 
-def said_of(on: OnGpu) -> str:
+def gpu_cell(on: OnGpu) -> str:
     """One GPU's cell."""
     fit = {True: "fits", False: "does not fit", None: "unknown whether it fits"}[on.fits]
     hours = "unknown" if on.hours is None else f"{on.hours:,.2f}"

@@ -47,10 +47,10 @@ def planned(run: Published) -> tuple[float, float]:
     batch, (tokens, answer) = (32, STAGE_1) if run.stage == "pretrain" else (16, STAGE_2)
     alone = 0 if run.stage == "pretrain" else round(1000 * TEXT_ALONE)
     samples = [Sample(tokens, answer, 576, 1)] * (1000 - alone) + [Sample(tokens, answer, 0, 0)] * alone
-    asked = Run(run.stage, batch, 1, 1, 0, "adamw_torch", bf16=True, checkpointing=True, world=8, packed=True)
-    executed = run_flops(config_of(run.model), asked, samples, run.rows, run.rows)[1]
-    seconds = executed / (GPUS["A100-80GB"].flops * asked.world)  # at the whole peak
-    return seconds / utilisation(asked) / 3600, seconds / 3600 / run.hours
+    published = Run(run.stage, batch, 1, 1, 0, "adamw_torch", bf16=True, checkpointing=True, world=8, packed=True)
+    executed = run_flops(config_of(run.model), published, samples, run.rows, run.rows)[1]
+    seconds = executed / (GPUS["A100-80GB"].flops * published.world)  # at the whole peak
+    return seconds / utilisation(published) / 3600, seconds / 3600 / run.hours
 
 
 def config_of(model: str) -> Any:

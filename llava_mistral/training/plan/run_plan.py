@@ -1,4 +1,4 @@
-"""What a run will take, before it is started: weights, bytes, steps, tokens, operations, hours, and whether it fits.
+"""Estimate a run before it starts: parameters, bytes, steps, tokens, FLOP, hours, and whether it fits.
 
 No weight is loaded: the configuration, the tokenizer and the data say it all. The modules `memory` and `flops` beside
 this one name the sources of the formulas.
@@ -107,7 +107,7 @@ def on_gpu(config: Any, run: Run, largest: Callable, gpu: Gpu, flops: float) -> 
     fit = fits(config, run, largest, gpu)
     changes = list(fitting_changes(config, run, largest, gpu)) if fit is False else []
     hours = flops / (gpu.flops * utilisation(run) * run.world) / 3600 if gpu.flops else None
-    return OnGpu(fit, hours, [change.said for change in changes])
+    return OnGpu(fit, hours, [change.flags for change in changes])
 
 
 def run_flops(config: Any, run: Run, samples: list[Sample], seen: int, rows: int) -> tuple[float, float]:

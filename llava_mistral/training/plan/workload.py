@@ -1,4 +1,4 @@
-"""What a run asks of the machine: its recipe's values as numbers, and the lengths of its samples."""
+"""The workload of a run: its recipe's values as numbers, and the lengths of its samples."""
 
 import os
 import random
@@ -142,7 +142,7 @@ def lengths_of(rows: list[dict], processor: Any, config: Any) -> list[Sample]:
 
 
 def pictures_of(images: list[dict], processor: Any, config: Any) -> tuple[int, int]:
-    """Image tokens and tiles of a sample; with anyres both hang on the pictures' sizes."""
+    """Image tokens and tiles of a sample; with anyres both depend on the pictures' sizes."""
     if config.image_aspect_ratio != "anyres":
         extra = processor.num_additional_image_tokens - (config.vision_feature_select_strategy == "default")
         return len(images) * (config.image_seq_length + extra), len(images)

@@ -1,1 +1,1 @@
-"""Checkpoints that are whole or not there, and going on from them to the same bits."""
+"""Atomic checkpoints, and bit-identical resuming from them."""

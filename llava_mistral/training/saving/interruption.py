@@ -1,4 +1,4 @@
-"""A run that is asked to stop finishes its step, saves, and says how to go on."""
+"""On SIGTERM or SIGINT a run finishes its step, saves, and prints how to resume."""
 
 import functools
 import signal
@@ -58,11 +58,11 @@ class Interruption(TrainerCallback):
         return 128 + self.signal
 
 
-def _of_any_process(asked: int, args) -> int:
+def _of_any_process(signal_received: int, args) -> int:
     """The signal that any process has got: all of them must stop after the same step."""
     if args.world_size == 1:
-        return asked
-    number = torch.tensor(asked, device=args.device)
+        return signal_received
+    number = torch.tensor(signal_received, device=args.device)
     torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
     return int(number)
 

@@ -1,4 +1,4 @@
-"""What an output folder holds: nothing, an interrupted run, a finished one, or something of somebody else's."""
+"""The state of an output folder: empty, an interrupted run, a finished run, or something else."""
 
 import json
 from pathlib import Path

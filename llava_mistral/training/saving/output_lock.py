@@ -1,4 +1,4 @@
-"""Two trainers on one output folder would each remove the other's checkpoints; the second is refused."""
+"""A lock on the output folder: a second trainer would remove the first one's checkpoints, and is refused."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""From which checkpoint a run goes on: the newest whole one of the same run, or the beginning."""
+"""Choose the checkpoint to resume from: the newest whole one of the same run, or none."""
 
 import hashlib
 import platform
@@ -25,7 +25,7 @@ SAMPLES, SAMPLED = 64, 1 << 14  # places of a weight file that are looked at, an
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What two processes must share for one to go on with the other's checkpoint.
+    """The settings that must be equal for a run to resume from a checkpoint.
 
     Args:
         config: decisive key -> value, as JSON keeps it.
@@ -38,7 +38,7 @@ class RunIdentity:
     versions: dict[str, str]
 
     def about(self, step: int) -> dict:
-        """What the manifest of the checkpoint at `step` says beside its files."""
+        """Return the manifest entries of the checkpoint at `step` beside its files."""
         return {"step": step, **asdict(self)}
 
 
@@ -121,7 +121,7 @@ def choose_checkpoint(output: str | Path, identity: RunIdentity, force: bool = F
     changes = _changes(chosen, identity) if chosen else []
     if changes and not force:
         raise BadInput(
-            "; ".join(said for _, said in changes),
+            "; ".join(description for _, description in changes),
             remedy="take it back, name a new output folder, or add --force_resume",
             file=chosen,
             field=changes[0][0],
@@ -131,7 +131,7 @@ def choose_checkpoint(output: str | Path, identity: RunIdentity, force: bool = F
         print(f"{checkpoint}: skipped, {reason}; it is {aside.name} until the run is finished", flush=True)
     shutil.rmtree(output / PARTIAL, ignore_errors=True)
     if chosen:
-        forced = f", though {'; '.join(said for _, said in changes)}" if changes else ""
+        forced = f", though {'; '.join(description for _, description in changes)}" if changes else ""
         print(f"{chosen}: going on from here{forced}{_other_versions(chosen, identity)}", flush=True)
     elif faults:
         print(f"{output}: no whole checkpoint, starting from the beginning", flush=True)
@@ -157,8 +157,8 @@ def _other_versions(checkpoint: Path, identity: RunIdentity) -> str:
 
 
 def _quarantine(checkpoint: Path) -> Path:
-    taken = len(list(checkpoint.parent.glob(f"{DAMAGED}{checkpoint.name}*")))
-    aside = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}" + (f"-{taken + 1}" if taken else ""))
+    count = len(list(checkpoint.parent.glob(f"{DAMAGED}{checkpoint.name}*")))
+    aside = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}" + (f"-{count + 1}" if count else ""))
     return checkpoint.rename(aside)
 
 

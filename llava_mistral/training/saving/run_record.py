@@ -1,4 +1,4 @@
-"""What a finished stage leaves: a checkpoint that strangers can load, and the record of what made it."""
+"""Save a finished stage: a loadable checkpoint, and `run.json`, the record of the run."""
 
 import hashlib
 import json
@@ -115,8 +115,8 @@ def terms_of(dataset: str) -> dict[str, str]:
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError):  # no pruned set, or one on the Hub; a damaged manifest is pruning's to refuse
         return {}
-    told = manifest if isinstance(manifest, dict) else {}
-    return {key: told[key] for key in ("source", "license") if isinstance(told.get(key), str)}
+    details = manifest if isinstance(manifest, dict) else {}
+    return {key: details[key] for key in ("source", "license") if isinstance(details.get(key), str)}
 
 
 def begin_run(trainer, recipe, rows, bad, template: str | None, parameters: dict) -> dict:
@@ -163,7 +163,7 @@ def begin_run(trainer, recipe, rows, bad, template: str | None, parameters: dict
 
 
 def run_record(trainer, begun: dict, tokens: dict, seconds: float) -> dict:
-    """Everything a card says about a run, as it was; unknown things are absent, never guessed.
+    """Return the record of a run for its card; unknown facts are absent, never guessed.
 
     Args:
         begun: of `begin_run`.
@@ -256,7 +256,7 @@ def _picture_paths(rows) -> set[str]:
 
 
 class _FileIdentity:
-    """What of a picture counts as its identity, each file looked at once."""
+    """The identity of a picture for the data hash; each file is read once."""
 
     def __init__(self, paths: set[str]):
         self.sizes = {path: os.stat(path).st_size for path in paths}

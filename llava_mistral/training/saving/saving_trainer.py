@@ -1,4 +1,4 @@
-"""The trainer's checkpoints: whole or not at all, and with all that a bit-identical resume needs."""
+"""The trainer's checkpoints: atomic, with all state that a bit-identical resume needs."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ class SavingTrainer(ReportingTrainer):
     """TRL's trainer with whole checkpoints, from which a run goes on to the very bits it would have had.
 
     Args:
-        identity: what the manifest of each checkpoint says about the run; None for a run that nobody goes on with.
+        identity: written into the manifest of each checkpoint; None for a run that will not be resumed.
     """
 
     def __init__(self, *args, identity: RunIdentity | None = None, **kwargs):

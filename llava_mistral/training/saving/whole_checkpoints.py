@@ -1,4 +1,4 @@
-"""A checkpoint on disk is whole or it is not there.
+"""Write checkpoints atomically, and verify them by their manifest.
 
 The Trainer writes into `.partial`, below the output folder. `publish_checkpoint` then writes `MANIFEST.json` last,
 brings everything to the disk and renames the folder to `checkpoint-N`: a reader sees no checkpoint or a whole one.
@@ -83,7 +83,7 @@ def discard(path: Path) -> None:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Why `checkpoint` cannot be gone on with, as a clause; None when every byte is as it was written."""
+    """Return why `checkpoint` cannot be resumed, as a clause; None when every byte is as it was written."""
     manifest = read_manifest(checkpoint)
     if manifest is None:
         return f"{MANIFEST} is {'damaged' if (checkpoint / MANIFEST).exists() else 'missing'}"
@@ -92,9 +92,9 @@ def fault(checkpoint: Path) -> str | None:
         if not any(name.startswith(names) for name in saved):
             return f"it was saved without the {part}"
     here = {_name(path, checkpoint): path.stat().st_size for path in _files(checkpoint)}
-    for wrong, said in ((saved.keys() - here, "is missing"), (here.keys() - saved, "does not belong to it")):
+    for wrong, problem in ((saved.keys() - here, "is missing"), (here.keys() - saved, "does not belong to it")):
         if wrong:
-            return f"{min(wrong)} {said}"
+            return f"{min(wrong)} {problem}"
     for name, was in saved.items():
         if here[name] != was["size"]:
             return f"{name} has {here[name]} bytes and had {was['size']}"
@@ -165,7 +165,7 @@ def partial_folder(output: Path) -> Iterator[Path]:
     """Yield the folder of `output` for half-written things, and empty it when writing fails.
 
     Raises:
-        OSError: the disk is full or has no rights, whatever the library that met it has made of that.
+        OSError: the disk is full or not writable, whatever error the library raised for it.
     """
     folder = output / PARTIAL
     try:
