@@ -142,7 +142,9 @@ def answered_problem(record: Mapping[str, Any], pid: str, split: str | None, pat
         if len(indices) > 1:
             problem, remedy = f"{quoted(text)} may mean several choices", "give the index of the right one"
             if text.isdecimal():
-                readings = [f"{choices[i]!r} by its {'text' if choices[i] == text else 'index'}" for i in indices]
+                readings = [
+                    f"{choices[i]!r} by its {'text' if choices[i] == text else 'index'}" for i in sorted(indices)
+                ]
                 problem, remedy = f"{problem}: {' or '.join(readings)}", "give its letter (A, B, …)"
             raise BadInput(problem, remedy=remedy, file=path, record=pid, field="answer")
         answer = next(iter(indices), answer)
