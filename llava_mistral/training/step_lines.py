@@ -62,7 +62,13 @@ class StepLines(ProgressCallback):
         """The line of a logged row: of training, or of an evaluation; None for the run's closing figures."""
         step = f"step {state.global_step:,}/{state.max_steps:,}"
         if "eval_loss" in logs:
-            return f"{step}  held-out loss {logs['eval_loss']:.4g}"
+            loss = f"{logs['eval_loss']:.4g}"
+            # Programs that read a run's output look for the library's form.
+            return (
+                f"{step}  held-out loss {loss}"
+                if self.training_bar is not None
+                else f"{step}  {{'eval_loss': '{loss}'}}"
+            )
         if "loss" not in logs:
             return None
         parts = [step, f"loss {logs['loss']:.4g}"]
