@@ -88,7 +88,7 @@ def pytest_runtest_makereport(item, call):
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logreport(report):
     given = dict(report.user_properties)
-    for case, outcome in getattr(report, "cases", ()):
+    for case, outcome in () if report.skipped else getattr(report, "cases", ()):
         _COUNTED[RAN].add(report.nodeid)
         row = _COUNTED[TALLY][case, outcome]
         row["tests"] += 1
