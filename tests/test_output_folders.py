@@ -1,5 +1,6 @@
 """What a verb may replace: an earlier output of its own, and nothing that merely bears the name of one."""
 
+import ast
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from llava_mistral.commands import build, convert, prune
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.command_line import whole_folder
 from llava_mistral.ground.output_folders import OUTPUTS, check_output_folder
-from tests.support.running import run_here
+from tests.support.running import HOME, run_here
 from tests.support.small_problems import save_problems
 
 STRANGERS = {
@@ -22,6 +23,8 @@ STRANGERS = {
     "problems.json": {"1": {"question": "?", "choices": ["a", "b"], "answer": 0, "split": "train"}},
     "open.json": {"hours": "9 to 5"},
     "components.json": ["button", "form"],
+    "decoders.json": {"h264": True},
+    "real.json": {"time": 3},
     "README.html": {},
 }
 
@@ -118,3 +121,16 @@ def test_an_output_folder_that_holds_what_is_read_is_not_replaced(tmp_path, stag
     shutil.copytree(stage0, tmp_path / "mine")
     said = run_here(convert.main, tmp_path / "mine", tmp_path / "mine", "--to", "plugin", code=2).stderr
     assert "which is read, and would be replaced" in said
+
+
+def test_every_folder_that_is_written_has_its_files_listed():
+    """The file that marks an output is known, so that a second run replaces the first one's."""
+    calls = [
+        node.args
+        for path in sorted((HOME / "llava_mistral").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", getattr(node.func, "attr", "")) in ("check_output_folder", "whole_folder")
+    ]
+    marks = {args[1].value for args in calls if len(args) > 1 and isinstance(args[1], ast.Constant)}
+    assert len(marks) > 8 and marks <= OUTPUTS.keys()

@@ -70,6 +70,11 @@ OUTPUTS = {
     "components.json": Output(
         _keys("config"), r"components\.json|(mistral|llama|vision|tokenizer)/[\w-]+\.(json|safetensors|jinja|model)"
     ),
+    "decoders.json": Output(
+        _keys("package", "file", "parameters"),
+        r"decoders\.json|(llama|mistral)/[\w.-]+\.(json|safetensors|jinja|model)",
+    ),
+    "real.json": Output(_keys("answers", "digits", "known"), r"real\.(json|md)"),
     "config.json": Output(lambda found: found.get("model_type") == "llava_mistral", _CHECKPOINT),
     "README.html": Output(lambda found: GENERATOR in found, r"README\.(md|html)|[\w./-]+\.(md|png)"),
 }
