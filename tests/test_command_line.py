@@ -252,7 +252,6 @@ def test_only_where_nobody_answers_the_libraries_are_kept_offline(monkeypatch):
 
     hub_access._reach.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_access, "_UNREACHABLE", [])
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with TemporaryDirectory() as root, LocalHub(Path(root)) as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)

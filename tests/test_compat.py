@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.engine_environments import CACHE, run_or_skip
 from tests.support.offline import UNGUARDED
 
 # One release from each few months of major version 5.
 VERSIONS = ("5.0.0", "5.6.0", "5.12.0", "5.18.0", "5.23.0")
 REFUSED = ("5.0.0",)
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava-mistral" / "compat"
 
 pytestmark = pytest.mark.slow
 
@@ -59,13 +59,11 @@ def saved(stage0, tmp_path_factory) -> tuple[Path, Path, object]:
 
 def _library(version: str) -> Path:
     """The folder with that version of transformers and what it requires; torch is this environment's."""
-    folder = CACHE / version
+    folder = CACHE / "compat" / version
     if not (folder / "transformers").is_dir():
-        command = [UNGUARDED, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade",
-                   "--target", folder, f"transformers=={version}"]  # fmt: skip
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
-        if done.returncode:
-            pytest.skip(f"pip cannot bring transformers {version} here: {done.stderr.strip().splitlines()[-1:]}")
+        wanted = f"transformers=={version}"
+        pip = (UNGUARDED, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade")
+        run_or_skip(wanted, *pip, "--target", folder, wanted)
     return folder
 
 

@@ -6,15 +6,14 @@ pip's reason.
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.engine_chats import CONTEXT, NEW_TOKENS, chats, generated, user
+from tests.support.engine_chats import CONTEXT, NEW_TOKENS, chats, generated
 from tests.support.engine_environments import ask_engine
-from tests.support.offline import UNGUARDED
-from tests.support.running import HOME
+from tests.support.running import HOME, run_apart
+from tests.support.served_questions import text_part, user
 
 STUDY = HOME / "outputs" / "miniature"
 VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -34,18 +33,12 @@ def asked(study) -> list:
     return chats(study / "digitsqa")
 
 
-def verb(*arguments: object) -> None:
-    command = [UNGUARDED, "-m", "llava_mistral", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=HOME)
-    assert not done.returncode, done.stderr
-
-
 def made(kind: str, study: Path, folder: Path) -> Path:
     """A checkpoint of that kind with the trained miniature's weights."""
     if kind == "pad":
         return study / "stage2"
     if kind == "llava-hf":
-        verb("convert", study / "stage2", folder / kind, "--to", "llava-hf")
+        run_apart("-m", "llava_mistral", "convert", study / "stage2", folder / kind, "--to", "llava-hf")
         return folder / kind
     if kind == "own special tokens":
         return _with_own_tokens(study / "stage2", folder / "own")
@@ -53,7 +46,18 @@ def made(kind: str, study: Path, folder: Path) -> Path:
     if kind == "llama":
         text = _as_llama(text, folder / "text")
     rest = ("--image_aspect_ratio", "anyres") if kind == "anyres" else ()
-    verb("build", "--vision", study / "components" / "vision", "--llm", text, "--output", folder / kind, *rest)
+    run_apart(
+        "-m",
+        "llava_mistral",
+        "build",
+        "--vision",
+        study / "components" / "vision",
+        "--llm",
+        text,
+        "--output",
+        folder / kind,
+        *rest,
+    )
     return _with_weights_of(study / "stage2", folder / kind)
 
 
@@ -90,7 +94,7 @@ def _with_own_tokens(trained: Path, folder: Path) -> Path:
 
 def with_own_words(asked: list) -> list:
     """The chats, and one in which the added tokens stand."""
-    return [*asked, [user("Is <box> three </box> a digit?")]]
+    return [*asked, [user(text_part("Is <box> three </box> a digit?"))]]
 
 
 @pytest.mark.parametrize("kind", ["pad", "anyres", "llama", "own special tokens", "llava-hf"])

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
 
-LEAST, MOST_TIMES = 256 << 20, 100  # as `confined`
+LEAST = 256 << 20  # bytes that any file may unpack to
+MOST_TIMES = 100  # its size; columns of few different texts pack well
 _MAGIC = b"ARROW1"
 _DICTIONARY, _BATCH = 2, 3  # kinds of messages
 

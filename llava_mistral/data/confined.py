@@ -12,17 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llava_mistral.data.arrow_sizes import check_arrow
+from llava_mistral.data.arrow_sizes import LEAST, MOST_TIMES, check_arrow
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.bounded import check_hole, read_bounded
+from llava_mistral.ground.strict_json import ARCHIVES
 
-LEAST = 256 << 20  # bytes that any file may unpack to
-MOST_TIMES = 100  # its size; columns of few different texts pack well
 _CARDS = ("README.md", ".huggingface.yaml")
 _STATES = ("state.json", "dataset_dict.json", "dataset_infos.json")
 _TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 _BATCH = 64 << 20
-_PACKED = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
+_PACKED = (*ARCHIVES, b"\x04\x22\x4d\x18", b"Rar!")
 
 
 def check_confined(path: Path) -> None:
@@ -191,7 +190,7 @@ def _check_text(file: Path) -> None:
     """Refuse an archive under the name of a text: the library knows it by its first bytes, and unpacks it."""
     check_hole(file)
     with file.open("rb") as opened:
-        if opened.read(8).startswith((*_PACKED, b"Rar!")):
+        if opened.read(8).startswith(_PACKED):
             raise BadInput("is an archive", remedy="unpack it and name what was in it", file=file)
 
 

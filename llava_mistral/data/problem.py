@@ -54,15 +54,19 @@ def letters(problem: Problem) -> tuple[str, ...]:
     return tuple(LETTERS[: len(problem.choices)])
 
 
+def with_context(hint: str | None, question: str) -> str:
+    """Return a question after its context, where there is one."""
+    return f"Context: {hint}\n{question}" if hint else question
+
+
 def question_text(problem: Problem, instruction: str = INSTRUCTION) -> str:
     """Return the question as it is put to a model: LLaVA's CQM-A form, without an image token.
 
     Context (when there is a hint), question, lettered choices, instruction, one per line, doubled spaces reduced as in
     LLaVA's `convert_sqa_to_llava_base_prompt.py`; the instruction is that of its `model_vqa_science.py`.
     """
-    context = [f"Context: {problem.hint}"] if problem.hint else []
     choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, problem.choices, strict=False)]
-    body = "\n".join([*context, problem.question, *choices]).replace("  ", " ").strip()
+    body = "\n".join([with_context(problem.hint, problem.question), *choices]).replace("  ", " ").strip()
     return f"{body}\n{instruction}" if instruction else body
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from llava_mistral.data.bad_samples import BadSamples, WrongForm, usable
 from llava_mistral.data.columns import KNOWN, METADATA, UNUSED
 from llava_mistral.data.picture_cells import AbsentPicture, cell_of, listed, unused_pictures
-from llava_mistral.data.problem import answered_problem, problem_row
+from llava_mistral.data.problem import answered_problem, problem_row, with_context
 from llava_mistral.data.record_names import RecordNames
 from llava_mistral.data.turns import (
     FORM,
@@ -232,7 +232,7 @@ class RecordReader:
         if not is_empty(hint := record.get("hint")) and form == "words":
             if not isinstance(hint, str):
                 raise self._wrong(index, "is not text", "give a text or null", field="hint")
-            said["question"] = f"Context: {hint.strip()}\n{said['question'].strip()}"  # as of questions with choices
+            said["question"] = with_context(hint.strip(), said["question"].strip())
         turns = [("user", "question"), ("assistant", "answer")]
         turns = [{"role": role, "speaker": role, "content": said[field].strip()} for role, field in turns]
         return row_of(turns, count, wrong) | _labels(record)

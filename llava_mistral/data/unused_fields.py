@@ -65,7 +65,7 @@ def unused_fields(record: Mapping[str, Any], form: str, row: Mapping[str, Any], 
         ours = _MEANT.get(str(key).lower())
         if ours is None or key in used or _in_turns(record[key], turns):
             continue
-        if any(record[key] == record.get(used) for used in _READ[form]):
+        if any(record[key] == record.get(other) for other in _READ[form]):
             continue
         what = "choices" if ours == "choices" else "content of the sample"
         problem = f"holds {what} and is not used"

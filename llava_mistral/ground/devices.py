@@ -19,7 +19,7 @@ def pick_device(device: str | None = None) -> str:
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         problem = f"{device!r} cannot be used here ({str(error).splitlines()[0][:90]})"
         raise BadInput(problem, remedy="leave it out, or name one such as cpu or cuda:0", field="device") from error
     return device

@@ -17,7 +17,6 @@ from llava_mistral.ground.bad_input import BadInput
 
 SECONDS = 6  # until an address counts as unreachable, its name's look-up included
 PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
-_UNREACHABLE: list[str] = []
 
 
 def reach_hub(name: str | Path | None, kind: str = "model", field: str | None = None) -> None:
@@ -31,8 +30,7 @@ def reach_hub(name: str | Path | None, kind: str = "model", field: str | None = 
     """
     if name is not None and (Path(name).exists() or not _is_hub_id(str(name))):
         return  # what it is, or is not, those who read it say
-    _reach()
-    nobody = unreachable()
+    nobody = _reach()
     if nobody and name is not None:
         from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -55,21 +53,22 @@ def _is_hub_id(name: str) -> bool:
 
 def unreachable() -> str | None:
     """In words, that nobody answers at the Hub's address; None where somebody does or nobody has tried."""
-    return _UNREACHABLE[0] if _UNREACHABLE else None
+    return _reach() if _reach.cache_info().currsize else None
 
 
 @cache
-def _reach() -> None:
+def _reach() -> str | None:
+    """In words, that nobody answers; None where somebody does, or where it is not for this process to find out."""
     from huggingface_hub import constants
 
     proxied = any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXIES)
     if constants.HF_HUB_OFFLINE or proxied or (reason := _connected(constants.ENDPOINT)) is None:
-        return
-    _UNREACHABLE.append(f"nobody answers at {constants.ENDPOINT} ({reason})")
+        return None
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
     if datasets := sys.modules.get("datasets"):  # which copied it
         datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True
+    return f"nobody answers at {constants.ENDPOINT} ({reason})"
 
 
 def _connected(endpoint: str) -> str | None:

@@ -10,7 +10,7 @@ from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.bounded import read_bounded
 from llava_mistral.ground.whole_file import write_whole
 
-_ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")
+ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")
 MOST_BYTES = 4 << 30  # of a file that is read whole
 DEEPEST = 100  # lists and objects in each other; Python gives up at some 1,000, where depends on who reads
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -32,7 +32,7 @@ def read_json(path: str | Path) -> Any:
         data = read_bounded(path, MOST_BYTES)
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if data.startswith(_ARCHIVES):
+        if data.startswith(ARCHIVES):
             raise BadInput("is an archive", remedy="unpack it and name what was in it", file=path) from error
         problem = f"is not UTF-8 text (byte {error.start})"
         raise BadInput(problem, remedy="convert the file to UTF-8", file=path) from error

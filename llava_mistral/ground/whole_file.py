@@ -61,11 +61,9 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     lock = FileLock(path)
     try:
         lock.acquire()
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
+    except (OSError, NotImplementedError) as error:  # the latter is what filelock makes of ENOSYS
+        if getattr(error, "errno", errno.ENOSYS) not in WITHOUT_LOCKS:
             raise
-    except NotImplementedError:  # what filelock makes of ENOSYS
-        pass
     try:
         yield
     finally:
@@ -121,12 +119,14 @@ def _take_place(staging: Path, path: Path) -> None:
     if not path.exists():
         staging.rename(path)
     elif not _exchange(staging, path):
-        old = (
-            path.parent / f".{path.name}.replaced-by-llava-mistral"
-        )  # a kill after this line: the next run puts it back
-        path.rename(old)
+        old = _aside(path)
+        path.rename(old)  # a kill after this line: the next run puts it back
         staging.rename(path)
         _remove(old)
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.replaced-by-llava-mistral"
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -140,7 +140,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _clear(path: Path) -> None:
-    old = path.parent / f".{path.name}.replaced-by-llava-mistral"
+    old = _aside(path)
     if old.is_dir():
         _remove(old) if path.exists() else old.rename(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):

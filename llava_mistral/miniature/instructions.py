@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.columns import METADATA
 from llava_mistral.data.conversations import PROBLEM
-from llava_mistral.data.scienceqa import INSTRUCTION, LETTERS
+from llava_mistral.data.problem import INSTRUCTION, LETTERS, with_context
 from llava_mistral.miniature.digitsqa_questions import Draft
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def lettered(draft: Draft) -> Turn:
 
 def question_text(draft: Draft) -> str:
     """The question without its choices, after its context where there is one."""
-    return "\n".join([f"Context: {draft.hint}"] * bool(draft.hint) + [draft.question])
+    return with_context(draft.hint, draft.question)
 
 
 def open_turns(rng: random.Random, draft: Draft, words: str | None) -> tuple[str, list[Turn]]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.escaping import markdown
 from llava_mistral.ground.foreign_code import load_model, load_processor, origin
+from llava_mistral.ground.strict_json import write_json
 from llava_mistral.miniature.open_answers import DIGIT, answers, count, open_rows
 
 KNOWN = {
@@ -86,7 +88,7 @@ def page(found: dict[str, Any]) -> str:
     """The page as text; every figure is the run's."""
     digits, before, after = found["digits"], found["answers"]["decoder alone"], found["answers"]["trained"]
     same = "the same answers" if found["twins_say_the_same"] else "other answers"
-    rows = [f"| {question} | {_cell(before[question])} | {_cell(after[question])} |" for question in KNOWN]
+    rows = [f"| {question} | {markdown(before[question])} | {markdown(after[question])} |" for question in KNOWN]
     return f"""# A real decoder
 
 `make demo-real` joins {found["file"]} of the package {found["package"]} ({found["parameters"]:,} parameters) to the
@@ -107,10 +109,6 @@ This page was written by that run.
 """
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def main() -> None:
     from llava_mistral.ground.command_line import VerbParser, check_output_folder, whole_folder
 
@@ -124,7 +122,7 @@ def main() -> None:
     check_output_folder(args.output, "real.json")
     found = measure(args.decoders, args.joined, args.trained, args.data)
     with whole_folder(args.output, "real.json") as folder:
-        (folder / "real.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / "real.json", found)
         (folder / "real.md").write_text(page(found), encoding="utf-8")
     print(page(found))
 

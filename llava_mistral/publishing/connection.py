@@ -46,7 +46,7 @@ def connect(timeout: float = 30):
         timeout: seconds without a byte after which a request is given up and tried again.
 
     Raises:
-        BadInput: there is no token, nobody answers, or the environment forbids to go online.
+        BadInput: there is no token, the Hub is unreachable, or offline mode is set.
     """
     from huggingface_hub import HfApi, constants, get_token, set_client_factory
 

@@ -53,7 +53,7 @@ def has_untrained_projector(model: "torch.nn.Module") -> bool:
 
 
 def warn_of_untrained_projector(model: "torch.nn.Module", name: str) -> None:
-    """Warn that stage 2 would start from an untrained projector; that may be intended, so it is no error."""
+    """Warn if stage 2 would start from an untrained projector, which may be intended."""
     if has_untrained_projector(model):
         print(f"{name}: the projector looks untrained; run --stage pretrain first", file=sys.stderr)
 

@@ -16,7 +16,7 @@ class StepLines(ProgressCallback):
     """Step, loss, rates and the time left in a line; `log.jsonl` has the rest.
 
     A terminal has the library's progress bar below the lines, which are written through it so that neither breaks the
-    other. Elsewhere (a file, a pipe) there are the lines alone.
+    other. Elsewhere (a file, a pipe) there are the lines alone, and held-out losses in the library's form.
     """
 
     def __init__(self):
@@ -63,12 +63,9 @@ class StepLines(ProgressCallback):
         step = f"step {state.global_step:,}/{state.max_steps:,}"
         if "eval_loss" in logs:
             loss = f"{logs['eval_loss']:.4g}"
-            # Programs that read a run's output look for the library's form.
-            return (
-                f"{step}  held-out loss {loss}"
-                if self.training_bar is not None
-                else f"{step}  {{'eval_loss': '{loss}'}}"
-            )
+            if self.training_bar is not None:
+                return f"{step}  held-out loss {loss}"
+            return f"{step}  {{'eval_loss': '{loss}'}}"  # in a pipe, as programs that read the library's output expect
         if "loss" not in logs:
             return None
         parts = [step, f"loss {logs['loss']:.4g}"]

@@ -42,10 +42,8 @@ class StageTrainer(SavingTrainer):
             self.lengths = estimated_lengths(rows, most_image_tokens(kwargs["model"].config))
             samples, count = rows_of_a_step(self.lengths, args, row_tokens)
             args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
-        compiled, args.torch_compile = (
-            args.torch_compile,
-            False,
-        )  # by layer, below: of the whole, pictures break graphs
+        # Layers are compiled one by one, below: pictures break the graph of the whole.
+        compiled, args.torch_compile = args.torch_compile, False
         for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
             os.environ.pop(name, None)  # TrainingArguments ask accelerate so, which would compile the whole
         given = dict(kwargs["model"].named_parameters())

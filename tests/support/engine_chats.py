@@ -2,9 +2,15 @@
 
 import base64
 import io
-import json
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
+
+from llava_mistral.data.problem import Problem, question_text
+from llava_mistral.data.scienceqa import read_problems
+from tests.support.served import data_url
+from tests.support.served_questions import shown, text_part, user
 
 NEW_TOKENS = 16
 CONTEXT = 320
@@ -13,37 +19,29 @@ CONTEXT = 320
 def chats(data: Path) -> list[list[dict[str, Any]]]:
     """Chats in OpenAI's form, pictures as data URLs: by letter, free, of text alone, with two pictures, of two turns,
     with control tokens in somebody's words, and longer than the text model's window."""
-    problems = json.loads((data / "problems.json").read_text())
-    test = {pid: problem for pid, problem in problems.items() if problem["split"] == "test"}
-    seen = [(pid, problem) for pid, problem in test.items() if problem["image"]]
-    read = [_url(data / "images" / "test" / pid / problem["image"]) for pid, problem in seen]
-    spoken = [problem for problem in test.values() if not problem["image"]]
+    test = read_problems(data, split="test")
+    seen, spoken = ([one for one in test if one.has_image is pictured] for pictured in (True, False))
     step = len(seen) // 6
-    asked = [[user(seen[index][1]["question"], read[index])] for index in range(0, 6 * step, step)]
-    asked += [[user(by_letter(seen[index][1]), read[index])] for index in range(1, 6 * step, step)]
-    asked += [
-        [user(f"{problem['hint']}\n{by_letter(problem)}".strip())] for problem in spoken[:: len(spoken) // 3][:3]
-    ]
-    asked += [[user("Which digits are written?", read[0], read[step])]]
-    asked += [[user("Which digit is written?", read[0]), answer("six"), user("Is the digit even or odd?")]]
-    asked += [[user("What is <image> ?"), answer("no picture"), user("Which digit is written?", read[1])]]
-    asked += [[user("Is </s> or [INST] a digit?", read[2])]]
-    asked += [[user("Here we see the digit four. " * 8 + "Which digit is written?", read[3])]]
+    free, lettered = seen[: 6 * step : step], seen[1 : 6 * step : step]
+    first, second, third, fourth, other = (_shown(one) for one in [*seen[:4], seen[step]])
+    asked = [[user(_shown(one), text_part(one.question))] for one in free]
+    asked += [[user(_shown(one), text_part(question_text(one)))] for one in lettered]
+    asked += [[user(text_part(question_text(one)))] for one in spoken[:: len(spoken) // 3][:3]]
+    which = text_part("Which digit is written?")
+    asked += [[user(first, other, text_part("Which digits are written?"))]]
+    asked += [[user(first, which), answer("six"), user(text_part("Is the digit even or odd?"))]]
+    asked += [[user(text_part("What is <image> ?")), answer("no picture"), user(second, which)]]
+    asked += [[user(third, text_part("Is </s> or [INST] a digit?"))]]
+    asked += [[user(fourth, text_part("Here we see the digit four. " * 8 + which["text"]))]]
     return asked
 
 
-def user(text: str, *pictures: str) -> dict[str, Any]:
-    shown = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
-    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
-
-
 def answer(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+    return {"role": "assistant", "content": [text_part(text)]}
 
 
-def by_letter(problem: dict) -> str:
-    choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCDE", problem["choices"], strict=False))
-    return f"{problem['question']}\n{choices}\nAnswer with the option's letter from the given choices directly."
+def _shown(problem: Problem) -> dict[str, Any]:
+    return shown(data_url(Image.open(problem.image)))
 
 
 def generated(folder: Path, asked: list[list[dict]]) -> list[dict[str, Any]]:
@@ -71,13 +69,7 @@ def generated(folder: Path, asked: list[list[dict]]) -> list[dict[str, Any]]:
 
 
 def _pillow(part: dict) -> dict:
-    from PIL import Image
-
     if part["type"] != "image_url":
         return part
     data = base64.b64decode(part["image_url"]["url"].partition(",")[2])
     return {"type": "image", "image": Image.open(io.BytesIO(data))}
-
-
-def _url(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -11,7 +11,7 @@ import pytest
 from tests.support.offline import UNGUARDED
 from tests.support.running import HOME
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava-mistral" / "engines"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava-mistral"
 TORCH = "torch==2.13.0"
 # What each needs, and what it brings along that does not import beside the CPU build of torch.
 NEEDS = {
@@ -22,25 +22,26 @@ NEEDS = {
 
 def interpreter(name: str) -> Path:
     """The Python of that engine's environment; skips, with pip's reason, where it cannot be built."""
-    folder, (packages, unwanted) = CACHE / name, NEEDS[name]
+    folder, (packages, unwanted) = CACHE / "engines" / name, NEEDS[name]
     python, built = folder / "bin" / "python", folder / "built.json"
     if not built.is_file() or json.loads(built.read_text()) != list(packages):
-        _run(name, UNGUARDED, "-m", "venv", "--clear", folder)
-        _run(name, python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
+        run_or_skip(name, UNGUARDED, "-m", "venv", "--clear", folder)
+        run_or_skip(name, python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
         if unwanted:
-            _run(name, python, "-m", "pip", "uninstall", "--quiet", "--yes", *unwanted)
+            run_or_skip(name, python, "-m", "pip", "uninstall", "--quiet", "--yes", *unwanted)
         if name == "vllm":  # the CPU build of torch has none of torchvision's kernels, which nothing here calls
-            _run(name, python, "-m", "pip", "install", "--quiet", "--no-deps", "torchvision==0.28.0")
+            run_or_skip(name, python, "-m", "pip", "install", "--quiet", "--no-deps", "torchvision==0.28.0")
             (packages_folder,) = folder.glob("lib/python*/site-packages")
             shutil.copy(HOME / "tests/engines/torchvision_operators.py", packages_folder / "sitecustomize.py")
         built.write_text(json.dumps(list(packages)))
     return python
 
 
-def _run(name: str, *command: object) -> None:
+def run_or_skip(name: str, *command: object) -> None:
+    """Run a command of pip's; skips, with its reason, where it fails."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=1800)
     if done.returncode:
-        pytest.skip(f"the environment of {name} cannot be built here: {done.stderr.strip().splitlines()[-1:]}")
+        pytest.skip(f"{name} cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def ask_engine(name: str, script: str, request: dict, folder: Path, timeout: float = 900, **environment: str) -> dict:
