@@ -5,6 +5,7 @@ other column. TRL refuses rows that have both (and trains on every speaker's wor
 one config shows the one form and a second config of the same files the other.
 """
 
+from copy import deepcopy
 from typing import Any
 
 MESSAGES = "messages"
@@ -23,5 +24,6 @@ def card_configs(name: str, data_files: Any, columns: list[str]) -> list[dict[st
     trl, messages = ([column for column in columns if column not in other] for other in ([MESSAGES], TURNS))
     return [
         {"config_name": name, "data_files": data_files, "columns": trl},
-        {"config_name": messages_config(name), "data_files": data_files, "columns": messages},
+        # A copy of its own: YAML writes one list in two places as an anchor and an alias.
+        {"config_name": messages_config(name), "data_files": deepcopy(data_files), "columns": messages},
     ]
