@@ -33,8 +33,7 @@ def environment(options) -> dict:
     """What is installed, and that the GPU multiplies."""
     import torch
 
-    from llava_mistral.training.machine import hardware
-    from llava_mistral.training.peaks import vendor_peak
+    from llava_mistral.training.machine import hardware, vendor_peak
     from llava_mistral.training.throughput import measured_peak
 
     cuda = torch.cuda.is_available()

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.training.saving.output_folder import FINISHED
-from llava_mistral.training.saving.output_lock import LOCK, output_lock
+from llava_mistral.training.saving.output_folder import FINISHED, LOCK, output_lock
 from llava_mistral.training.saving.resuming import RunIdentity, choose_checkpoint
 from llava_mistral.training.saving.run_record import complete_run, data_hash
 from llava_mistral.training.saving.whole_checkpoints import (

@@ -10,9 +10,8 @@ from PIL import Image
 from llava_mistral.commands.prune import main
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.pruning.coverage import fair_shares
-from llava_mistral.pruning.methods import by_principles
+from llava_mistral.pruning.methods import ALIKE, HARDER, NO_ROOM, SHARE, SHARE_OF_ANSWER, by_principles
 from llava_mistral.pruning.principles import NO_IMAGE, NOT_NEEDED, NOTHING_POINTS, TOO_WEAK, score, text_evidence
-from llava_mistral.pruning.reasons import ALIKE, HARDER, NO_ROOM, SHARE, SHARE_OF_ANSWER
 from llava_mistral.pruning.words import spread_over_words, ties_of
 from tests.support.running import run_here
 

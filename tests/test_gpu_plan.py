@@ -101,9 +101,9 @@ def test_a_gpu_that_is_not_known_has_hours_when_its_peak_is_given(stage0, rows_f
 def test_layers_are_kept_and_rows_are_long_where_the_memory_is_there(
     stage, lora_r, gigabytes, given, checkpointing, batch, tmp_path
 ):
-    from llava_mistral.training.plan.decisions import decide
     from llava_mistral.training.plan.gpus import GPUS
     from llava_mistral.training.plan.memory import memory_of
+    from llava_mistral.training.plan.printed import decide
     from llava_mistral.training.plan.workload import Run, Sample, largest_batch
 
     config = config_of(tmp_path, "mistral")

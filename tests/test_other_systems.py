@@ -27,7 +27,7 @@ def test_the_plugin_and_what_the_verbs_do_are_imported_without_the_modules_of_un
             "llava_mistral.publishing.upload",
             "llava_mistral.ground.whole_file",
         ),
-        *("llava_mistral.publishing.model_publication", "llava_mistral.training.saving.output_lock"),
+        *("llava_mistral.publishing.model_publication", "llava_mistral.training.saving.output_folder"),
     )
     hide = f"import importlib, sys; sys.modules.update(dict.fromkeys({HIDDEN!r}))\n"
     run_apart("-c", hide + f"for name in {modules!r}: importlib.import_module(name)")

@@ -25,8 +25,8 @@ def test_exactly_the_matrices_that_lora_adapts_are_in_4_bits(model):
     from torch import nn
     from transformers.quantizers.quantizers_utils import should_convert_module
 
+    from llava_mistral.training.loading import four_bit_config
     from llava_mistral.training.lora import TARGETS
-    from llava_mistral.training.quantization import four_bit_config
 
     config = four_bit_config()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -44,8 +44,8 @@ def test_the_projector_is_trained_in_float32_over_4_bit_weights(model, stage0, r
 
     from llava_mistral.data.conversations import read_rows
     from llava_mistral.training.collator import AnswerCollator
+    from llava_mistral.training.loading import set_trainable
     from llava_mistral.training.lora import add_lora
-    from llava_mistral.training.quantization import set_trainable
     from llava_mistral.training.trainer import StageTrainer
 
     stage = StageArguments(stage="finetune", use_peft=True, load_in_4bit=True, lora_r=4)
@@ -106,7 +106,7 @@ def test_without_a_gpu_qlora_is_refused_before_weights_are_read():
     import torch
 
     from llava_mistral.ground.bad_input import BadInput
-    from llava_mistral.training.quantization import load_options
+    from llava_mistral.training.loading import load_options
 
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")

@@ -36,7 +36,7 @@ def watched(stage1, rows_file, held_out, tmp_path_factory):
 
 def test_a_run_that_is_watched_learns_the_same(stage1, rows_file, watched, tmp_path, monkeypatch):
     """Bit for bit: rates, evaluation and generated answers against none of them."""
-    monkeypatch.setattr("llava_mistral.training.callbacks.Meter", lambda *args: None)
+    monkeypatch.setattr("llava_mistral.training.reporting.Meter", lambda *args: None)
     train("finetune", stage1, rows_file, tmp_path / "adapter", **LORA)
     files = [folder / "adapter_model.safetensors" for folder in (watched, tmp_path / "adapter")]
     assert filecmp.cmp(*files, shallow=False)
@@ -221,7 +221,7 @@ def test_what_nobody_would_see_is_refused(given, said):
 
 
 def test_several_reports_and_a_yaml_no_are_read_as_they_are_meant(tmp_path):
-    from llava_mistral.training.reports import check_reports
+    from llava_mistral.training.recipe_checks import check_reports
 
     (tmp_path / "recipe.yaml").write_text("eval_strategy: no\nreport_to: none\n")
     check_reports(recipe_of(stage="finetune", config=tmp_path / "recipe.yaml"))
@@ -231,7 +231,7 @@ def test_several_reports_and_a_yaml_no_are_read_as_they_are_meant(tmp_path):
 
 
 def test_an_absent_tensorboard_names_its_extra(monkeypatch):
-    from llava_mistral.training.reports import check_reports
+    from llava_mistral.training.recipe_checks import check_reports
 
     recipe = recipe_of(stage="finetune", report_to="tensorboard")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -28,7 +28,7 @@ def test_a_run_prints_a_line_a_step_and_keeps_all_it_logs(stage0, rows_file, tmp
 
 
 def test_on_a_terminal_bar_and_lines_do_not_break_each_other(tmp_path, monkeypatch, capsys):
-    from llava_mistral.training.step_lines import StepLines
+    from llava_mistral.training.reporting import StepLines
 
     shown, args = StepLines(), SimpleNamespace(output_dir=tmp_path, disable_tqdm=False)
     state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=3, log_history=[])

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from llava_mistral.training.saving.output_lock import output_lock
+from llava_mistral.training.saving.output_folder import output_lock
 from llava_mistral.training.saving.whole_checkpoints import MANIFEST
 from tests.support.running import HOME
 from tests.support.trainee import again, seldom, tree

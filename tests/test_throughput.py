@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from llava_mistral.training.peaks import vendor_peak
+from llava_mistral.training.machine import vendor_peak
 from llava_mistral.training.plan.flops import Work, attended_pairs, model_flops
 from llava_mistral.training.throughput import TIMED, Meter, measured_peak, rates
 from tests.support.tiny_components import TEXT, VISION

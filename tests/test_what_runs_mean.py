@@ -182,7 +182,7 @@ def test_fewer_rows_than_a_batch_are_refused_where_it_would_be_dropped(stage0, r
 
 def test_noise_in_a_packed_row_is_scaled_by_each_sample(stage0):
     """NEFTune's bound is alpha / sqrt(length * width), whatever lies beside the sample."""
-    from llava_mistral.training.neftune import PackedNoise
+    from llava_mistral.training.trainer import PackedNoise
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
     model = LlavaMistralForConditionalGeneration.from_pretrained(stage0).train()
@@ -229,7 +229,7 @@ def test_every_optimizer_is_planned_or_said_to_be_unknown(stage0, rows_file, mon
 
 def test_an_empty_answer_is_one_line(stage0, rows_file, tmp_path):
     """Whoever reads the rows may refuse it before; nobody learns it."""
-    from llava_mistral.training.wording import learned_turns
+    from llava_mistral.training.collator import learned_turns
 
     row = {"id": "7", "prompt": [{"role": "user", "content": "?"}]}
     with pytest.raises(BadInput, match="record 7: field completion: an answer is empty"):

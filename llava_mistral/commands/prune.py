@@ -15,8 +15,18 @@ from pathlib import Path
 
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
 from llava_mistral.ground.foreign_code import add_flag
-from llava_mistral.pruning.flags import add_data, add_method, add_output
-from llava_mistral.pruning.recipe import BY_VECTORS, NAMES, ONLY_FOR, PLACES, Machine, PruneRecipe, size_of
+from llava_mistral.pruning.recipe import (
+    BY_VECTORS,
+    NAMES,
+    ONLY_FOR,
+    PLACES,
+    Machine,
+    PruneRecipe,
+    add_data,
+    add_method,
+    add_output,
+    size_of,
+)
 
 
 def parse_arguments() -> argparse.Namespace:

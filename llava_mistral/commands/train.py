@@ -22,8 +22,7 @@ from llava_mistral.training.processes import is_first, join_launch, whole_weight
 from llava_mistral.training.recipe import Recipe, StageArguments, parse_recipe, stage_template
 from llava_mistral.training.recipe_checks import check_recipe
 from llava_mistral.training.recipe_help import add_flags, wants_help
-from llava_mistral.training.saving.output_folder import is_finished
-from llava_mistral.training.saving.output_lock import output_lock
+from llava_mistral.training.saving.output_folder import is_finished, output_lock
 from llava_mistral.training.saving.resuming import RunIdentity, agreed, choose_checkpoint, run_identity
 from llava_mistral.training.saving.run_record import complete_run
 
@@ -116,8 +115,8 @@ def make_trainer(
     recipe: Recipe, rows: Any, held_out: Any, processor: Any, own_template: str, identity: RunIdentity
 ) -> tuple[Any, dict[str, int], Any]:
     """The trainer of a run, its parameter counts, and what turns a signal into a checkpoint."""
-    from llava_mistral.training.callbacks import shown
     from llava_mistral.training.loading import load_model, make_collator
+    from llava_mistral.training.reporting import shown
     from llava_mistral.training.saving.interruption import Interruption
     from llava_mistral.training.trainer import StageTrainer
 

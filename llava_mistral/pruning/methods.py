@@ -1,17 +1,16 @@
 """The ways to choose: each returns what it picked and a reason for every sample it left out."""
 
 import random
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llava_mistral.data.scienceqa import Problem
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.pruning.coverage import LEVELS, Cover, fair_shares, skill_of
-from llava_mistral.pruning.principles import NO_IMAGE, THRESHOLD, Scores
-from llava_mistral.pruning.reasons import ALIKE, reasons_of
-from llava_mistral.pruning.words import spread_over_words, ties_of
+from llava_mistral.pruning.principles import NO_IMAGE, THRESHOLD, TOO_WEAK, UNDECIDED, Scores
+from llava_mistral.pruning.words import answer_of, plain, spread_over_words, ties_of, wording_of
 from llava_mistral.pruning.workers import Processes
 
 if TYPE_CHECKING:
@@ -24,6 +23,12 @@ TELLS_PICTURES_APART = "To tell such samples apart by their pictures, use --meth
 NOT_DRAWN = "not drawn"
 NEAR = "no farther from the kept samples than the last one picked"
 FULL_GROUP = "its {} has its share: samples farther apart were kept"
+ALIKE = "its words and answer are those of kept samples: a seeded hash chose among them"
+HARDER = "its words and answer are those of kept samples, which are harder"
+SHARE = "its {} has its share: samples with other words or another answer were kept"
+SHARE_OF_ANSWER = "its answer has its share: samples with other words were kept"
+NO_ROOM = "the size leaves its {} no sample"
+FULL = "its {} has its share"
 
 
 @dataclass(frozen=True)
@@ -192,3 +197,41 @@ def coverage_counts(problems: Sequence[Problem], picks: Sequence[int]) -> dict[s
     pictured = [i for i, problem in enumerate(problems) if problem.has_image]
     pools = (picks, pictured, range(len(problems)))
     return {level: [len({getattr(problems[i], level) for i in pool} - {None}) for pool in pools] for level in LEVELS}
+
+
+def reasons_of(
+    problems: Sequence[Problem], scores: Sequence[Scores], picks: Sequence[int], fitting: Sequence[int]
+) -> dict[int, str]:
+    """Return {sample: why it was dropped} for all that are not among `picks`.
+
+    Args:
+        fitting: the samples whose image is needed.
+    """
+    kept, fits = set(picks), set(fitting)
+    labelled = any(skill_of(problems[i]) for i in fitting)
+    kind = "skill" if labelled else "answer"
+    group = skill_of if labelled else (lambda problem: plain(answer_of(problem)))
+    in_group: Mapping[str, list[int]] = defaultdict(list)
+    in_wording: Mapping[tuple, list[int]] = defaultdict(list)
+    for i in picks:
+        in_group[group(problems[i])].append(i)
+        in_wording[group(problems[i]), wording_of(problems[i])].append(i)
+
+    def why(i: int) -> str:
+        if not problems[i].has_image:
+            return NO_IMAGE
+        if i not in fits:
+            return scores[i].against if scores[i].necessity < UNDECIDED else TOO_WEAK
+        name, wording = group(problems[i]), wording_of(problems[i])
+        if not in_group[name]:
+            return NO_ROOM.format(kind)
+        twins = in_wording[name, wording]
+        if any(scores[k].difficulty == scores[i].difficulty for k in twins):
+            return ALIKE
+        if twins and all(scores[k].difficulty > scores[i].difficulty for k in twins):
+            return HARDER
+        if len(twins) == len(in_group[name]):
+            return FULL.format(kind)
+        return SHARE.format(kind) if labelled else SHARE_OF_ANSWER
+
+    return {i: why(i) for i in range(len(problems)) if i not in kept}

@@ -1,22 +1,27 @@
 """Processor, model and collator of a stage, ready to train."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import check_image_token, opening
 from llava_mistral.ground.foreign_code import loading
+from llava_mistral.training import stages
 from llava_mistral.training.batch_pictures import Pictures
 from llava_mistral.training.collator import AnswerCollator
 from llava_mistral.training.frozen_weights import is_safe, load_small, shrink_frozen, widen
 from llava_mistral.training.packing import PackedCollator
-from llava_mistral.training.quantization import load_options, set_trainable
 from llava_mistral.training.stages import check_template, warn_of_untrained_projector
 from llava_mistral.training.vision_features import VisionFeatures, open_cache
 
 if TYPE_CHECKING:
     import torch
+
+# Kept in full precision under QLoRA: what the loss reads, what is trained in full, and the eyes.
+IN_FULL = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
 
 
 def load_processor(stage: Any, template: Path | None) -> tuple[Any, str]:
@@ -88,3 +93,51 @@ def make_collator(stage: Any, config: Any, rows: Any, model: "torch.nn.Module", 
 
 def _source(stage: Any) -> dict[str, Any]:
     return loading(stage.model_name_or_path, stage.model_revision)
+
+
+def load_options(stage: Any) -> dict[str, Any]:
+    """Return extra keywords of `from_pretrained` for a `StageArguments`; none without `load_in_4bit`.
+
+    Raises:
+        BadInput: 4 bits are asked for and there is no GPU.
+    """
+    if not stage.load_in_4bit:
+        return {}
+    import torch
+
+    if not torch.cuda.is_available():
+        remedy = "use a machine with an NVIDIA GPU and the extra `qlora`, or leave it out for LoRA"
+        raise BadInput("4-bit weights need a GPU", remedy=remedy, field="load_in_4bit")
+    place = {"": int(os.environ.get("LOCAL_RANK", 0))}
+    return {"quantization_config": four_bit_config(), "device_map": place}
+
+
+def four_bit_config() -> Any:
+    """QLoRA: the frozen matrices of the text layers in nf4 with double quantisation, computed in bfloat16.
+
+    Source: Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", 2023.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=IN_FULL,
+    )
+
+
+def set_trainable(model: "torch.nn.Module", stage: Any) -> dict[str, int]:
+    """As `stages.set_trainable`; a model in 4 bits is frozen as a whole, for LoRA to say what moves.
+
+    Bytes take no gradient, so asking the text model for one would fail.
+    """
+    if not stage.load_in_4bit:
+        return stages.set_trainable(model, stage.stage)
+    from peft import prepare_model_for_kbit_training
+
+    # The Trainer switches checkpointing on itself, as in every other stage.
+    prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return {}

@@ -13,7 +13,6 @@ from llava_mistral.ground.checkpoint_headers import check_files
 from llava_mistral.ground.hub_access import reach_hub
 from llava_mistral.training.recipe import PLANNED_GPUS, Recipe, template_file
 from llava_mistral.training.recipe_keys import ACCEPTED, REFUSED
-from llava_mistral.training.reports import check_reports
 from llava_mistral.training.saving.output_folder import check_output, is_unfinished
 
 
@@ -44,6 +43,9 @@ OPTIONAL_RANGES = {
     "plan_gpus": _at_least(1),
     "neftune_noise_alpha": _positive,
 }
+# Module that each name of `report_to` needs; where it is not the name itself.
+MODULES = {"tensorboard": ("tensorboard", "tensorboardX"), "azure_ml": ("azureml",), "flyte": ("flytekit",)}
+EXTRAS = {"tensorboard": ".[reports]"}
 CHOICES = {
     "stage": ("pretrain", "finetune"),
     "on_bad_sample": ("error", "skip"),
@@ -211,3 +213,25 @@ def _check_folder(recipe: Recipe, value: str, key: str = "model_name_or_path") -
         reach_hub(value, field=key)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise BadInput("there is no config.json in it", remedy="give a checkpoint folder", **place)
+
+
+def check_reports(recipe: Recipe) -> None:
+    """Refuse a report whose library is missing, and an evaluation without data or schedule.
+
+    Raises:
+        BadInput: names the key.
+    """
+    names = recipe.given.get("report_to") or []
+    for name in [names] if isinstance(names, str) else names:
+        modules = MODULES.get(name, (name,))
+        if name not in ("none", "all") and not any(importlib.util.find_spec(module) for module in modules):
+            remedy = f"pip install '{EXTRAS.get(name, name)}', or use --report_to none"
+            raise BadInput(f"{name!r} is not installed", remedy=remedy, **recipe.place("report_to"))
+    key = "held_out" if recipe.stage.held_out else "eval_dataset"
+    held_out, never = getattr(recipe.stage, key), recipe.given.get("eval_strategy", "no") == "no"
+    if held_out and never:
+        remedy = "add --eval_strategy epoch, or steps with --eval_steps N"
+        raise BadInput("is never evaluated", remedy=remedy, **recipe.place(key))
+    if not held_out and not never:
+        remedy = "add --eval_dataset PATH_OR_ID, or --held_out 0.02"
+        raise BadInput("there is no data to evaluate on", remedy=remedy, **recipe.place("eval_strategy"))

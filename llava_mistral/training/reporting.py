@@ -1,22 +1,29 @@
-"""Reports during training: rates in the logs, evaluation on held-out rows, a few sample answers.
+"""Reports during training: a line for each logged step, rates, evaluation on held-out rows, a few sample answers.
 
 Nothing here changes what is learned: rates are counted beside the step, and an evaluation gives every random generator
 back as it found it. Without that an evaluation would draw from the generator of the training's dropout, and a run that
 is watched would end with other weights than one that is not.
 """
 
+import json
 import random
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy
 import torch
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
+from llava_mistral.ground.whole_file import saving, write_whole
+from llava_mistral.training.collator import AnswerCollator
 from llava_mistral.training.sample_answers import SampleAnswers
-from llava_mistral.training.step_lines import use_step_lines
-from llava_mistral.training.throughput import Meter
+from llava_mistral.training.throughput import Meter, peak_of_this_run
+
+LOG = "log.jsonl"  # in the output folder: every row that the Trainer logs, as its `log_history` holds it
 
 
 class LastStepLogged(TrainerCallback):
@@ -122,3 +129,107 @@ def random_state_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         numpy.random.set_state(arrays)
+
+
+class StepLines(ProgressCallback):
+    """Step, loss, rates and the time left in a line; `log.jsonl` has the rest.
+
+    A terminal has the library's progress bar below the lines, which are written through it so that neither breaks the
+    other. Elsewhere (a file, a pipe) there are the lines alone, and held-out losses in the library's form.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.began, self.first = 0.0, 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.began, self.first = time.monotonic(), state.global_step
+        if not state.is_world_process_zero:
+            return
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        write_whole(Path(args.output_dir) / LOG, "".join(_row(row) for row in state.log_history))
+        if sys.stderr.isatty() and not args.disable_tqdm:
+            super().on_train_begin(args, state, control, **kwargs)
+            self.training_bar.initial = self.training_bar.n = state.global_step
+            self.current_step = state.global_step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            super().on_prediction_step(args, state, control, **kwargs)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        file = Path(args.output_dir) / LOG
+        with saving(file), open(file, "a", encoding="utf-8") as log:
+            log.write(_row(state.log_history[-1]))
+        if line := self.line(state, logs):
+            if self.training_bar is not None:
+                self.training_bar.write(line, file=sys.stdout)
+            else:
+                print(line, flush=True)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            super().on_train_end(args, state, control, **kwargs)
+
+    def line(self, state, logs: dict[str, float]) -> str | None:
+        """The line of a logged row: of training, or of an evaluation; None for the run's closing figures."""
+        step = f"step {state.global_step:,}/{state.max_steps:,}"
+        if "eval_loss" in logs:
+            loss = f"{logs['eval_loss']:.4g}"
+            if self.training_bar is not None:
+                return f"{step}  held-out loss {loss}"
+            return f"{step}  {{'eval_loss': '{loss}'}}"  # in a pipe, as programs that read the library's output expect
+        if "loss" not in logs:
+            return None
+        parts = [step, f"loss {logs['loss']:.4g}"]
+        parts += [f"lr {logs['learning_rate']:.3g}"] if "learning_rate" in logs else []
+        parts += [f"{logs['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in logs else []
+        done, left = state.global_step - self.first, state.max_steps - state.global_step
+        if done and left:
+            parts.append(f"{clock((time.monotonic() - self.began) / done * left)} left")
+        return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """The seconds as H:MM:SS, or M:SS below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def use_step_lines(trainer) -> None:
+    """Let a trainer print `StepLines` in place of the library's dictionaries."""
+    for printer in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printer)
+    trainer.add_callback(StepLines())
+
+
+def _row(row: dict) -> str:
+    return json.dumps(row, default=float) + "\n"
+
+
+def shown(stage, config, model, processor, own_template: str, held_out=None) -> dict:
+    """The arguments of `ReportingTrainer` for a stage.
+
+    Args:
+        stage: a `StageArguments`.
+        config: an `SFTConfig`.
+        own_template: the checkpoint's own chat template, with which it will answer.
+        held_out: rows to evaluate on; None for no evaluation.
+    """
+    lora_r = stage.lora_r if stage.use_peft else None
+    found = {"meter": Meter(model.config, stage.stage, lora_r, peak_of_this_run(config.bf16, stage.peak_tflops))}
+    if held_out is None:
+        return found
+    found |= {"eval_dataset": held_out, "eval_collator": AnswerCollator(processor)}
+    if stage.sample_answers:
+        template = processor.chat_template if stage.stage == "pretrain" else own_template
+        title = f"{Path(config.output_dir).name}, {stage.stage}"
+        found["samples"] = SampleAnswers(held_out, processor, template, stage.sample_answers, config.output_dir, title)
+    return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llava_mistral.training.peaks import vendor_peak
+from llava_mistral.training.machine import vendor_peak
 from llava_mistral.training.plan.flops import Work, model_flops
 
 # The keys of a log row that depend on the clock; all others are the same in every run of the same command.

@@ -5,10 +5,10 @@ from copy import copy
 
 import torch
 from transformers import TrainerCallback
+from transformers.integrations import neftune
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.attention import use_per_sample_attention
-from llava_mistral.training.neftune import PackedNoise
 from llava_mistral.training.packing import (
     StepSampler,
     estimated_lengths,
@@ -161,3 +161,26 @@ def spread_classes(model: torch.nn.Module) -> list[str]:
     The library's own list also names parts that CLIP has and this model has not, which accelerate refuses.
     """
     return sorted({type(module).__name__ for module in model.modules()} & set(model._no_split_modules))
+
+
+class PackedNoise:
+    """Adds NEFTune's noise to each of the samples that lie end to end in a row.
+
+    It is scaled by `alpha / sqrt(length * width)` (Jain et al., "NEFTune: Noisy Embeddings Improve Instruction
+    Finetuning", 2023). The library takes the length of the row, which is that of many samples here.
+
+    Attributes:
+        lengths: of the samples of the next row, in tokens.
+    """
+
+    def __init__(self, model: torch.nn.Module, alpha: float):
+        self.lengths: list[int] = []
+        embeddings = (model.get_base_model() if hasattr(model, "peft_config") else model).get_input_embeddings()
+        embeddings.neftune_noise_alpha = alpha  # where the library's hook reads it
+        embeddings.register_forward_hook(self._after_forward)
+
+    def _after_forward(self, module, inputs, output: torch.Tensor) -> torch.Tensor:
+        if not module.training or sum(self.lengths) != output.shape[1]:
+            return output
+        samples = output.split(self.lengths, dim=1)
+        return torch.cat([neftune.neftune_post_forward_hook(module, inputs, sample) for sample in samples], dim=1)

@@ -8,10 +8,9 @@ from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.training.plan.checkpoint import configuration
-from llava_mistral.training.plan.decisions import ANY, decide
 from llava_mistral.training.plan.gpus import fitting_changes, present_gpu
 from llava_mistral.training.plan.memory import UNKNOWN, memory_of
-from llava_mistral.training.plan.printed import GB, advice
+from llava_mistral.training.plan.printed import ANY, GB, advice, decide
 from llava_mistral.training.plan.workload import largest_batch, measure, run_of, split_rows
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from llava_mistral.training.peaks import vendor_peak
+from llava_mistral.training.machine import vendor_peak
 from llava_mistral.training.plan.memory import memory_of
 from llava_mistral.training.plan.workload import Batch, Run
 from llava_mistral.training.recipe import StageArguments

@@ -1,18 +1,21 @@
-"""The plan of a run for a reader."""
+"""The plan of a run for a reader, and the settings that a GPU's memory decides where the recipe leaves them open."""
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from typing import Any
 
 from llava_mistral.training.context import beyond_context, describe_beyond
 from llava_mistral.training.plan.checkpoint import configuration, worded_processor
-from llava_mistral.training.plan.decisions import decide
-from llava_mistral.training.plan.gpus import GPUS, SOURCES, kind_of, present_gpu, utilisation
+from llava_mistral.training.plan.gpus import GPUS, SOURCES, Gpu, kind_of, present_gpu, utilisation
+from llava_mistral.training.plan.memory import memory_of
 from llava_mistral.training.plan.run_plan import OnGpu, Plan, plan
-from llava_mistral.training.plan.workload import Run, measure, run_of, split_rows
+from llava_mistral.training.plan.workload import Run, Sample, largest_batch, measure, run_of, split_rows
 
 GB = 1e9
+ANY = 10**9  # tokens: no row is too long
+SHORT = 2048  # tokens of a row below which it is better to compute layers again than to make rows shorter
 
 
 def print_plan(recipe: Any, rows: Any) -> int:
@@ -86,3 +89,30 @@ def gpu_cell(on: OnGpu) -> str:
 def advice(changes: list[str]) -> str:
     """The changes that help, the smallest first."""
     return "use " + ", or ".join(changes) if changes else "no change that is known here makes it fit"
+
+
+def decide(config: Any, run: Run, samples: list[Sample], gpu: Gpu, given: Collection[str]) -> Run:
+    """The fastest form of `run` that `gpu` holds: layers kept rather than computed again, then rows as long as fit.
+
+    A step has the same samples, and loss and gradients are the same. Decided is `gradient_checkpointing`, and the rows
+    of a step where they are packed and `row_tokens` is not among `given`. Where nothing fits, or memory is not known,
+    the run is as it was.
+
+    Args:
+        config: a `LlavaMistralConfig`.
+    """
+    chosen = {"gradient_checkpointing", "activation_checkpointing"} & set(given)
+    ways = [run.checkpointing] if chosen else [False, True]
+    step, sizes = run.batch * run.accumulation, [run.batch]
+    if run.packed and "row_tokens" not in given:
+        sizes = [size for size in range(step, 0, -1) if step % size == 0]
+    for checkpointing in ways:
+        for size in sizes:
+            other = replace(run, checkpointing=checkpointing, batch=size, accumulation=step // size)
+            batch = largest_batch(samples, other)
+            if not checkpointing and len(ways) > 1 and size < run.batch and batch.tokens < SHORT:
+                break
+            memory = memory_of(config, other, batch)
+            if memory is not None and memory.peak <= gpu.memory:
+                return other
+    return run
