@@ -12,7 +12,7 @@ from llava_mistral.pruning import embedding
 from llava_mistral.pruning.embedding import embed, flat_map
 from llava_mistral.pruning.samples import read_samples
 from llava_mistral.pruning.workers import Processes
-from tests.support.tiny_clip import save_clip
+from tests.support.tiny_components import save_clip
 
 
 @pytest.fixture(scope="module")

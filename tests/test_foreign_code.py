@@ -12,8 +12,7 @@ from llava_mistral.commands import chat
 from llava_mistral.ground import environments, foreign_code
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.hub_here import TOKEN, hub_here
-from tests.support.loading_verbs import change, loads
-from tests.support.refusals import refused
+from tests.support.refusals import change, loads, refused
 from tests.support.running import HOME, run_here
 from tests.support.small_problems import save_problems
 from tests.support.tiny_llava import save_tiny_llava

@@ -1,4 +1,4 @@
-"""Thousands of seeded mutations of the JSON that people bring: it is read as what it says, or refused in one line.
+"""Seeded mutations of the JSON, weights and pictures that people bring: read as what they say, or refused in one line.
 
 A campaign runs in a process of its own, whose peak memory is then its own. To see one mutation again:
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mutations import mutated
+from tests.support.running import run_apart
 
 TRIES = 2000
 SLOWEST, LARGEST = 200, 1_000  # of one mutation, times what one takes that is read whole; MB of the process
@@ -175,13 +176,36 @@ def campaign(kind: str, tries: int, first: int = 0) -> dict:
     ],
 )
 def test_mutated_files_are_read_for_what_they_say_or_refused(kind, tries, record_property):
-    from tests.support.running import run_apart
-
     counts = json.loads(run_apart("-m", "tests.test_fuzzed_records", kind, tries, timeout=600).stdout)
     record_property("tried", tries)
     assert not counts["wrong"]
     assert counts["slowest"] < SLOWEST and counts["megabytes"] < LARGEST
     assert counts["read"] + counts["refused"] == tries and min(counts["read"], counts["refused"]) > tries / 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "tries"),
+    [
+        pytest.param("weights", 1000, marks=[pytest.mark.case("Z3", "survived"), pytest.mark.slow]),
+        pytest.param("pictures", 1000, marks=[pytest.mark.case("Z4", "survived"), pytest.mark.slow]),
+        ("weights", 100),
+        ("pictures", 100),
+    ],
+)
+def test_mutations_are_opened_or_refused_in_little_time_and_memory(kind, tries, stage0, tmp_path, record_property):
+    given = [str(make_copy(stage0, tmp_path))] if kind == "weights" else []
+    code = f"import sys; from tests.support.fuzzed_files import survey_{kind} as survey\n"
+    code += "survey(int(sys.argv[1]), *sys.argv[2:])"
+    found = json.loads(run_apart("-c", code, tries, *given).stdout)
+    assert found["tried"] == tries and tries / 20 < found["opened"] < tries * 0.95, found
+    assert found["slowest"] < 100 and found["peak"] < 1_000_000, "times an intact file; kB"
+    record_property("tried", found["tried"])
+
+
+def make_copy(folder: Path, target: Path) -> Path:
+    from tests.support.malformed import copy, nothing
+
+    return copy(folder, target / "checkpoint", nothing)
 
 
 if __name__ == "__main__":

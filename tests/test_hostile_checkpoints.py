@@ -9,8 +9,7 @@ import pytest
 
 from llava_mistral.commands import convert as convert_checkpoint
 from tests.support.hub_here import hub_here
-from tests.support.loading_verbs import change, loads
-from tests.support.refusals import Trap, refused
+from tests.support.refusals import Trap, change, loads, refused
 from tests.support.running import run_here
 from tests.support.small_problems import save_problems
 

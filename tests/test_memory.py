@@ -1,13 +1,16 @@
 """The plan's bytes are those that real runs allocate: both stages and LoRA, with and without checkpointing."""
 
 import shutil
+import weakref
 from unittest import mock
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.support import tiny_components
-from tests.support.allocation import Allocation
 from tests.support.running import HOME, recipe_of, run_here
 from tests.support.training_runs import train
 
@@ -175,3 +178,37 @@ def test_the_counter_agrees_with_torchs_own_memory_tracker():
         steps(model, optimizer, theirs.reset_mod_stats)
     peak = theirs.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
     assert ours.peak == pytest.approx(peak, rel=0.02)
+
+
+class Allocation(TorchDispatchMode):
+    """Count the bytes of living storages, those of `held` from the start; `peak` is the most there was.
+
+    Resident memory would show what the allocator of the C library keeps, threads and caches; a profiler's events miss
+    what lived before it. Every tensor that an operation makes passes here, forward, backward and optimizer alike, and
+    its storage says when it goes: the sum is exact, and the same on every machine.
+    """
+
+    def __init__(self, held):
+        super().__init__()
+        self.living, self.now, self.peak = {}, 0, 0
+        for tensor in held:
+            self._add(tensor)
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor)
+        return result
+
+    def _add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.living or not storage.nbytes():
+            return
+        self.living[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, storage._cdata)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self.living.pop(key, 0)

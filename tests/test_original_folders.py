@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_mistral.ground.bad_input import BadInput
-from tests.support.originals import case, picture
+from tests.support.conversions import case, picture
 from tests.support.tiny_components import tiny_tokenizer
 
 FIXTURES = ("llava15_pad", "llava16_anyres")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from llava_mistral.local_hub import LocalHub
 from tests.support.running import run_apart
-from tests.support.tiny_clip import save_clip
+from tests.support.tiny_components import save_clip
 from tests.support.tiny_publications import save_checkpoint
 
 TOKEN = "hf_" + "T" * 34

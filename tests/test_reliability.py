@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from tests.support.advisories import outcome
 from tests.support.reliability import CATALOGUE, MARKED, expected, groups, page
 from tests.support.running import HOME
 
@@ -33,3 +34,25 @@ def test_the_page_is_poured_out_of_its_record():
     assert {row["case"] for row in record["cases"]} == {case for case, _ in expected()}
     assert all(f"| {case} | " in page(record) for case, _ in expected())
     assert all(row["passed"] == row["tests"] for row in record["cases"])
+
+
+UNKNOWN = """No known vulnerabilities found
+Name  Skip Reason
+----- -----------
+torch Dependency not found on PyPI and could not be audited: torch (1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "expected", "told"),
+    [
+        (0, "No known vulnerabilities found", 0, "none of the pinned versions has a known one"),
+        (0, UNKNOWN, 0, "SKIPPED 1, which the service does not know: torch"),
+        (1, "Found 1 known vulnerability in 1 package\nrequests 2.0 GHSA-x", 1, "requests 2.0 GHSA-x"),
+        (1, "pip_audit._service.ServiceError: Connection refused", 0, "SKIPPED, the advisory service of PyPI cannot"),
+        (1, "a fault of its own", 1, "pip-audit failed: a fault of its own"),
+    ],
+)
+def test_what_was_not_looked_at_is_not_called_sound(code, said, expected, told):
+    found, line = outcome(code, said)
+    assert found == expected and told in line

@@ -1,5 +1,6 @@
 """The verb `convert`, run and refused."""
 
+import json
 from pathlib import Path
 
 from tests.support.running import run_here
@@ -27,3 +28,13 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert one.keys() == two.keys()
     for name, weight in one.items():
         assert weight.dtype == two[name].dtype and torch.equal(weight, two[name]), name
+
+
+def case(folder: Path, name: str) -> dict:
+    return next(case for case in json.loads((folder / "cases.json").read_text()) if case["name"] == name)
+
+
+def picture(folder: Path, name: str):
+    from PIL import Image
+
+    return Image.open(folder / f"{name}.png")
