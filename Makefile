@@ -15,7 +15,7 @@ demo-real: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The dear checks, minutes each: before a release, or before an issue is called resolved.
 slow: $(VENV)/installed
@@ -23,7 +23,7 @@ slow: $(VENV)/installed
 
 # The promise under abuse, counted case by case into docs/reliability.md (tests/reliability_cases.yaml).
 abuse: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m case --reliability=docs
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m case --reliability=docs
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,audit]'
 	$(VENV)/bin/python -m tests.support.advisories
 

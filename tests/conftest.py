@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +21,21 @@ for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_TOKEN
 
 pytest_plugins = ["tests.support.reliability", "tests.support.browser"]
 SHARED = Path(__file__).parents[2] / "shared"
+# Files of few tests that take long. Two workers end together when these begin; more tests are not longer ones.
+FIRST = re.compile(
+    "test_(killed_|full_disks|packed_training|many_processes|push_to_hub|push_adapter|your_data|installed|benchmarks|"
+    "serving|hub_down|local_hub_faults|foreign_code)"
+)
 
 
 def pytest_configure(config):
     """Guard the process that runs tests; pytest-xdist's own process starts the others and runs none."""
     if not config.getoption("numprocesses", None):
         offline.guard()
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not FIRST.match(item.path.name))
 
 
 @pytest.fixture(autouse=True)

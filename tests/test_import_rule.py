@@ -1,7 +1,11 @@
-"""Who may import whom: verbs any room, rooms what lies below them, and what is published nothing of ours."""
+"""Who may import whom: verbs any room, rooms what lies below them, and what is published nothing of ours.
+
+Files and functions stay of a size that one reads at once.
+"""
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,12 @@ SHIPPED = sorted(path for package in PUBLISHED for path in (HOME / package).glob
 SHIPPED_MAY = {"torch", "transformers", "huggingface_hub", "PIL", "numpy", "jinja2"} | sys.stdlib_module_names
 UPLOADS = {"push_to_hub", "upload_file", "upload_folder", "upload_large_folder", "create_commit", "create_repo"}
 
+FOLDERS = ("llava_mistral", "modeling_llava_mistral", "processing", "benchmarks", "tests")
+SOURCES = [path for folder in FOLDERS for path in sorted((HOME / folder).rglob("*.py"))]
+SOURCES = [path for path in SOURCES if "published_0_1_0" not in path.parts]  # as it was published
+LINES, LINES_OF_A_FUNCTION = 300, 60
+LONG = {"main", "forward"}  # read from top to bottom
+
 
 def name(path: Path) -> str:
     return str(path.relative_to(HOME))
@@ -44,6 +54,7 @@ def imported(tree: ast.AST) -> set[str]:
     return found
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -170,3 +181,29 @@ def test_importing_a_verb_imports_nothing_heavy():
     verbs = ", ".join(f"llava_mistral.commands.{verb.stem}" for verb in VERBS)
     code = f"import sys, {verbs}; print(sorted({{'torch', 'transformers', 'trl', 'datasets'}} & set(sys.modules)))"
     assert run_apart("-c", code).stdout == "[]\n"
+
+
+def test_no_file_is_longer_than_300_lines():
+    long = {str(path.relative_to(HOME)): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert not {name: count for name, count in long.items() if count > LINES}
+
+
+def test_no_function_is_longer_than_60_lines():
+    long = [
+        f"{path.relative_to(HOME)}: {node.name}: {node.end_lineno - node.lineno + 1}"
+        for path in SOURCES
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if node.name not in LONG and node.end_lineno - node.lineno >= LINES_OF_A_FUNCTION
+    ]
+    assert not long
+
+
+def test_no_test_borrows_from_another_test():
+    borrowed = [
+        f"{path.name}:{node.lineno}: {node.module}"
+        for path in sorted((HOME / "tests").glob("*.py"))
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tests.test_")
+    ]
+    assert not borrowed, "what tests share lies in tests/support"

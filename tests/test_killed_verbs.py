@@ -41,7 +41,7 @@ def whole_lines(journal: bytes) -> bytes:
     return journal[: journal.rfind(b"\n") + 1]
 
 
-@pytest.mark.parametrize("most", [4, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("most", [2, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_kill_at_any_change_of_a_file_leaves_the_old_output_or_the_new(verb, most, record_property):
     """At each third change, or at `most` of them that are spread over the run."""
     verb.starts_over()

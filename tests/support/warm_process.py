@@ -1,9 +1,10 @@
 """A process that has imported the heavy libraries and forks one training run after another, to be killed at will.
 
-Nothing has been computed before a fork, so that a run starts from the state of a new interpreter, six seconds sooner.
+torch has computed nothing before a fork, so that a run starts from the state of a new interpreter, six seconds sooner.
 As a program it reads one JSON request a line and answers each with one JSON line.
 """
 
+import gc
 import json
 import os
 import re
@@ -85,9 +86,13 @@ def serve() -> None:
 
     import llava_mistral.training.saving.interruption
     import llava_mistral.training.trainer  # noqa: F401
+    from llava_mistral.training.loss_chart import draw_losses
 
     for name in ("AutoModelForImageTextToText", "AutoProcessor", "CLIPModel", "MistralForCausalLM", "Trainer"):
         getattr(transformers, name)
+    with tempfile.TemporaryDirectory() as folder:  # matplotlib reads its fonts once
+        draw_losses([{"step": 1, "loss": 1.0, "learning_rate": 1e-5}], Path(folder) / "loss.png", "t")
+    gc.freeze()  # or each run walks through all that the libraries brought, when it ends
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), flush=True)
 
