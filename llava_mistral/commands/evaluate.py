@@ -159,9 +159,13 @@ def ask(options: argparse.Namespace) -> None:
         device=options.device,
         revision=options.revision,
     )
-    told = {"group_by": options.group_by, "dtype": computing_type(options.model, options.revision), **facts(options)}
+    details = {
+        "group_by": options.group_by,
+        "dtype": computing_type(options.model, options.revision),
+        **facts(options),
+    }
     found = {
-        images: judged_answers(asked, own, how, rule, groups, {"images": images, **told})
+        images: judged_answers(asked, own, how, rule, groups, {"images": images, **details})
         for images, own in answers.items()
     }
     show(found, options)
@@ -171,16 +175,16 @@ def ask(options: argparse.Namespace) -> None:
         print(blank_text(asked, *(found[images][1] for images in ("real", "blank"))))
 
 
-def judged_answers(asked, answers, how, rule, groups, told: dict) -> tuple[dict, dict]:
+def judged_answers(asked, answers, how, rule, groups, details: dict) -> tuple[dict, dict]:
     """Return (summary, predictions) of a checkpoint's answers, lettered or in words."""
     from llava_mistral.evaluation.results import answered_summary
     from llava_mistral.evaluation.words_results import prompt_hash, texts_of, words_summary
 
     if rule is None:
-        return answered_summary(asked, answers, how, groups=groups, **told)
-    told = {**told, **how.header()}
-    told["prompt_hash"] = prompt_hash(asked, told)
-    return words_summary(asked, texts_of(asked, answers), rule, groups, **told)
+        return answered_summary(asked, answers, how, groups=groups, **details)
+    details = {**details, **how.header()}
+    details["prompt_hash"] = prompt_hash(asked, details)
+    return words_summary(asked, texts_of(asked, answers), rule, groups, **details)
 
 
 def check_output(options: argparse.Namespace) -> None:

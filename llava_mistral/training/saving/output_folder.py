@@ -80,8 +80,8 @@ def output_lock(output: str | Path) -> Iterator[None]:
     """Hold the output folder for this process, and for the other ranks of its launch.
 
     A second trainer would remove the first one's checkpoints, and is refused. The kernel keeps the lock and drops it
-    with the process, however that ends. The first rank alone takes it. Where the file system knows no locks, that is
-    said and the run goes on. A finished run that nobody can write to needs none.
+    with the process, however that ends. The first rank alone takes it. Where the file system knows no locks, a line
+    says so and the run goes on. A finished run that nobody can write to needs none.
 
     Raises:
         BadInput: another process holds it.

@@ -30,7 +30,7 @@ class RunIdentity:
     Args:
         config: decisive key -> value, as JSON keeps it.
         data: hash of the rows and their pictures (`data_hash`).
-        versions: of the code and the libraries; a change is said, not refused.
+        versions: of the code and the libraries; a change is printed, not refused.
     """
 
     config: dict
