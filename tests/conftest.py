@@ -82,6 +82,29 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def originals(shared, tmp_path_factory) -> dict[str, Path]:
+    """Two folders of the original code, with a tokenizer that has the image token already. Read them."""
+    import shutil
+
+    from tests.support.tiny_components import tiny_tokenizer
+
+    found = {}
+    for name in ("llava15_pad", "llava16_anyres"):
+        folder = tmp_path_factory.mktemp("originals") / name
+        folder.mkdir()
+        source = shared / "original_llava" / name
+        for file in ("config.json", "model.safetensors"):
+            shutil.copyfile(source / file, folder / file)
+        shutil.copytree(source / "vision_tower", folder / "vision_tower", copy_function=shutil.copyfile)
+        (folder / "vision_tower").chmod(0o755)
+        tokenizer = tiny_tokenizer()
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+        tokenizer.save_pretrained(folder)
+        found[name] = folder
+    return found
+
+
+@pytest.fixture(scope="session")
 def vision_folder(tmp_path_factory) -> Path:
     from tests.support.tiny_components import save_vision
 

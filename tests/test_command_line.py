@@ -51,6 +51,7 @@ def test_train_shows_our_flags_first_and_all_of_trls_when_asked():
 
     from trl import SFTConfig
 
+    from llava_mistral.commands.train import main
     from llava_mistral.training.recipe import StageArguments
     from llava_mistral.training.recipe_help import GROUPS, USUAL
 
@@ -60,7 +61,7 @@ def test_train_shows_our_flags_first_and_all_of_trls_when_asked():
     short = run_light("llava_mistral", "train", "--help").stdout
     assert short.count("\n") < 160 and short.index("--dataset ") < short.index("--learning_rate ")
     assert "--adam_beta1" not in short and " ".join(short.split()).count("(required, here or in the recipe)") == 4
-    everything = run_apart("-m", "llava_mistral", "train", "--help-all").stdout
+    everything = run_here(main, "--help-all").stdout
     assert all(f"--{line.name} " in everything for line in fields(SFTConfig) if line.init)
 
 

@@ -14,25 +14,6 @@ from tests.support.tiny_components import tiny_tokenizer
 LAYOUTS = ("plugin", "llava-hf", "original")
 
 
-@pytest.fixture(scope="module")
-def originals(shared, tmp_path_factory) -> dict[str, Path]:
-    """Two folders of the original code, with a tokenizer that has the image token already."""
-    found = {}
-    for name in ("llava15_pad", "llava16_anyres"):
-        folder = tmp_path_factory.mktemp("originals") / name
-        folder.mkdir()
-        source = shared / "original_llava" / name
-        for file in ("config.json", "model.safetensors"):
-            shutil.copyfile(source / file, folder / file)
-        shutil.copytree(source / "vision_tower", folder / "vision_tower", copy_function=shutil.copyfile)
-        (folder / "vision_tower").chmod(0o755)
-        tokenizer = tiny_tokenizer()
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-        tokenizer.save_pretrained(folder)
-        found[name] = folder
-    return found
-
-
 @pytest.mark.parametrize("name", ["llava15_pad", "llava16_anyres"])
 def test_every_road_back_to_the_original_is_equal_bit_for_bit(originals, tmp_path, name):
     source = originals[name]

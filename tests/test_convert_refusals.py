@@ -21,25 +21,6 @@ def refused(source: Path, folder: Path, to: str, *options: str) -> str:
     return error
 
 
-@pytest.fixture(scope="module")
-def originals(shared, tmp_path_factory) -> dict[str, Path]:
-    """Two folders of the original code, with a tokenizer that has the image token already."""
-    found = {}
-    for name in ("llava15_pad", "llava16_anyres"):
-        folder = tmp_path_factory.mktemp("originals") / name
-        folder.mkdir()
-        source = shared / "original_llava" / name
-        for file in ("config.json", "model.safetensors"):
-            shutil.copyfile(source / file, folder / file)
-        shutil.copytree(source / "vision_tower", folder / "vision_tower", copy_function=shutil.copyfile)
-        (folder / "vision_tower").chmod(0o755)
-        tokenizer = tiny_tokenizer()
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-        tokenizer.save_pretrained(folder)
-        found[name] = folder
-    return found
-
-
 def test_an_original_with_too_few_rows_is_refused_and_not_filled_up(originals, tmp_path):
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
 
