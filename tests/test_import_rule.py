@@ -166,13 +166,13 @@ def test_only_publishing_uploads():
 
 def test_scoring_statistics_principles_and_cards_do_without_torch():
     """Nor does anything that they import."""
-    nouns = (
+    modules = (
         "llava_mistral.evaluation.scoring",
         "llava_mistral.evaluation.statistics",
         "llava_mistral.pruning.principles",
         "llava_mistral.publishing.cards",
     )
-    code = f"import sys, {', '.join(nouns)}; print(sorted({{'torch', 'transformers', 'trl'}} & set(sys.modules)))"
+    code = f"import sys, {', '.join(modules)}; print(sorted({{'torch', 'transformers', 'trl'}} & set(sys.modules)))"
     assert run_apart("-c", code).stdout == "[]\n"
 
 

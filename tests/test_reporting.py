@@ -52,7 +52,7 @@ def test_an_interrupted_run_logs_the_rows_of_the_uninterrupted_one(
     tmp_path,
     monkeypatch,
 ):
-    """All but what hangs on the clock."""
+    """All but what depends on the clock."""
     logged = {}
 
     def keep(self, args, state, control, **kwargs):
