@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `llava-mistral VERB …`; exits with the verb's code, 2 for a verb that does not exist."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        with suppress(BrokenPipeError):  # `llava-mistral --help | head`
+            print(_help(), flush=True)
         sys.exit(0 if arguments else 2)
     if arguments[0] == "--version":
         from importlib.metadata import version

@@ -131,6 +131,6 @@ def test_a_damaged_part_is_refused_by_name_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_misspelt_argument_names_the_help(tmp_path):
+def test_a_misspelt_argument_names_the_nearest(tmp_path):
     done = run_apart("-m", "llava_mistral", "build", "--visoin", "x", code=2)
-    assert done.error.endswith("run `llava-mistral build --help` for the arguments")
+    assert done.error == "llava-mistral build: there is no flag --visoin; did you mean --vision?"

@@ -30,7 +30,11 @@ HUB, INIT = "hub --root {new}", "init {data} --model {base}"
 VERBS = [BUILD, CONVERT, TRAIN, PRUNE, SCORE, COMPARE, STUDY, PUSH, CHAT]
 
 CASES = {
-    "F1": [(f"{verb} --no_such_flag x", "no_such_flag") for verb in (*VERBS, HUB, INIT)],
+    "F1": [
+        *((f"{verb} --no_such_flag x", "there is no flag --no_such_flag; did you mean --")
+          for verb in (*VERBS, HUB, INIT) if verb != TRAIN),
+        (f"{TRAIN} --no_such_flag x", "field no_such_flag: there is no such flag; did you mean --"),
+    ],
     "F2": [
         ("build --vision {base} --output {new}", "the following arguments are required: --llm"),
         ("convert {base} {new}", "the following arguments are required: --to"),

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import re
 import shutil
 import sys
 import time
@@ -10,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,7 +71,7 @@ class VerbParser(argparse.ArgumentParser):
     def __init__(self, *args, about: str | None = None, **kwargs):
         kwargs |= {"description": about.splitlines()[0], "epilog": examples(about)} if about else {}
         super().__init__(*args, allow_abbrev=False, add_help=False, formatter_class=_Help, **kwargs)
-        self.complete = False
+        self.complete, self.below = False, None
 
     def finish(self) -> None:
         """Add what a verb always takes, once, after its own arguments."""
@@ -78,6 +80,25 @@ class VerbParser(argparse.ArgumentParser):
             always = self.add_argument_group("always")
             always.add_argument("-h", "--help", action="help", help="show this and leave")
             always.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+
+    def parse_args(self, args=None, namespace=None):
+        """As the library's; a flag that does not exist is refused before what is missing, with the nearest one."""
+        known = self.flags()
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
+                nearest = get_close_matches(flag, known, 1, 0)[0]
+                self.exit(2, f"{self.prog}: there is no flag {ascii(flag)[1:-1][:80]}; did you mean {nearest}?\n")
+        return super().parse_args(args, namespace)
+
+    def add_subparsers(self, **kwargs):
+        """As the library's."""
+        self.below = super().add_subparsers(**kwargs)
+        return self.below
+
+    def flags(self) -> list[str]:
+        """Every flag that the help names, that of subcommands included."""
+        pages = [self, *(self.below.choices.values() if self.below else ())]
+        return sorted(set(re.findall(r"--\w[\w-]*", "".join(page.format_help() for page in pages))))
 
     def parse_known_args(self, *args, **kwargs):
         """As the library's."""
