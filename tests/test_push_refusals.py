@@ -78,7 +78,7 @@ def test_a_checkpoint_that_does_not_load_whole_is_refused_before_anything_is_wri
         (["model", ".", "owner/name"], {"HF_TOKEN": ""}, "hf auth login"),
         (["model", ".", "owner/name"], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
         (["model", ".", "owner/name", "--timeout", "0"], {}, "above 0"),
-        (["model", ".", "owner/name", "--privat"], {}, "unrecognized arguments: --privat"),
+        (["model", ".", "owner/name", "--privat"], {}, "there is no flag --privat; did you mean --private?"),
         (["dataset", ".", "owner/name"], {}, "manifest.json: does not exist"),
         (["page", ".", "owner/name"], {}, "invalid choice"),
         (["space", ".", "owner/name"], {}, "publish the folder first"),
