@@ -1,7 +1,6 @@
 """Access rules: private repositories look absent without the token, and gated ones refuse their files."""
 
-from llava_mistral.local_hub.errors import HubError
-from llava_mistral.local_hub.messages import Reply, Request
+from llava_mistral.local_hub.messages import HubError, Reply, Request
 from llava_mistral.local_hub.protocol import REPO, Hub, find_repo, route
 from llava_mistral.local_hub.repository import Repo
 

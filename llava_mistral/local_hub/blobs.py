@@ -12,7 +12,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from llava_mistral.ground.bad_input import BadInput
-from llava_mistral.local_hub.errors import HubError
+from llava_mistral.local_hub.messages import HubError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

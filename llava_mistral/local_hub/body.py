@@ -5,8 +5,8 @@ import re
 from email.message import Message
 from typing import BinaryIO
 
-from llava_mistral.local_hub.errors import HubError
 from llava_mistral.local_hub.faults import Fault
+from llava_mistral.local_hub.messages import HubError
 
 PIECE = 1 << 20
 LINE = 1 << 16  # bytes of a chunk's head or of a trailer

@@ -9,10 +9,9 @@ from typing import BinaryIO
 from urllib.parse import parse_qs
 
 from llava_mistral.local_hub.body import PIECE, Body, ConnectionCut, body_length
-from llava_mistral.local_hub.errors import HubError
 from llava_mistral.local_hub.faults import Fault
 from llava_mistral.local_hub.guard import check_sender, check_type
-from llava_mistral.local_hub.messages import Reply, Request, refusal
+from llava_mistral.local_hub.messages import HubError, Reply, Request, refusal
 from llava_mistral.local_hub.repository import now
 
 

@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatchcase
 
-from llava_mistral.local_hub.errors import HubError
+from llava_mistral.local_hub.messages import HubError
 
 MOST, LONGEST = 1000, 1000  # rules of one file, and characters of a rule
 REGULAR_LIMIT = 10 * 2**20  # bytes; larger files, and binary ones, go the large-file way

@@ -7,7 +7,7 @@ first, a content type such as JSON's; a page that had its own name point here (D
 import re
 from email.message import Message
 
-from llava_mistral.local_hub.errors import HubError
+from llava_mistral.local_hub.messages import HubError
 
 TYPES = {"application/json", "application/x-ndjson", "application/vnd.git-lfs+json"}
 OF_ANY_TYPE = {"put", "paths-info"}  # bytes at an address that was given out; a form, which changes nothing

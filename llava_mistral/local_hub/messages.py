@@ -1,4 +1,4 @@
-"""The request and the reply of a route's function."""
+"""The request of a route's function, its reply, and its refusal."""
 
 import io
 import json
@@ -7,9 +7,16 @@ from email.message import Message
 from pathlib import Path
 from typing import BinaryIO
 
-from llava_mistral.local_hub.errors import HubError
-
 MOST = 16 << 20  # bytes of a body that is read as a whole; files come line by line (commit) or in pieces (put)
+
+
+class HubError(Exception):
+    """A refusal in the Hub's own words: HTTP status, `X-Error-Code` ("" for none), message and further JSON."""
+
+    def __init__(self, status: int, message: str, code: str = "", headers: dict | None = None, **body):
+        super().__init__(message)
+        self.status, self.message, self.code = status, message, code
+        self.headers, self.body = headers or {}, body
 
 
 @dataclass

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote
 
-from llava_mistral.local_hub.errors import HubError
-from llava_mistral.local_hub.messages import Reply, Request
+from llava_mistral.local_hub.messages import HubError, Reply, Request
 from llava_mistral.local_hub.repository import Entry, Repo
 from llava_mistral.local_hub.store import Store
 

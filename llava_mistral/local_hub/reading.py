@@ -6,8 +6,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from llava_mistral.local_hub.access import pass_gate
 from llava_mistral.local_hub.card_check import front_matter_tags, read_front_matter
-from llava_mistral.local_hub.errors import HubError
-from llava_mistral.local_hub.messages import Reply, Request, file_reply
+from llava_mistral.local_hub.messages import HubError, Reply, Request, file_reply
 from llava_mistral.local_hub.protocol import (
     KIND,
     PAGES,

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from llava_mistral.local_hub.blobs import Blobs
-from llava_mistral.local_hub.errors import HubError
+from llava_mistral.local_hub.messages import HubError
 
 COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 

@@ -4,8 +4,7 @@ Read from huggingface_hub 2.4.0 and checked against it; the client's own source 
 """
 
 from llava_mistral.local_hub import access, reading, writing
-from llava_mistral.local_hub.errors import HubError
-from llava_mistral.local_hub.messages import Reply, Request
+from llava_mistral.local_hub.messages import HubError, Reply, Request
 from llava_mistral.local_hub.protocol import Hub, Route
 
 ROUTES = (*access.ROUTES, *reading.ROUTES, *writing.ROUTES)

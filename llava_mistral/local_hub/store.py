@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Iterator
 
 from llava_mistral.local_hub.blobs import Blobs, sync_folder
-from llava_mistral.local_hub.errors import HubError
+from llava_mistral.local_hub.messages import HubError
 from llava_mistral.local_hub.repository import Entry, Repo, now
 
 REPO_KINDS = ("models", "datasets", "spaces")

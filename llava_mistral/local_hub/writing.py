@@ -10,9 +10,8 @@ import re
 from llava_mistral.local_hub import xet
 from llava_mistral.local_hub.blobs import SHA256, Blobs, file_size
 from llava_mistral.local_hub.card_check import read_front_matter
-from llava_mistral.local_hub.errors import HubError
 from llava_mistral.local_hub.git_rules import GIT_ATTRIBUTES, is_ignored, is_large
-from llava_mistral.local_hub.messages import Reply, Request
+from llava_mistral.local_hub.messages import HubError, Reply, Request
 from llava_mistral.local_hub.protocol import (
     PAGES,
     REPO,
