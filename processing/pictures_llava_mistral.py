@@ -127,7 +127,9 @@ def _check_size(picture: Image.Image) -> Image.Image:
 def _converted(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         picture = Image.fromarray(_scaled(np.asarray(picture)))
-    return picture.convert("RGB")
+    picture = picture.convert("RGB")
+    picture.info = {}  # by a colour that is noted there as transparent, the library would put pixels on white
+    return picture
 
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:

@@ -2,11 +2,17 @@
 
 import base64
 import io
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.odd_pictures import chunk
 from tests.support.tiny_components import IMAGE_TOKENS
 
 ASKING = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
@@ -29,11 +35,20 @@ def deep(kind: str, bits: int) -> Image.Image:
     return Image.fromarray((GREY / 255 * (2**bits - 1)).astype(kind))
 
 
-def turned() -> bytes:
+def turned(kind: str = "PNG") -> bytes:
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
-    rgb().save(file, "PNG", exif=exif)
+    rgb().save(file, kind, exif=exif)
     return file.getvalue()
+
+
+def colours_of_16_bits(picture: Image.Image, kind: int) -> bytes:
+    """A PNG that Pillow reads and does not write; `kind` is 2 of RGB, 6 of RGBA."""
+    lines = (np.asarray(picture).astype(">u2") * 257).reshape(picture.height, -1)
+    header = struct.pack(">IIBBBBB", *picture.size, 16, kind, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
 
 
 def encoded(picture: Image.Image, kind: str, **options) -> bytes:
@@ -61,7 +76,18 @@ FILES = {
     "grey-alpha.png": lambda: encoded(with_alpha().convert("LA"), "PNG"),
     "palette.gif": lambda: encoded(rgb().convert("P"), "GIF"),
     "palette-transparent.png": lambda: encoded(rgb().convert("P"), "PNG", transparency=3),
+    "grey-key.png": lambda: encoded(Image.fromarray(GREY), "PNG", transparency=0),  # one colour is transparent
+    "colour-key.png": lambda: encoded(rgb(), "PNG", transparency=(0, 255, 0)),
+    "palette-key.gif": lambda: encoded(rgb().convert("P"), "GIF", transparency=3),
+    "RGBA.webp": lambda: encoded(with_alpha(), "WEBP", lossless=True),
+    "RGB48.png": lambda: colours_of_16_bits(rgb(), 2),
+    "RGBA64.png": lambda: colours_of_16_bits(with_alpha(), 6),
+    "CMYK.jpg": lambda: encoded(rgb().convert("CMYK"), "JPEG"),
+    "YCbCr.tif": lambda: encoded(rgb().convert("YCbCr"), "TIFF"),
+    "two pages.tif": lambda: encoded(rgb(), "TIFF", save_all=True, append_images=[Image.new("RGB", (40, 24))]),
+    "two frames.png": lambda: encoded(rgb(), "PNG", save_all=True, append_images=[Image.new("RGB", (40, 24))]),
     "turned.png": turned,
+    "turned.jpg": lambda: turned("JPEG"),
     "bits.png": lambda: encoded(rgb().convert("1"), "PNG"),
 }
 
@@ -74,9 +100,10 @@ def processor(stage0):
 
 
 def forms(data: bytes, path) -> dict:
-    """What a user may hand over of one file. An array of a palette is its indices, which nobody can tell from grey."""
+    """What a user may hand over of one file. Nobody can tell an array of a palette's indices from grey, or one of inks
+    or of YCbCr from RGB."""
     path.write_bytes(data)
-    picture, upright = Image.open(io.BytesIO(data)), path.name != "turned.png"
+    picture, upright = Image.open(io.BytesIO(data)), path.stem != "turned"
     text = base64.b64encode(data).decode()
     given = {
         "path": {"path": str(path)},
@@ -86,7 +113,7 @@ def forms(data: bytes, path) -> dict:
         "base64": {"base64": text},
         "data url": {"url": f"data:image/png;base64,{text}"},
     }
-    if picture.mode not in ("P", "1", "LA", "I", "F") and upright:
+    if picture.mode not in ("P", "1", "LA", "I", "F", "CMYK", "YCbCr") and upright:
         given["array"] = {"image": np.asarray(picture)}
     return given
 
@@ -104,7 +131,61 @@ def test_every_form_of_a_file_has_the_pixels_of_training(processor, tmp_path, na
         assert called["pixel_values"].equal(trained), f"{form} in a call"
 
 
-@pytest.mark.parametrize("name", ["grey16.png", "RGBA.png"])
+def written(files: dict[str, bytes], folder: Path) -> Iterator[tuple[str, Path]]:
+    """Data sets of a question about each file: named, spelled out, and in a table."""
+    from datasets import Dataset
+    from datasets import Image as Cell
+
+    (folder / "images").mkdir()
+    for name, data in files.items():
+        (folder / "images" / name).write_bytes(data)
+    spelled = {name: f"data:image/png;base64,{base64.b64encode(data).decode()}" for name, data in files.items()}
+    for kind, pictures in (("named", dict(zip(files, files, strict=True))), ("spelled", spelled)):
+        rows = [{"id": n, "image": one, "question": "which?", "answer": n} for n, one in pictures.items()]
+        (folder / f"{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        yield kind, folder / f"{kind}.jsonl"
+    cells = [{"bytes": data, "path": None} for data in files.values()]
+    columns = {"id": list(files), "image": cells, "question": ["which?"] * len(files), "answer": list(files)}
+    table = Dataset.from_dict(columns).cast_column("image", Cell())
+    table.save_to_disk(folder / "saved")
+    yield "table", folder / "saved"
+
+
+def test_every_entrance_has_the_pixels_of_every_file(processor, tmp_path, monkeypatch):
+    """Training, evaluation, pruned sets and the chat page give the tower what the processor gives it."""
+    from llava_mistral.chatting.turns import conversation
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.data.sources import undecoded
+    from llava_mistral.evaluation.asking import pictures_of
+    from llava_mistral.evaluation.questions import read_questions
+    from llava_mistral.training.batch_pictures import Pictures
+    from tests.support.data_forms import pruned
+
+    def learned(path):
+        rows = undecoded(read_rows(path))
+        return {row["id"]: Pictures(processor)(row["images"], [row["id"]])[0]["pixel_values"] for row in rows}
+
+    def seen(picture):
+        return processor.image_processor([picture], return_tensors="pt")["pixel_values"]
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    files = {name: make() for name, make in FILES.items()}
+    served = {n: processor(images=[data], text="<image>", return_tensors="pt") for n, data in files.items()}
+    found = {}
+    for kind, path in written(files, tmp_path):
+        found[kind, "training"] = learned(path)
+        asked, _ = read_questions(path)
+        found[kind, "evaluation"] = {one.pid: seen(pictures_of(one, "real")[0]) for one in asked}
+        out = pruned(path, tmp_path / f"pruned {kind}")
+        found |= {(kind, "pruned"): learned(out), (kind, "pruned JSON"): learned(out / "llava.json")}
+    pages = {n: conversation({"text": "?", "files": [str(tmp_path / "images" / n)]}, []) for n in files}
+    found["chat page", ""] = {name: seen(page[0]["content"][0]["image"]) for name, page in pages.items()}
+    wrong = {(*where, n) for where, one in found.items() for n in files if not one[n].equal(served[n]["pixel_values"])}
+    assert not wrong, sorted(wrong)
+    assert all(len(one) == len(files) for one in found.values())
+
+
+@pytest.mark.parametrize("name", ["grey16.png", "RGBA.png", "colour-key.png"])
 def test_the_pipeline_sees_them_too(processor, stage0, tmp_path, name):
     from transformers import pipeline
 

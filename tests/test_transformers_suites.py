@@ -18,6 +18,7 @@ import pytest
 import transformers
 from PIL import Image
 
+from tests.support.offline import UNGUARDED
 from tests.support.running import HOME
 
 SUITE = HOME / "tests" / "transformers_suites" / "llava_mistral_suite.py"
@@ -35,11 +36,11 @@ def url_to_local_path(url, *_, **__): return str(Path(__file__).with_name("pictu
 # Skips itself where no weight is renamed: stock Llava maps an older layout of its own, which ours never had.
 NOTHING_TO_RENAME = "test_reverse_loading_mapping"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]  # both sides, on two cores: 20 minutes and more
 
 
 def _pip(*arguments: object) -> None:
-    command = [sys.executable, "-m", "pip", *map(str, arguments), "--quiet", "--disable-pip-version-check"]
+    command = [UNGUARDED, "-m", "pip", *map(str, arguments), "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
         pytest.skip(f"pip cannot bring the library's suites here: {done.stderr.strip().splitlines()[-1:]}")

@@ -22,13 +22,18 @@ FORM = "use LLaVA's form: [{id, image?, conversations: [{from: human|gpt, value}
 _READ = ("from", "value", "role", "content", "loss", "weight")
 _TOOLS = ("tool_calls", "function_call", "tool_call_id")
 _MARKS = ("train", "training", "trainable", "loss_mask", "mask", "masked", "learn")  # of other trainers
+_MARKS += ("loss_scale", "loss_weight", "train_detail", "training_detail")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
+_PICTURE_PARTS = ("image", "image_url")
 _PART_PICTURES = ("image", "path", "url", "bytes", "image_url")
 _LEADING = re.compile(rf"(?:{IMAGE_TOKEN}\s*)+")
 # How other models' data says where a picture stands.
 _OTHER_TOKEN = re.compile(
     r"<\|(?:vision_start|vision_end|image_pad|image(?:_\d+)?|img)\|>|<image[ _]\d+>|<image_(?:pad|placeholder)>"
-    r"|<ImageHere>|\[IMG\]"
+    r"|<ImageHere>|\[IMG\]|<img>[^<\n]{1,400}</img>|<bbox>|<ref-object>"
 )
+# Which of these no text without a picture speaks of.
+_LOST = re.compile(r"<\|(?:image_pad|image(?:_\d+)?)\|>|<img>[^<\n]{1,400}\.\w{3,4}</img>")
 Turn = dict[str, Any]
 Wrong = Callable[..., BadInput]  # (problem, remedy, field=…, kind=…)
 
@@ -45,7 +50,7 @@ def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
     """
     if not isinstance(value, list | tuple) or not value:
         raise wrong("is missing, or has no question and answer", FORM)
-    turns, pictures = [], []
+    turns, pictures, before = [], [], 0
     for index, turn in enumerate(value):
         turn = turn if isinstance(turn, Mapping) else {}
         speaker = turn.get("from") if turn.get("role") is None else turn["role"]
@@ -55,7 +60,10 @@ def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
             raise wrong(problem, "name the speakers human and gpt, or user and assistant", kind=WrongForm)
         _check_turn(turn, ROLES[speaker], said, index, wrong)
         text, own = _text_of(said, index, wrong)
-        turns.append({"role": ROLES[speaker], "speaker": speaker, "content": text} | _loss(turn, index, wrong))
+        places = _places(said, before, index, wrong)
+        before += places
+        turns.append({"role": ROLES[speaker], "speaker": speaker, "content": text, "places": places})
+        turns[-1] |= _loss(turn, index, wrong)
         pictures += own
     return turns, pictures
 
@@ -69,10 +77,12 @@ def _check_turn(turn: Mapping[str, Any], role: str, content: Any, index: int, wr
             raise wrong(f"turn {index} has pictures in {key}", "name them in images, or as parts of its content")
         if key in _TOOLS:
             raise wrong(f"turn {index} has {key}, which no template here words", "write it as text, or drop it")
+        if key in _THOUGHTS:
+            raise wrong(f"turn {index} has {key}, which would be left out", "write it into the answer, or drop it")
         if key in _MARKS:
             raise wrong(f"turn {index} is marked by {key}", 'mark it by "loss" or "weight" instead')
     parts = content if role != "user" and isinstance(content, list | tuple) else ()
-    if any(isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in parts):
+    if any(isinstance(part, Mapping) and part.get("type") in _PICTURE_PARTS for part in parts):
         raise wrong(f"turn {index} has a picture, and is no question", "give pictures in questions")
 
 
@@ -87,7 +97,7 @@ def _text_of(content: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             text += part["text"]
-        elif kind in ("image", "image_url"):
+        elif kind in _PICTURE_PARTS:
             text += IMAGE_TOKEN + ("" if text.replace(IMAGE_TOKEN, "").strip() else "\n")
             given = [part[key] for key in _PART_PICTURES if part.get(key) is not None]
             pictures += [one.get("url", one) if isinstance(one, Mapping) else one for one in given]
@@ -99,6 +109,16 @@ def _text_of(content: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
     if len(text) > LONGEST_TEXT:
         raise wrong(f"turn {index} is not a text of at most {LONGEST_TEXT:,} characters", "give a text")
     return text.strip(), pictures
+
+
+def _places(content: Any, before: int, index: int, wrong: Wrong) -> int:
+    """Return how many parts of a content are pictures; their `index`, if any, must be their place in the record."""
+    parts = [part for part in content if part["type"] in _PICTURE_PARTS] if isinstance(content, list | tuple) else []
+    given = [part.get("index") for part in parts]
+    if any(number not in (None, before + place) for place, number in enumerate(given)):
+        problem = f"turn {index} has its pictures by index in another order than the record"
+        raise wrong(problem, "list the pictures in the order of their places")
+    return len(parts)
 
 
 def _loss(turn: Mapping[str, Any], index: int, wrong: Wrong) -> dict[str, bool]:
@@ -180,10 +200,15 @@ def _check_order(turns: list[Turn], wrong: Wrong) -> None:
 
 
 def _check_tokens(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) -> None:
-    for index, turn in enumerate(turns if pictures else ()):
-        if turn["role"] == "user" and (found := _OTHER_TOKEN.search(turn["content"])):
-            problem = f"turn {index} has {found[0]!r}, a picture's place in another model's words"
-            raise wrong(problem, f"write {IMAGE_TOKEN} there, or leave it out")
+    for index, turn in enumerate(turns):
+        if turn["role"] != "user":
+            continue
+        if found := (_OTHER_TOKEN if pictures else _LOST).search(turn["content"]):
+            problem = f"turn {index} has {found[0][:80]!r}, a picture's place in another model's words"
+            raise wrong(problem, f"write {IMAGE_TOKEN} there, name the picture in images, or leave it out")
+        if not pictures and not needed and (turn.get("places") or _LEADING.match(turn["content"])):
+            problem = f"turn {index} has a place for a picture, and the record has no picture"
+            raise wrong(problem, "name it in images, or leave its place out")
     counts = [turn["content"].count(IMAGE_TOKEN) for turn in turns]
     named = named_pictures(turns)
     if needed:

@@ -2,8 +2,7 @@
 
 What comes out is what `transformers.image_utils.load_image` gives a user at inference: the first frame, upright by its
 EXIF orientation, and RGB without its alpha channel. Grey of more than 8 bits alone is scaled (`_grey`), where Pillow's
-`convert` clips it to white or black. Not here, but in a processor that is handed an RGBA picture itself, transparency
-becomes white.
+`convert` clips it to white or black. `processing/pictures_llava_mistral.py`, which is published, has the same rules.
 """
 
 import errno
@@ -22,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 FORMATS += tuple(name for name, part in (("AVIF", "avif"), ("JPEG2000", "jpg_2000")) if features.check(part))
 MOST_PIXELS = 64_000_000  # 256 MB decoded: Pillow takes four bytes a pixel
 MOST_BYTES = 256 << 20
+MOST_SIDE = 16_384  # padded to a square that is a GB of pixels
 MOST_RATIO = 200  # of the sides; a tower's `shortest_edge` makes 100,000 x 1 pixels 33 million wide
 
 Source = str | Path | bytes | Mapping[str, Any] | Image.Image
@@ -45,7 +45,8 @@ def open_picture(
 
     Raises:
         BadInput: it is not a regular file or not of a format of `FORMATS`, is damaged or truncated, has more than
-            64 million pixels, or sides of more than 200:1; grey that is negative, not finite, or beyond 32 bits.
+            64 million pixels, a side of more than 16,384, or sides of more than 200:1; grey that is negative, not
+            finite, or beyond 32 bits.
     """
     place = {"file": file, "record": record, "field": field}
     try:
@@ -144,8 +145,10 @@ def _opened(data: bytes) -> Image.Image:
 
 def _check_size(picture: Image.Image) -> None:
     width, height = picture.size
-    if width * height > MOST_PIXELS or max(width, height) > MOST_RATIO * max(1, min(width, height)):
-        problem = f"the picture has {width} x {height} pixels; at most {MOST_PIXELS:,}, and sides of {MOST_RATIO}:1"
+    long, short = max(width, height), min(width, height)
+    if width * height > MOST_PIXELS or long > MOST_SIDE or long > MOST_RATIO * max(1, short):
+        problem = f"the picture has {width} x {height} pixels; at most {MOST_PIXELS:,}, a side of {MOST_SIDE:,}"
+        problem += f" and sides of {MOST_RATIO}:1 are taken"
         raise BadInput(problem, remedy="make it smaller or drop it")
 
 
