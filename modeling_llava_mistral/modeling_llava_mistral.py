@@ -6,6 +6,8 @@ the complete checkpoint (`loading_llava_mistral.py`), the text model's context a
 complete `auto_map` of a saved folder.
 """
 
+from functools import wraps
+
 import torch
 from torch import nn
 from transformers import (
@@ -91,20 +93,21 @@ class LlavaMistralModel(LlavaMistralPreTrainedModel, LlavaModel):
 
     pack_image_features = LlavaNextModel.pack_image_features
 
-    def forward(self, input_ids=None, pixel_values=None, attention_mask=None, position_ids=None, **kwargs):
+    @wraps(LlavaModel.forward, assigned=())  # the library looks at the signature to see what a model takes
+    def forward(self, input_ids=None, pixel_values=None, attention_mask=None, position_ids=None, *more, **kwargs):
         """As [`LlavaModel.forward`]; where it matters, a row's positions are counted from its first token.
 
         The library counts padding, too, outside of `generate`. That changes nothing for what looks at distances alone;
         Ministral3's scale of queries, and dynamic and longrope positions, follow from where a token stands.
         """
         rope = getattr(self.config.text_config, "rope_parameters", None) or {}
-        given = kwargs.get("inputs_embeds") if input_ids is None else input_ids
+        embeddings = more[1] if len(more) > 1 else kwargs.get("inputs_embeds")
+        given = embeddings if input_ids is None else input_ids
         is_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2
         counts = rope.get("llama_4_scaling_beta") or rope.get("rope_type") in ("dynamic", "longrope")
         if counts and position_ids is None and is_mask and given is not None:
             position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -given.shape[1] :]
-        options = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
-        return super().forward(input_ids, pixel_values, **options)
+        return super().forward(input_ids, pixel_values, attention_mask, position_ids, *more, **kwargs)
 
     def get_image_features(
         self,

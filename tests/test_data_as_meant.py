@@ -8,7 +8,7 @@ import pytest
 from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.data.conversations import read_rows
 from llava_mistral.ground.bad_input import BadInput
-from tests.support.data_forms import pruned, random_picture, rows_as_read, trained, written
+from tests.support.data_forms import pixels, pruned, random_picture, rows_as_read, trained, written
 from tests.support.tried_records import ASK, TELL, TURNS, lines
 
 
@@ -90,6 +90,18 @@ def test_what_is_cached_does_not_depend_on_the_working_folder_or_on_links(tmp_pa
     (tmp_path / "link").unlink()
     (tmp_path / "link").symlink_to(tmp_path / "two")
     assert rows_as_read(read_rows("link/data.jsonl")) != first
+
+
+def test_a_picture_that_comes_into_an_earlier_folder_is_read_from_there(tmp_path):
+    path = lines(tmp_path / "later", TURNS | {"images": ["a.png"]})
+    table = written(tmp_path / "later" / "set" / "data.csv", "question,answer,image\nq,a,a.png\n").parent
+    (tmp_path / "first").mkdir()
+    folders = {"image_folder": [tmp_path / "first", tmp_path / "later" / "images"]}
+    before = [rows_as_read(read_rows(source, **folders)) for source in (path, table)]
+    (tmp_path / "first" / "a.png").write_bytes(random_picture(random.Random("first")))
+    after = [rows_as_read(read_rows(source, **folders)) for source in (path, table)]
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert {pictures for ((*_, pictures),) in after} == {(pixels((tmp_path / "first" / "a.png").read_bytes()),)}
 
 
 def test_a_file_replaced_under_the_same_name_size_and_time_is_read_again(tmp_path):
@@ -179,7 +191,6 @@ def test_lettered_questions_have_their_pictures_in_their_order_at_every_entrance
     from llava_mistral.data.problem import question_parts
     from llava_mistral.evaluation.asking import pictures_of
     from llava_mistral.evaluation.questions import read_questions
-    from tests.support.data_forms import pixels
 
     one, two = (random_picture(random.Random(name)) for name in ("a.png", "b.png"))
     asked = {"id": "1", "question": "Is <image> or <image> red?", "choices": ["a", "b"], "answer": 1}
@@ -196,8 +207,6 @@ def test_lettered_questions_have_their_pictures_in_their_order_at_every_entrance
 
 def test_pictures_in_base64_or_as_numbers_are_read(tmp_path):
     import base64
-
-    from tests.support.data_forms import pixels
 
     picture = random_picture(random.Random(7))
     text = base64.b64encode(picture).decode()

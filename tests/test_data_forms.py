@@ -1,15 +1,14 @@
 """Every form x every entrance: random samples, written in each form, come back the same wherever they are read."""
 
-import io
 import json
 import random
-import re
-import tarfile
-from pathlib import Path
 
 import pytest
 
 from llava_mistral.data.conversations import read_rows
+from llava_mistral.data.problem import question_text
+from llava_mistral.evaluation.asking import pictures_of
+from llava_mistral.evaluation.questions import read_questions
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.data_forms import (
     CONVERSATIONS,
@@ -17,6 +16,7 @@ from tests.support.data_forms import (
     WORDED,
     answered,
     pixels,
+    plain,
     plain_samples,
     pruned,
     random_picture,
@@ -26,7 +26,7 @@ from tests.support.data_forms import (
     trained,
     written,
 )
-from tests.support.running import HOME
+from tests.support.question_forms import cqm, problem_sources, questions, sources_of_several
 
 
 @pytest.fixture(autouse=True)
@@ -53,62 +53,9 @@ def test_samples_are_the_same_in_every_form_and_at_every_entrance(tmp_path, form
     assert counts["rows_without_picture"] == sum(not sample.pictures for sample in samples)
 
 
-def questions(rng: random.Random, count: int = 8) -> list[dict]:
-    return [
-        {"question": f"{random_text(rng)}?", "choices": [f"{i} {random_text(rng)}" for i in range(rng.randint(2, 5))]}
-        | {"picture": random_picture(rng) if rng.random() < 0.7 else None, "id": f"{number + 1}", "hint": ""}
-        for number in range(count)
-    ]
-
-
-def problem_sources(records: list[dict], folder: Path) -> dict[str, Path]:
-    """The same questions as a ScienceQA folder, tables with index, label, letter and text for an answer, and a CSV."""
-    import csv
-
-    from datasets import ClassLabel, Dataset, Image
-
-    problems = {}
-    for record in records:
-        fields = {key: record[key] for key in ("question", "choices", "hint")}
-        problems[record["id"]] = fields | {"answer": record["right"], "split": "train", "image": None}
-        if record["picture"]:
-            place = folder / "scienceqa" / "images" / "train" / record["id"]
-            place.mkdir(parents=True)
-            (place / "image.png").write_bytes(record["picture"])
-            problems[record["id"]]["image"] = "image.png"
-    (folder / "scienceqa").mkdir(exist_ok=True)
-    (folder / "scienceqa" / "problems.json").write_text(json.dumps(problems))
-    found = {"ScienceQA folder": folder / "scienceqa"}
-    for kind, answer in {
-        "index": lambda own: own["right"],
-        "letter": lambda own: LETTERS[own["right"]],
-        "text": lambda own: own["choices"][own["right"]],
-        "label": lambda own: own["right"],
-    }.items():
-        rows = [{key: own[key] for key in ("id", "question", "choices", "hint")} for own in records]
-        rows = [row | {"answer": answer(own)} for row, own in zip(rows, records, strict=True)]
-        pictures = [own["picture"] and {"bytes": own["picture"], "path": None} for own in records]
-        table = Dataset.from_list([row | {"image": cell} for row, cell in zip(rows, pictures, strict=True)])
-        table = table.cast_column("image", Image())
-        if kind == "label":
-            table = table.cast_column("answer", ClassLabel(names=list(LETTERS[:5])))
-        table.save_to_disk(folder / kind)
-        found[f"table, answer by {kind}"] = folder / kind
-    (folder / "csv").mkdir()
-    with (folder / "csv" / "train.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "image", "question", "choices", "hint", "answer"])
-        for own in records:
-            name = f"{own['id']}.png" if own["picture"] else None
-            if name:
-                (folder / "csv" / name).write_bytes(own["picture"])
-            writer.writerow([own["id"], name, own["question"], json.dumps(own["choices"]), "", own["right"]])
-    return found | {"CSV": folder / "csv"}
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_questions_with_choices_are_the_same_in_every_form_and_at_every_entrance(tmp_path, seed):
-    from llava_mistral.data.scienceqa import question_text, read_problems
+    from llava_mistral.data.scienceqa import read_problems
     from llava_mistral.ground.pictures import open_picture
 
     rng = random.Random(seed)
@@ -132,6 +79,55 @@ def test_questions_with_choices_are_the_same_in_every_form_and_at_every_entrance
     first = seen["ScienceQA folder"]
     assert {form for form, rows in seen.items() if rows != first} == set()
     assert [len(row[3]) for row in first] == [int(own["picture"] is not None) for own in records]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_questions_of_llavas_cqm_file_are_the_same_at_every_entrance(tmp_path, seed):
+    rng = random.Random(f"CQM-A {seed}")
+    records = [own | {"right": rng.randrange(len(own["choices"]))} for own in questions(rng)]
+    path = cqm(records, tmp_path / "data")
+    folder = tmp_path / "data" / "images" / "train"
+    rows = rows_as_read(read_rows(path, image_folder=folder))
+    assert trained(path, image_folder=str(folder)) == rows
+    out = pruned(path, tmp_path / "out", "--image_folder", folder)
+    assert sorted(rows_as_read(read_rows(out))) == sorted(rows)
+    assert rows_as_read(read_rows(out / "llava.json")) == rows_as_read(read_rows(out))
+    asked, _ = read_questions(path)
+    for own, problem, (name, prompt, completion, pictures) in zip(records, asked, rows, strict=True):
+        assert (problem.pid, problem.choices, problem.answer) == (own["id"], tuple(own["choices"]), own["right"])
+        assert (problem.question, problem.hint) == (own["question"].strip(), own["hint"].strip())
+        assert (name, prompt) == (own["id"], (("user", question_text(problem, "")),))
+        assert completion == (("assistant", LETTERS[own["right"]]),)
+        assert pictures == tuple(map(pixels, pictures_of(problem, "real")))
+        assert pictures == ((pixels(own["picture"]),) if own["picture"] else ())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_questions_about_several_pictures_are_the_same_in_every_form_and_at_every_entrance(tmp_path, seed):
+    rng, records = random.Random(f"several {seed}"), []
+    for own in questions(rng):
+        pictures = [random_picture(rng) for _ in range(rng.choice([0, 1, 2, 3]))]
+        amid = "".join(f"{random_text(rng, 2)} <image> " for _ in pictures) if rng.random() < 0.5 else ""
+        right = rng.randrange(len(own["choices"]))
+        records.append(own | {"question": amid + own["question"], "pictures": pictures, "answer": right})
+    seen = {}
+    for form, path in sources_of_several(records, tmp_path).items():
+        seen[form] = rows_as_read(read_rows(path))
+        assert trained(path) == seen[form]
+        out = pruned(path, tmp_path / f"pruned {form}")
+        assert sorted(rows_as_read(read_rows(out))) == sorted(seen[form])
+        assert rows_as_read(read_rows(out / "llava.json")) == rows_as_read(read_rows(out))
+        for source in (path, out):
+            asked = {problem.pid: problem for problem in read_questions(source)[0]}
+            for name, _, completion, pictures in seen[form]:
+                assert completion == (("assistant", LETTERS[asked[name].answer]),)
+                assert tuple(map(pixels, pictures_of(asked[name], "real"))) == pictures
+    for own, (name, ((_, said),), completion, pictures) in zip(records, seen["saved"], strict=True):
+        assert (name, completion) == (own["id"], (("assistant", LETTERS[own["answer"]]),))
+        assert plain(own["question"]) == plain(said)[: len(plain(own["question"]))]
+        assert said.count("<image>") == own["question"].count("<image>")
+        assert pictures == tuple(map(pixels, own["pictures"]))
+    assert {form for form, rows in seen.items() if rows != seen["saved"]} == set()
 
 
 def test_the_same_rows_give_the_same_loss_in_every_form(stage0, tmp_path):
@@ -214,42 +210,3 @@ def test_a_set_on_the_hub_is_read_by_configuration_and_split_at_every_entrance(t
         said = run_apart("-c", read, tmp_path, **environment).stdout.splitlines()[-3:]
     assert ["field dataset_config" in line and "red" in line and "blue" in line for line in said[:2]] == [True, True]
     assert "field split: has no split 'tset'; use one of train, test" in said[2]
-
-
-def put_example(file: Path, record: str) -> None:
-    """Write an example of docs/data.md: JSON as it is, other files by what their names say."""
-    from datasets import Dataset
-
-    if file.suffix in (".json", ".jsonl"):
-        written(file, record + "\n")
-    elif file.suffix == ".csv":
-        Dataset.from_list([json.loads(record)]).to_csv(str(file))
-    elif file.suffix == ".parquet":
-        Dataset.from_list([json.loads(record)]).to_parquet(str(file))
-    elif file.suffix == ".tar":
-        file.parent.mkdir()
-        with tarfile.open(file, "w") as tar:
-            for name, content in json.loads(record).items():
-                data = (Path("images") / content).read_bytes() if content.endswith(".png") else content.encode()
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    else:
-        Dataset.from_list([json.loads(record)]).save_to_disk(str(file))
-
-
-def test_the_examples_of_docs_data_are_read(tmp_path, monkeypatch):
-    page = (HOME / "docs" / "data.md").read_text(encoding="utf-8")
-    examples = re.findall(r"### (.+)\n```text\n(\S+) +(.+)\n(--dataset .+)\n```", page)
-    assert [name for name, *_ in examples] == re.findall(r"^\| \[(.+?)\]", page, re.MULTILINE) and len(examples) > 12
-    for name, file, record, flags in examples:
-        place = tmp_path / name
-        for picture in ("images/a.png", "images/b.png", "set/a.png", "pruned/images/000000-0.png"):
-            (place / picture).parent.mkdir(parents=True, exist_ok=True)
-            (place / picture).write_bytes(random_picture(random.Random(picture)))
-        monkeypatch.chdir(place)
-        put_example(Path(file), record)
-        given = dict(re.findall(r"--(\w+) (\S+)", flags))
-        (row,) = read_rows(given.pop("dataset"), split=given.pop("dataset_split", None), **given)
-        assert len(row["images"]) == len(set(re.findall(r"[a-z0-9-]+\.png(?=\")", record)) - {"1.png"}), name
-        assert row["completion"][0]["content"], name

@@ -280,3 +280,20 @@ def test_weights_on_disk_have_the_names_engines_expect(stage0):
     prefixes = ("model.vision_tower.", "model.multi_modal_projector.", "model.language_model.", "lm_head.weight")
     assert all(name.startswith(prefixes) for name in names)
     assert {"model.multi_modal_projector.linear_1.weight", "model.language_model.embed_tokens.weight"} < names
+
+
+def test_forward_takes_what_the_stock_model_takes_by_name_and_by_place(model):
+    """The library, its trainer and its suites look at the signature."""
+    import inspect
+
+    import torch
+    from transformers import LlavaModel
+
+    from modeling_llava_mistral import LlavaMistralModel
+
+    ours, stock = (inspect.signature(one.forward) for one in (LlavaMistralModel, LlavaModel))
+    assert ours == stock
+    ids = torch.tensor([[1, 5, 6, 7]])
+    embedded = model.get_input_embeddings()(ids)
+    by_name = model.model(inputs_embeds=embedded).last_hidden_state
+    assert model.model(None, None, None, None, None, embedded).last_hidden_state.equal(by_name)

@@ -8,7 +8,7 @@ from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.data.conversations import read_rows
 from llava_mistral.ground.bad_input import BadInput
 from tests.support.data_forms import pruned, rows_as_read, trained
-from tests.support.tried_records import ASK, TELL, TURNS, lines, marked, plain
+from tests.support.tried_records import ASK, IMAGE, TELL, TURNS, indexed, lines, marked, plain
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +99,55 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
         {"messages": [{"role": "user", "content": "<|image_pad|>What?"}, *TURNS["completion"]], "images": ["a.png"]},
         {"messages": [{"role": "user", "content": "<|image_pad|>What?"}, *TURNS["completion"]]},
         ("messages", "turn 0 has '<|image_pad|>', a picture's place in another model's words"),
+    ),
+    "a place without a picture": (
+        {"question": "<image>\nWhat?", "answer": "It."},
+        {"question": "What does <image> mean in HTML?", "answer": "It."},
+        ("question", "turn 0 has a place for a picture, and the record has no picture"),
+    ),
+    "a part without a picture": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, IMAGE]}, *TURNS["completion"]]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, *TURNS["completion"]]},
+        ("messages", "turn 0 has a place for a picture, and the record has no picture"),
+    ),
+    "a path among the words": (
+        {"messages": [{"role": "user", "content": "Picture 1: <img>a.png</img>\nWhat?"}, *TURNS["completion"]]},
+        {"messages": [{"role": "user", "content": "What is <img>?"}, *TURNS["completion"]]},
+        ("messages", "turn 0 has '<img>a.png</img>', a picture's place in another model's words"),
+    ),
+    **{
+        f"{token} for a place": (
+            TURNS | {"prompt": f"{token} What?", "images": ["a.png"]},
+            TURNS | {"prompt": f"{token} What?"},
+            ("prompt", f"turn 0 has {token!r}, a picture's place in another model's words"),
+        )
+        for token in ("<IMAGE>", "<Image>", "<image1>", "<image/>", "<img>", "[image]", "<im_start>", "<bbox>")
+    },
+    "a film's place": (
+        TURNS | {"prompt": "<video>\nWhat?"},
+        TURNS | {"prompt": "What is <video>?"},
+        ("prompt", "turn 0 has '<video>'"),
+    ),
+    "pictures by index in another order": (
+        indexed(1, 0),
+        indexed(0, 1),
+        ("messages", "turn 0 has its pictures by index in another order than the record"),
+    ),
+    "a thought beside the answer": (
+        marked(reasoning_content="Because."),
+        marked(reasoning_content=""),
+        ("messages", "turn 1 has reasoning_content, which would be left out"),
+    ),
+    "another trainer's weight": (marked(loss_scale=0.5), marked(), ("messages", "turn 1 is marked by loss_scale")),
+    "two texts of one turn": (
+        {"conversations": [ASK | {"value": "What?", "content": "Who?"}, TELL]},
+        {"conversations": [ASK | {"value": "What?", "content": "What?"}, TELL]},
+        ("conversations", "turn 0 says one thing in value and another in content"),
+    ),
+    "choices with their letters": (
+        plain(choices=["A. x", "B. y"]),
+        plain(choices=["A. x", "y"]),
+        ("choices", "begin with their letters, which a question adds by itself"),
     ),
     "half of base64": (
         {"question": "q", "answer": "a", "image": "data:image/png;base64,iVBORw0KGgo*"},

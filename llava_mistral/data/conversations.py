@@ -5,6 +5,7 @@ reads for a vision-language model (`turns`). LLaVA-format JSON, ScienceQA proble
 lie in a memory-mapped file, the pictures of a JSON file as paths; a picture is opened when its row is looked at.
 """
 
+import hashlib
 import os
 import sys
 from collections.abc import Collection, Generator, Iterable, Mapping
@@ -104,9 +105,18 @@ def _read_json(
     made_from = {"path": path.absolute(), "sha256": sha256_of(path)}
     # Where links lead, and whether a name may mean a folder of the same name inside, decides what is read.
     made_from |= {"folders": [(root, os.path.realpath(root), (root / root.name).is_dir()) for root in roots]}
-    made_from |= wording | {"columns": columns}
+    made_from |= wording | {"columns": columns, "names": [_names_below(root) for root in roots[:-1]]}
     rows = partial(json_rows, path, folders, bad, columns, **wording)
     return stored_rows(made_from, rows, bad, source=path, metadata=_columns_beside(first_form(path, columns), ()))
+
+
+def _names_below(folder: Path) -> str:
+    """Return a hash of the names in a folder: what comes into an earlier one hides what a later one has."""
+    digest = hashlib.sha256()
+    for place, below, files in os.walk(folder):
+        below.sort()
+        digest.update("\0".join([place, *sorted(files)]).encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _default_images(path: Path) -> Path:
@@ -172,6 +182,7 @@ def _read_table(
     state = state_of(path) if path.exists() else table._fingerprint
     made_from = {"path": path.absolute(), "state": state, "columns": columns, "split": name, "config": config}
     made_from |= wording | {"folders": [(folder.root, os.path.realpath(folder.root)) for folder in folders]}
+    made_from["names"] = [_names_below(folder.root) for folder in folders[:-1]] if path.exists() else []
     rows = partial(_table_rows, table, path, folders, form, name, wording, bad)
     return stored_rows(made_from, rows, bad, source=path, metadata=_columns_beside(form, fields))
 

@@ -1,5 +1,6 @@
 """One multiple-choice question, worded in one way for training, scoring and comparing."""
 
+import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -103,6 +104,8 @@ def checked_fields(record: Mapping[str, Any], file: Path, pid: str) -> dict[str,
         raise wrong("choices", "is not a list of texts", "give two to 26 choices")
     if not 2 <= len(choices) <= len(LETTERS):
         raise wrong("choices", f"has {len(choices)} choices", "give two to 26 choices")
+    if all(re.match(rf"\s*[(\[]?{letter}[.):\]]\s", c) for letter, c in zip(LETTERS, choices, strict=False)):
+        raise wrong("choices", "begin with their letters, which a question adds by itself", "leave the letters out")
     if answer is not None and (isinstance(answer, bool) or not isinstance(answer, int)):
         raise wrong("answer", f"{quoted(answer)} is not an integer", f"give an index from 0 to {len(choices) - 1}")
     if answer is not None and not 0 <= answer < len(choices):

@@ -7,15 +7,22 @@ A picture's place in a user's turn is an `<image>` in its text. A row without an
 question, as LLaVA has them; there the token is left out of the text.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from llava_mistral.data.bad_samples import WrongForm
 from llava_mistral.data.picture_cells import holds_picture
+from llava_mistral.data.picture_places import (
+    IMAGE_TOKEN,
+    PICTURE_PARTS,
+    check_places,
+    named_pictures,
+    parts_of,
+    placed,
+    places_in,
+)
 from llava_mistral.ground.bad_input import BadInput
 
-IMAGE_TOKEN = "<image>"
 LONGEST_TEXT = 1_000_000  # characters; the longest conversation of a real set is a tenth of it
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 FORM = "use LLaVA's form: [{id, image?, conversations: [{from: human|gpt, value}, …]}, …]"
@@ -24,16 +31,7 @@ _TOOLS = ("tool_calls", "function_call", "tool_call_id")
 _MARKS = ("train", "training", "trainable", "loss_mask", "mask", "masked", "learn")  # of other trainers
 _MARKS += ("loss_scale", "loss_weight", "train_detail", "training_detail")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
-_PICTURE_PARTS = ("image", "image_url")
 _PART_PICTURES = ("image", "path", "url", "bytes", "image_url")
-_LEADING = re.compile(rf"(?:{IMAGE_TOKEN}\s*)+")
-# How other models' data says where a picture stands.
-_OTHER_TOKEN = re.compile(
-    r"<\|(?:vision_start|vision_end|image_pad|image(?:_\d+)?|img)\|>|<image[ _]\d+>|<image_(?:pad|placeholder)>"
-    r"|<ImageHere>|\[IMG\]|<img>[^<\n]{1,400}</img>|<bbox>|<ref-object>"
-)
-# Which of these no text without a picture speaks of.
-_LOST = re.compile(r"<\|(?:image_pad|image(?:_\d+)?)\|>|<img>[^<\n]{1,400}\.\w{3,4}</img>")
 Turn = dict[str, Any]
 Wrong = Callable[..., BadInput]  # (problem, remedy, field=…, kind=…)
 
@@ -55,12 +53,14 @@ def read_turns(value: Any, wrong: Wrong) -> tuple[list[Turn], list[Any]]:
         turn = turn if isinstance(turn, Mapping) else {}
         speaker = turn.get("from") if turn.get("role") is None else turn["role"]
         said = turn.get("value") if turn.get("content") is None else turn["content"]
+        if "value" in turn and turn["value"] not in (None, said):
+            raise wrong(f"turn {index} says one thing in value and another in content", "leave one of them out")
         if not isinstance(speaker, str) or speaker not in ROLES:
             problem = f"turn {index} is from {str(speaker)[:20]!r}, not from {' or '.join(ROLES)}"
             raise wrong(problem, "name the speakers human and gpt, or user and assistant", kind=WrongForm)
         _check_turn(turn, ROLES[speaker], said, index, wrong)
         text, own = _text_of(said, index, wrong)
-        places = _places(said, before, index, wrong)
+        places = places_in(said, before, index, wrong)
         before += places
         turns.append({"role": ROLES[speaker], "speaker": speaker, "content": text, "places": places})
         turns[-1] |= _loss(turn, index, wrong)
@@ -82,7 +82,7 @@ def _check_turn(turn: Mapping[str, Any], role: str, content: Any, index: int, wr
         if key in _MARKS:
             raise wrong(f"turn {index} is marked by {key}", 'mark it by "loss" or "weight" instead')
     parts = content if role != "user" and isinstance(content, list | tuple) else ()
-    if any(isinstance(part, Mapping) and part.get("type") in _PICTURE_PARTS for part in parts):
+    if any(isinstance(part, Mapping) and part.get("type") in PICTURE_PARTS for part in parts):
         raise wrong(f"turn {index} has a picture, and is no question", "give pictures in questions")
 
 
@@ -97,7 +97,7 @@ def _text_of(content: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             text += part["text"]
-        elif kind in _PICTURE_PARTS:
+        elif kind in PICTURE_PARTS:
             text += IMAGE_TOKEN + ("" if text.replace(IMAGE_TOKEN, "").strip() else "\n")
             given = [part[key] for key in _PART_PICTURES if part.get(key) is not None]
             pictures += [one.get("url", one) if isinstance(one, Mapping) else one for one in given]
@@ -109,16 +109,6 @@ def _text_of(content: Any, index: int, wrong: Wrong) -> tuple[str, list[Any]]:
     if len(text) > LONGEST_TEXT:
         raise wrong(f"turn {index} is not a text of at most {LONGEST_TEXT:,} characters", "give a text")
     return text.strip(), pictures
-
-
-def _places(content: Any, before: int, index: int, wrong: Wrong) -> int:
-    """Return how many parts of a content are pictures; their `index`, if any, must be their place in the record."""
-    parts = [part for part in content if part["type"] in _PICTURE_PARTS] if isinstance(content, list | tuple) else []
-    given = [part.get("index") for part in parts]
-    if any(number not in (None, before + place) for place, number in enumerate(given)):
-        problem = f"turn {index} has its pictures by index in another order than the record"
-        raise wrong(problem, "list the pictures in the order of their places")
-    return len(parts)
 
 
 def _loss(turn: Mapping[str, Any], index: int, wrong: Wrong) -> dict[str, bool]:
@@ -166,8 +156,8 @@ def row_of(turns: list[Turn], pictures: int, wrong: Wrong, *, tokens_needed: boo
         if pictures and IMAGE_TOKEN in turns[-1]["content"]:
             raise wrong(f"turn {len(turns) - 1} names a picture, but no answer follows", "give the answer")
         turns = turns[:-1]
-    _check_tokens(turns, pictures, wrong, tokens_needed)
-    contents = _placed(turns) if pictures else [turn["content"] for turn in turns]
+    check_places(turns, pictures, wrong, tokens_needed)
+    contents = placed(turns) if pictures else [turn["content"] for turn in turns]
     first = next(index for index, turn in enumerate(turns) if turn["role"] == "user")
     for index, content in enumerate(contents):
         if not content and not (index == first and pictures):
@@ -197,49 +187,6 @@ def _check_order(turns: list[Turn], wrong: Wrong) -> None:
             raise wrong(f"turn {index} is from {turn['speaker']!r}, not from {named!r}", "let the two take turns")
     if len(turns) - start < 2:
         raise wrong("is missing, or has no question and answer", FORM)
-
-
-def _check_tokens(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) -> None:
-    for index, turn in enumerate(turns):
-        if turn["role"] != "user":
-            continue
-        if found := (_OTHER_TOKEN if pictures else _LOST).search(turn["content"]):
-            problem = f"turn {index} has {found[0][:80]!r}, a picture's place in another model's words"
-            raise wrong(problem, f"write {IMAGE_TOKEN} there, name the picture in images, or leave it out")
-        if not pictures and not needed and (turn.get("places") or _LEADING.match(turn["content"])):
-            problem = f"turn {index} has a place for a picture, and the record has no picture"
-            raise wrong(problem, "name it in images, or leave its place out")
-    counts = [turn["content"].count(IMAGE_TOKEN) for turn in turns]
-    named = named_pictures(turns)
-    if needed:
-        for index, turn in enumerate(turns):
-            if turn["role"] != "user" and counts[index]:
-                problem = f"turn {index} has {counts[index]} {IMAGE_TOKEN} tokens, but is not a question"
-                raise wrong(problem, "name pictures in questions")
-    if named != pictures and (needed or (named and pictures)):
-        problem = f"has {named} {IMAGE_TOKEN} tokens and {pictures} pictures"
-        raise wrong(problem, "make tokens and pictures agree")
-
-
-def _placed(turns: list[Turn]) -> list[str]:
-    """Return the contents with the tokens in their places, or without any where all come before the first question."""
-    contents = [_leading_first(turn["content"]) if turn["role"] == "user" else turn["content"] for turn in turns]
-    asking = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
-    first, others = contents[asking[0]], [contents[index] for index in asking[1:]]
-    if first.count(IMAGE_TOKEN) == 1 and first.endswith("\n" + IMAGE_TOKEN):
-        first = f"{IMAGE_TOKEN}\n{first.removesuffix(IMAGE_TOKEN).rstrip()}"  # LLaVA's `preprocess_multimodal`
-    words = _LEADING.sub("", first, count=1) if first.startswith(IMAGE_TOKEN) else first
-    if IMAGE_TOKEN not in words and not any(IMAGE_TOKEN in content for content in others):
-        contents[asking[0]] = words
-    return contents
-
-
-def _leading_first(content: str) -> str:
-    """Return the text with each token that comes before all words on a line of its own."""
-    match = _LEADING.match(content)
-    if not match:
-        return content
-    return (IMAGE_TOKEN + "\n") * match[0].count(IMAGE_TOKEN) + content[match.end() :]
 
 
 def chat_of(row: Mapping[str, Any], *, answered: bool) -> list[dict[str, Any]]:
@@ -273,25 +220,8 @@ def _spelled(turn: Turn) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", IMAGE_TOKEN) for part in content)
 
 
-def parts_of(content: str) -> list[dict[str, str]]:
-    """Return a text as parts, an image for each token; a template parts the leading ones from the words."""
-    match = _LEADING.match(content)
-    before = match[0].count(IMAGE_TOKEN) if match else 0
-    texts = (content[match.end() :] if match else content).split(IMAGE_TOKEN)
-    parts: list[dict[str, str]] = [{"type": "image"}] * before
-    for index, text in enumerate(texts):
-        parts += [{"type": "image"}] * (index > 0)
-        parts += [{"type": "text", "text": text}] if text or len(texts) == 1 else []
-    return parts
-
-
 def each_answer(turns: list[Turn]) -> Iterator[list[Turn]]:
     """Yield, for each answer that is learned, the turns up to it with all answers before it given, not learned."""
     for end, turn in enumerate(turns, 1):
         if turn["role"] == "assistant" and turn.get("loss") is not False:
             yield [own | ({"loss": False} if own["role"] == "assistant" else {}) for own in turns[: end - 1]] + [turn]
-
-
-def named_pictures(turns: list[Turn]) -> int:
-    """Return how many pictures the questions name."""
-    return sum(turn["content"].count(IMAGE_TOKEN) for turn in turns if turn["role"] == "user")

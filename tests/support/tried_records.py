@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.support.data_forms import random_picture
 
 ASK, TELL = {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "It."}
+IMAGE = {"type": "image"}
 TURNS = {"prompt": [{"role": "user", "content": "What?"}], "completion": [{"role": "assistant", "content": "It."}]}
 
 
@@ -25,3 +26,9 @@ def plain(**fields) -> dict:
 def marked(**marks) -> dict:
     """A question and its answer, whose turn has these keys besides."""
     return {"messages": [*TURNS["prompt"], TURNS["completion"][0] | marks]}
+
+
+def indexed(*numbers: int) -> dict:
+    """A question about pictures that are named by their numbers."""
+    parts = [IMAGE | {"index": number} for number in numbers]
+    return {"messages": [{"role": "user", "content": parts}, *TURNS["completion"]], "images": ["a.png", "b.png"]}
