@@ -55,7 +55,6 @@ def test_samples_are_the_same_in_every_form_and_at_every_entrance(tmp_path, form
 
 @pytest.mark.parametrize("seed", range(2))
 def test_questions_with_choices_are_the_same_in_every_form_and_at_every_entrance(tmp_path, seed):
-    from llava_mistral.data.scienceqa import read_problems
     from llava_mistral.ground.pictures import open_picture
 
     rng = random.Random(seed)
@@ -68,8 +67,8 @@ def test_questions_with_choices_are_the_same_in_every_form_and_at_every_entrance
         assert trained(path) == seen[form]
         assert sorted(rows_as_read(read_rows(out))) == sorted(seen[form])
         assert rows_as_read(read_rows(out / "llava.json")) == rows_as_read(read_rows(out))
-        for source in (path, out):  # a pruned set is evaluated, too
-            problems = {problem.pid: problem for problem in read_problems(source, split="train")}
+        for source in (path, out, out / "llava.json"):  # a pruned set is evaluated, too
+            problems = {problem.pid: problem for problem in read_questions(source)[0]}
             for name, prompt, completion, pictures in seen[form]:
                 problem = problems[name]
                 assert prompt == (("user", question_text(problem)),)
@@ -93,6 +92,8 @@ def test_the_questions_of_llavas_cqm_file_are_the_same_at_every_entrance(tmp_pat
     assert sorted(rows_as_read(read_rows(out))) == sorted(rows)
     assert rows_as_read(read_rows(out / "llava.json")) == rows_as_read(read_rows(out))
     asked, _ = read_questions(path)
+    again = {problem.pid: problem for problem in read_questions(out / "llava.json")[0]}
+    assert all(question_text(problem) == question_text(again[problem.pid]) for problem in asked)
     for own, problem, (name, prompt, completion, pictures) in zip(records, asked, rows, strict=True):
         assert (problem.pid, problem.choices, problem.answer) == (own["id"], tuple(own["choices"]), own["right"])
         assert (problem.question, problem.hint) == (own["question"].strip(), own["hint"].strip())
@@ -117,9 +118,10 @@ def test_questions_about_several_pictures_are_the_same_in_every_form_and_at_ever
         out = pruned(path, tmp_path / f"pruned {form}")
         assert sorted(rows_as_read(read_rows(out))) == sorted(seen[form])
         assert rows_as_read(read_rows(out / "llava.json")) == rows_as_read(read_rows(out))
-        for source in (path, out):
+        for source in (path, out, out / "llava.json"):
             asked = {problem.pid: problem for problem in read_questions(source)[0]}
-            for name, _, completion, pictures in seen[form]:
+            for name, ((_, said),), completion, pictures in seen[form]:
+                assert plain(question_text(asked[name])) == plain(said)
                 assert completion == (("assistant", LETTERS[asked[name].answer]),)
                 assert tuple(map(pixels, pictures_of(asked[name], "real"))) == pictures
     for own, (name, ((_, said),), completion, pictures) in zip(records, seen["saved"], strict=True):

@@ -8,6 +8,8 @@ from typing import Any
 
 from llava_mistral.data.bad_samples import BadSamples
 from llava_mistral.data.columns import renamed_record
+from llava_mistral.data.picture_cells import listed
+from llava_mistral.data.problem import INSTRUCTION
 from llava_mistral.data.turns import IMAGE_TOKEN
 from llava_mistral.data.unused_fields import record_beside
 from llava_mistral.ground.bad_input import BadInput
@@ -17,7 +19,7 @@ from llava_mistral.ground.pictures import PictureFolder
 def read_cqm(
     path: Path, records: list[Any], columns: Mapping[str, str] | None = None, bad: BadSamples | None = None
 ) -> list[dict[str, Any]]:
-    """Return the fields that each record tells: pid, question, choices, answer, hint, image, has_image, split.
+    """Return the fields that each record tells: pid, question, choices, answer, hint, images, split.
 
     The records' keys are mapped by `columns`. Subject and grade are not in the file. Its name tells the split; the
     pictures are looked for in `images/{split}/`, where there is such a folder.
@@ -37,15 +39,14 @@ def read_cqm(
         place: dict[str, Any] = {"file": path, "record": pid}
         if pid in problems:
             raise BadInput("occurs twice", remedy="keep one of the two", file=path, record=pid, field="id")
-        name = record.get("image")
-        if not (name is None or isinstance(name, str)):
-            remedy = "name the one picture in image"
-            raise BadInput("carries pictures and is not used", remedy=remedy, **place, field="image")
-        given, row = [name] if name else [], fields.pop("row")
+        given, row = listed(record.get("image") or []), fields.pop("row")
+        if not all(isinstance(name, str) for name in given):
+            raise BadInput("is not a path", remedy="name the pictures in image", **place, field="image")
         unused |= dict.fromkeys(record_beside(record, "conversations", row, given, path, pid))
-        at_hand = name is not None and folder.root.is_dir()
-        image = folder.find(str(name), file=path, record=pid) if at_hand else None
-        problems[pid] = {**fields, "image": image, "has_image": name is not None, "split": split}
+        at_hand = folder.root.is_dir()
+        images = [folder.find(name, file=path, record=pid) if at_hand else None for name in given]
+        fields |= {"image": images[0] if images else None, "more_images": tuple(images[1:])}
+        problems[pid] = {**fields, "has_image": bool(given), "split": split}
     if bad is not None:
         bad.notice_unused(unused, path)
     return list(problems.values())
@@ -62,7 +63,8 @@ def _fields(record: Any, index: int, file: Path) -> dict[str, Any]:
         raise wrong("is not an object with an id and one question and answer") from error
     if not all(isinstance(text, str) for text in (pid, human, gpt)):
         raise wrong("id, question and answer are not all text")
-    lines = human.removeprefix(f"{IMAGE_TOKEN}\n").split("\n")
+    asked = re.sub(rf"^({IMAGE_TOKEN}\n)+", "", human)
+    lines = asked.removesuffix(f"\n{INSTRUCTION}").split("\n")  # as a pruned set's JSON has it
     start = max((i for i, line in enumerate(lines) if line.startswith("A. ")), default=0)
     if start == 0:
         raise wrong('has no question followed by lettered choices ("A. …")')

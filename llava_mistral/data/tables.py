@@ -94,6 +94,10 @@ def _unpacked(value: Any, kind: type) -> Any:
     return value
 
 
+def _cells(reader: RecordReader, value: Any, index: int) -> list[dict[str, Any]]:
+    return reader.cells(_unpacked(value, _LISTS["images"]), index)
+
+
 def table_problems(
     rows: "Dataset", split: str, path: Path, image_folder: ImageFolder, bad: BadSamples
 ) -> Iterator[Problem]:
@@ -118,7 +122,8 @@ def table_problems(
             return None
         column = next((columns[name] for name in columns if record[name]), None)
         pid = reader.names.unique(given, [own.question, own.choices, own.answer], cells, index)
-        first, *more = [StoredPicture(column, index, reader.cells, place) for place in range(len(cells))] or [None]
+        stored = [StoredPicture(column, index, partial(_cells, reader), place) for place in range(len(cells))]
+        first, *more = stored or [None]
         return replace(own, pid=pid, image=first, more_images=tuple(more), has_image=bool(cells))
 
     index = -1

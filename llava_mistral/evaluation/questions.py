@@ -12,7 +12,7 @@ from llava_mistral.data.columns import METADATA, parse_columns
 from llava_mistral.data.conversations import read_rows
 from llava_mistral.data.cqm import read_cqm
 from llava_mistral.data.json_records import first_sign, is_lines
-from llava_mistral.data.records import form_of
+from llava_mistral.data.records import FORMS, form_of
 from llava_mistral.data.scienceqa import Problem, read_problems
 from llava_mistral.data.sources import load_splits, undecoded
 from llava_mistral.data.tables import prepared
@@ -140,7 +140,14 @@ def _has_choices(path: Path, mapping: Mapping[str, str], config: str | None) -> 
             return bool(read_cqm(path, read_json(path)[:1], mapping))
         return False
     tables = load_splits(path, config=config)
-    return all(form_of(prepared(table, mapping, path)[1], path) == "choices" for table in tables.values())
+    return all(_is_lettered(*prepared(table, mapping, path), path) for table in tables.values())
+
+
+def _is_lettered(table: Any, fields: set[str], path: Path) -> bool:
+    """Whether a table's rows have choices; a pruned set has them beside the prompts that were made of them."""
+    if form_of(fields, path) == "choices":
+        return True
+    return FORMS["choices"] <= fields and all(row["choices"] for row in table.select_columns("choices"))
 
 
 def _groups(
