@@ -18,6 +18,7 @@ VERBS = {
     "compare": "compare models that answered the same questions",
     "publish": "publish a model, a pruned data set or a Space on the Hub",
     "chat": "talk to a model about a picture, in a browser",
+    "studio": "the whole way on one page in a browser",
     "convert": "write a checkpoint in another layout",
     "study": "run a whole study from one YAML file",
     "hub": "run a Hub on this machine, for rehearsals",

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -216,13 +215,9 @@ def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, checkpoint):
 
 
 @pytest.mark.slow
-def test_a_browser_uploads_a_picture_asks_and_reads_the_answer(tmp_path, checkpoint, picture):
+def test_a_browser_uploads_a_picture_asks_and_reads_the_answer(browser, tmp_path, checkpoint, picture):
     """`APP_SCREENSHOT=FILE.png` keeps what it saw; `APP_MODEL`, `APP_PICTURE` and `APP_QUESTION` ask another model."""
     pytest.importorskip("gradio", reason="the extra `app` is not installed")
-    browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if path.exists()), "")
-    if not chromium:
-        pytest.skip("no Chromium is installed")
     question = os.environ.get("APP_QUESTION", "Which digit is it")
     with LocalHub(tmp_path / "hub", token=TOKEN) as hub:
         _, commit = publish(hub, tmp_path / "home", os.environ.get("APP_MODEL", checkpoint))
@@ -231,21 +226,18 @@ def test_a_browser_uploads_a_picture_asks_and_reads_the_answer(tmp_path, checkpo
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
             try:
                 url = next(found[0] for line in server.stdout if (found := re.search(r"http://127\S+", line)))
-                with browsers.sync_playwright() as driver:
-                    browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-                    tab = browser.new_page(viewport={"width": 820, "height": 840})
-                    elsewhere = []
-                    tab.on("request", lambda r: elsewhere.append(r.url) if "//127.0.0.1" not in r.url else None)
-                    tab.goto(url, wait_until="domcontentloaded")
-                    tab.wait_for_selector("textarea")
-                    assert commit in tab.inner_text("body")
-                    tab.set_input_files("input[type=file]", os.environ.get("APP_PICTURE", str(picture)))
-                    tab.wait_for_selector(".thumbnail-item img, .thumbnails img, img[alt]")
-                    first = ask(tab, question, 1)
-                    if target := os.environ.get("APP_SCREENSHOT"):
-                        tab.screenshot(path=target)
-                    again = ask(tab, question, 2)
-                    browser.close()
+                tab = browser.new_page(viewport={"width": 820, "height": 840})
+                elsewhere = []
+                tab.on("request", lambda r: elsewhere.append(r.url) if "//127.0.0.1" not in r.url else None)
+                tab.goto(url, wait_until="domcontentloaded")
+                tab.wait_for_selector("textarea")
+                assert commit in tab.inner_text("body")
+                tab.set_input_files("input[type=file]", os.environ.get("APP_PICTURE", str(picture)))
+                tab.wait_for_selector(".thumbnail-item img, .thumbnails img, img[alt]")
+                first = ask(tab, question, 1)
+                if target := os.environ.get("APP_SCREENSHOT"):
+                    tab.screenshot(path=target)
+                again = ask(tab, question, 2)
                 assert first and again and not [url for url in elsewhere if url.startswith("http")]
             finally:
                 server.terminate()
@@ -268,33 +260,29 @@ def ask(tab, question: str, turn: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.case("S33", "refused")
-def test_what_a_model_says_is_drawn_as_words_and_calls_nobody(chat, monkeypatch):
+def test_what_a_model_says_is_drawn_as_words_and_calls_nobody(browser, chat, monkeypatch):
     """A model could write pictures, whose addresses tell its maker the question, or draw a form for a password."""
     gradio = pytest.importorskip("gradio", reason="the extra `app` is not installed")
-    browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     said = "\n\n".join(text.replace("URL", "http://127.0.0.1:9") for text in HOSTILE)
     monkeypatch.setattr(type(chat), "answer", lambda self, messages: iter([said]))
     made = app.page(chat)
     _, url, _ = app.serve(made, prevent_thread_lock=True, quiet=True)
     elsewhere, dialogs = [], []
     try:
-        with browsers.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            tab = browser.new_page()
-            ours = (url, "data:", "blob:")
-            tab.on("request", lambda one: None if one.url.startswith(ours) else elsewhere.append(one.url))
-            tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-            policy = tab.goto(url, wait_until="domcontentloaded").headers["content-security-policy"]
-            tab.wait_for_selector("textarea")
-            shown = ask(tab, f"![](http://127.0.0.1:9/mine) {HOSTILE[4]}", 1)
-            assert "![a picture](http://127.0.0.1:9/markdown)" in shown and "form-action 'none'" in policy
-            drawn = [f".message {kind}" for kind in ("form", "img", "iframe", "script", "a", "svg[onload]", "style")]
-            assert not tab.evaluate(
-                "found => [...document.querySelectorAll(found)].map(e => e.outerHTML)", ", ".join(drawn)
-            )
-            if target := os.environ.get("APP_SCREENSHOT"):
-                tab.screenshot(path=target)
-            browser.close()
+        tab = browser.new_page()
+        ours = (url, "data:", "blob:")
+        tab.on("request", lambda one: None if one.url.startswith(ours) else elsewhere.append(one.url))
+        tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        policy = tab.goto(url, wait_until="domcontentloaded").headers["content-security-policy"]
+        tab.wait_for_selector("textarea")
+        shown = ask(tab, f"![](http://127.0.0.1:9/mine) {HOSTILE[4]}", 1)
+        assert "![a picture](http://127.0.0.1:9/markdown)" in shown and "form-action 'none'" in policy
+        drawn = [f".message {kind}" for kind in ("form", "img", "iframe", "script", "a", "svg[onload]", "style")]
+        assert not tab.evaluate(
+            "found => [...document.querySelectorAll(found)].map(e => e.outerHTML)", ", ".join(drawn)
+        )
+        if target := os.environ.get("APP_SCREENSHOT"):
+            tab.screenshot(path=target)
     finally:
         made.close()
     assert not elsewhere and not dialogs and gradio

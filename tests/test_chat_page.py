@@ -1,6 +1,5 @@
 """The chat page in a real browser: nothing locks the box, and Stop, errors and empty questions do what one expects."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -29,19 +28,8 @@ class Scripted(Chat):
             yield said
 
 
-@pytest.fixture
-def browser():
-    pytest.importorskip("gradio", reason="the extra `app` is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not (chromium := shutil.which("chromium") or shutil.which("google-chrome")):
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 def open_page(browser, *names: str):
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
     made = app.page(*(Scripted(Source(name), None, None, 12) for name in names))
     _, url, _ = app.serve(made, prevent_thread_lock=True, quiet=True)
     tab = browser.new_page(viewport={"width": 900, "height": 900})

@@ -23,6 +23,7 @@ ROOMS = {
     "checkpoints": {"ground", "data"} | PUBLISHED,
     "publishing": {"ground", "data"},
     "chatting": {"ground"},
+    "studio": {"ground"},
     "miniature": {"ground", "data"},
     "local_hub": {"ground"},
 }

@@ -58,16 +58,10 @@ def axe() -> str:
 
 
 @pytest.fixture(scope="module")
-def tab():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not (chromium := shutil.which("chromium") or shutil.which("google-chrome")):
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 375, "height": 800})
-        tab.set_default_timeout(150_000)
-        yield tab
-        browser.close()
+def tab(browser):
+    tab = browser.new_page(viewport={"width": 375, "height": 800})
+    tab.set_default_timeout(150_000)
+    return tab
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,13 @@ from typing import Any
 
 from llava_mistral.chatting.answering import Chat
 from llava_mistral.chatting.turns import respond
-from llava_mistral.ground.escaping import SERVED_POLICY, markdown
+from llava_mistral.ground import served
+from llava_mistral.ground.escaping import markdown
 
-UPLOAD = "32mb"
-KEPT = (600, 3600)  # seconds: how often uploads are looked for, and how old they may become
 LONGEST = 2048  # tokens that the page offers for an answer
 HINT = "Add a picture, ask about it, and press Enter."
 EXAMPLES = ("What is in this picture?", "Describe the picture in one sentence.", "What does the text in it say?")
-# Gradio's own ring around what has the focus is a pale shadow.
 STYLE = """
-:focus-visible, button:focus-visible, textarea:focus-visible {
-  outline: 3px solid #1d4ed8 !important; outline-offset: 2px; }
-.dark :focus-visible { outline-color: #93c5fd !important; }
 .examples { flex-wrap: wrap; }
 @media (max-width: 640px) { .models { flex-direction: column; } }
 """
@@ -46,7 +41,7 @@ def page(*chats: Chat) -> Any:
     import gradio as gr
 
     names = [_name(chat) for chat in chats]
-    with gr.Blocks(title=" and ".join(names), analytics_enabled=False, delete_cache=KEPT) as made:
+    with gr.Blocks(title=" and ".join(names), analytics_enabled=False, delete_cache=served.KEPT) as made:
         gr.Markdown(f"# {' and '.join(map(markdown, names))}", sanitize_html=True)
         gr.Markdown("\n\n".join(map(_origin, chats)) + "\n\nFor research: a model answers with confidence also when "
                     "the picture does not show it.")  # fmt: skip
@@ -160,34 +155,6 @@ def _on_text(step: Callable, before: Callable = str, after: Callable = str) -> C
     return lambda messages: changed(step(changed(messages, before)), after)
 
 
-class Guarded:
-    """Adds to every answer of the page's server what the page may load."""
-
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        async def guarded(message: dict) -> None:
-            if message["type"] == "http.response.start":
-                policy = (b"content-security-policy", SERVED_POLICY.encode())
-                message = {**message, "headers": [*message.get("headers", ()), policy]}
-            await send(message)
-
-        await self.app(scope, receive, guarded)
-
-
-def serve(made: Any, *, share: bool = False, **options) -> tuple:
-    """Start a page as it is meant to be served: bounded uploads, nothing from elsewhere, no public link unasked."""
-    import gradio as gr
-    from starlette.middleware import Middleware
-
-    return made.queue(max_size=32).launch(
-        share=share,
-        # Gradio's own theme fetches its fonts from Google.
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        css=STYLE,
-        footer_links=[],
-        max_file_size=UPLOAD,
-        app_kwargs={"middleware": [Middleware(Guarded)]},
-        **options,
-    )
+def serve(made: Any, **options) -> tuple:
+    """Start the page; see `ground/served.py`."""
+    return served.serve(made, style=STYLE, **options)

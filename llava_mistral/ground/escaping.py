@@ -12,6 +12,9 @@ POLICY_TAG = f'<meta http-equiv="Content-Security-Policy" content="{_FILE_POLICY
 # For a page that Gradio serves, whose scripts are inline: nothing from another server, and no form that is sent.
 SERVED_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; form-action 'none'"
 
+# For a report of ours within such a page: as a file, and apart from the page.
+FRAMED_POLICY = f"{_FILE_POLICY}; sandbox"
+
 
 def terminal(text: str) -> str:
     """Text for a terminal: what would move its cursor, set its clipboard or turn its line around is written out."""

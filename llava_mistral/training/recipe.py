@@ -30,6 +30,7 @@ ELSEWHERE = {
     "data_path": "dataset",
     "dataset_name": "dataset",
     "output": "output_dir",
+    "device": "use_cpu",
     "lora_rank": "lora_r",
     "warmup_ratio": "warmup_steps",
     "scheduler": "lr_scheduler_type",

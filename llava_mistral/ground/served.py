@@ -1,0 +1,108 @@
+"""Pages that Gradio serves on this machine: who may ask them, what they may load, and which files they show."""
+
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from llava_mistral.ground.escaping import FRAMED_POLICY, SERVED_POLICY
+
+UPLOAD = "32mb"
+KEPT = (600, 3600)  # seconds: how often uploads are looked for, and how old they may become
+FILES = "/files/"  # of the folder that a page shows, by their paths in it
+SHOWN = (".html", ".png")
+HERE = ("127.0.0.1", "localhost", "::1")
+# Gradio's own ring around what has the focus is a pale shadow.
+STYLE = """
+:focus-visible, button:focus-visible, textarea:focus-visible {
+  outline: 3px solid #1d4ed8 !important; outline-offset: 2px; }
+.dark :focus-visible { outline-color: #93c5fd !important; }
+"""
+
+
+class Guarded:
+    """Lets in whom a page's server is meant for, and adds to every answer what the page may load.
+
+    A page of another origin may send requests to this machine, but cannot choose its `Origin`; one that had its own
+    name point here (DNS rebinding) names itself in `Host`.
+
+    Args:
+        local: answer names of this machine alone, and no page of another origin.
+        key: what a link has to carry, so that no other user of this machine may use the page.
+        folder: whose reports and charts are shown below `FILES`.
+    """
+
+    def __init__(self, app: Any, local: bool = False, key: str | None = None, folder: Path | None = None):
+        self.app, self.local, self.key, self.folder = app, local, key, folder
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        async def guarded(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                own = "; frame-ancestors 'self'" if self.local else ""
+                policy = (b"content-security-policy", (SERVED_POLICY + own).encode())
+                message = {**message, "headers": [*message.get("headers", ()), policy]}
+            await send(message)
+
+        if scope["type"] not in ("http", "websocket"):
+            return await self.app(scope, receive, send)
+        if (answer := self._own_answer(scope)) is not None:
+            return await answer(scope, receive, send)
+        await self.app(scope, receive, guarded)
+
+    def _own_answer(self, scope: dict) -> Any:
+        """What is answered instead of the page: a refusal, the way in, or a file; None for none."""
+        from starlette.requests import HTTPConnection
+        from starlette.responses import PlainTextResponse, RedirectResponse
+
+        request = HTTPConnection(scope)
+        path, host = unquote(scope["path"]), request.headers.get("host", "").lower()
+        origins = request.headers.getlist("origin")
+        if self.local and not re.fullmatch(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", host):
+            return PlainTextResponse("This page is 127.0.0.1 or localhost, and no other host.", 403)
+        if self.local and any(origin.lower() != f"http://{host}" for origin in origins):
+            return PlainTextResponse("This page does not answer pages of other origins.", 403)
+        if self.key and path != "/gradio_api/startup-events":  # with which Gradio waits for its own server
+            name, given = f"key_{scope['server'][1]}", parse_qs(scope["query_string"].decode("latin-1")).get("key")
+            if given and secrets.compare_digest(given[0].encode(), self.key.encode()):
+                entered = RedirectResponse("/", 303)  # the key does not stay in the address
+                entered.set_cookie(name, self.key, httponly=True, samesite="strict")
+                return entered
+            if not secrets.compare_digest(request.cookies.get(name, "").encode(), self.key.encode()):
+                return PlainTextResponse("Open the whole link that the terminal shows.", 401)
+        return self._file(path.removeprefix(FILES)) if self.folder and path.startswith(FILES) else None
+
+    def _file(self, name: str) -> Any:
+        from starlette.responses import FileResponse, PlainTextResponse
+
+        folder = self.folder.resolve()
+        file = (folder / name).resolve() if "\0" not in name else folder
+        if not (file.is_relative_to(folder) and file.suffix in SHOWN and file.is_file()):
+            return PlainTextResponse("There is no such report.", 404)
+        own = {"Content-Security-Policy": FRAMED_POLICY, "X-Content-Type-Options": "nosniff"}
+        return FileResponse(file, headers={**own, "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"})
+
+
+def serve(made: Any, *, key: str | None = None, folder: Path | None = None, style: str = "", **options) -> tuple:
+    """Start a page as it is meant to be served: bounded uploads, nothing from elsewhere, no public link unasked.
+
+    Args:
+        made: `gradio.Blocks`.
+        key, folder: see `Guarded`.
+        style: CSS of the page.
+        options: of Gradio's `launch`.
+    """
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    local = options.get("server_name") in HERE and not options.get("share")
+    guard = Middleware(Guarded, local=local, key=key, folder=folder)
+    return made.queue(max_size=32).launch(
+        **{"share": False, **options},
+        # Gradio's own theme fetches its fonts from Google.
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        css=STYLE + style,
+        footer_links=[],
+        max_file_size=UPLOAD,
+        app_kwargs={"middleware": [guard]},
+    )
