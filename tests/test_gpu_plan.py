@@ -61,6 +61,21 @@ def test_the_page_has_plan_and_published_hours_side_by_side():
     assert as_markdown() in (HOME / "docs" / "training" / "plan.md").read_text(encoding="utf-8")
 
 
+def test_the_page_has_what_the_small_recipes_take():
+    """Pour the table of `python -m llava_mistral.training.plan.small` into the page again when this fails."""
+    from llava_mistral.training.plan.small import SMOLLM2, TOWERS, as_markdown, planned
+    from tests.support.published_decoders import SHAPES
+
+    assert as_markdown() in (HOME / "docs" / "training" / "plan.md").read_text(encoding="utf-8")
+    published = SHAPES["SmolLM2-135M"]["settings"]
+    assert {name: published[name] for name in SMOLLM2} == SMOLLM2
+    for stage in ("pretrain", "finetune"):
+        made = [planned(stage, tower) for tower in TOWERS]
+        assert all(one["GPU"] < 16e9 and max(one["hours"].values()) < 12 for one in made), (
+            "a free GPU, a laptop's night"
+        )
+
+
 def test_a_kinds_share_of_the_peak_is_what_the_published_hours_mean():
     from llava_mistral.training.plan.gpus import UTILISATION
     from llava_mistral.training.plan.published import PUBLISHED, planned
