@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from llava_mistral.checkpoints.original_processor import original_picture_processor, read_processor
+from llava_mistral.checkpoints.sentencepiece_file import NAME, write_tokenizer_model
 from llava_mistral.checkpoints.text_tokenizer import make_separable
 from llava_mistral.ground.bad_input import BadInput
 from processing import CHAT_TEMPLATES
@@ -72,7 +73,9 @@ def convert_processor(source: Path, folder: Path, layout: str, to: str) -> str:
             processor.tokenizer.chat_template = template
         processor.tokenizer.save_pretrained(folder)
         _save_tower_settings(processor.image_processor, folder)
-    return "processor, its chat template as it is written today" if newer else "processor"
+    told = ["processor", *(["its chat template as it is written today"] if newer else [])]
+    told += [] if write_tokenizer_model(processor.tokenizer, folder) else [f"a {NAME} for llama.cpp"]
+    return ", ".join(told)
 
 
 def _todays(template: str | None) -> tuple[str | None, bool]:

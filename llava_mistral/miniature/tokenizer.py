@@ -1,5 +1,6 @@
 """The miniature's tokenizer: Mistral's conventions over a thousand tokens."""
 
+import json
 import re
 
 from llava_mistral.data.scienceqa import INSTRUCTION
@@ -24,6 +25,7 @@ def train_tokenizer(texts: list[str], vocab_size: int):
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[*specials, *byte_tokens], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.model = _merging_every_pair(tokenizer, specials)
     # As Mistral's since its third version: the space before a text is put there unless the text brings its own, so a
     # completion tokenised apart from its prompt has the ids that it has in the whole. No merge across a boundary was
     # learned, so no boundary is needed any more.
@@ -36,3 +38,20 @@ def train_tokenizer(texts: list[str], vocab_size: int):
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
+
+
+def _merging_every_pair(tokenizer, specials: list[str]):
+    """The trained BPE with every two tokens merged that make a third, in the order in which the thirds were learned.
+
+    The trainer merges only the pairs that it met. Sentencepiece, which other engines read, knows no pairs.
+    """
+    from tokenizers import models
+
+    state = json.loads(tokenizer.to_str())["model"]
+    order: dict[str, int] = {}
+    for first, second in state["merges"]:
+        order.setdefault(first + second, len(order))
+    pairs = [(made[:cut], made[cut:]) for made in order for cut in range(1, len(made))]
+    pairs = [pair for pair in pairs if state["vocab"].keys() >= set(pair) and not {*specials} & {*pair}]
+    pairs.sort(key=lambda pair: (order["".join(pair)], -len(pair[0])))
+    return models.BPE(vocab=state["vocab"], merges=pairs, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
