@@ -197,7 +197,8 @@ def test_a_decoder_without_words_or_marks_is_worded_as_llava_does():
     tokenizer.chat_template = None
     name, _, said = choose_wording(tokenizer, None, "decoder")
     assert name == "mistral_instruct" and said == [
-        "decoder has no chat template; chats are worded as mistral_instruct"
+        "decoder has no chat template; chats are worded as mistral_instruct; "
+        "for other words give --chat_template vicuna_v1, or a Jinja file"
     ]
 
 

@@ -103,7 +103,8 @@ def choose_wording(tokenizer, asked: str | None, llm: str) -> tuple[str, str, li
     if asked in LLAVA:
         return asked, _shipped(asked), []
     if asked is None and own is None:
-        return LLAVA[0], _shipped(LLAVA[0]), [f"{llm} has no chat template; chats are worded as {LLAVA[0]}"]
+        remedy = "for other words give --chat_template vicuna_v1, or a Jinja file"
+        return LLAVA[0], _shipped(LLAVA[0]), [f"{llm} has no chat template; chats are worded as {LLAVA[0]}; {remedy}"]
     if asked is None and (same := _llava_wording(tokenizer, own)):
         return same, _shipped(same), []
     if asked in (None, OWN):

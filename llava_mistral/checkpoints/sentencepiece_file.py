@@ -23,7 +23,8 @@ def write_tokenizer_model(tokenizer: Any, folder: Path) -> str:
     Its pieces, scores and ids are those of the fast tokenizer, and it is read back and compared on texts that are hard
     to cut. Tokens that were added behind the pieces, such as `<image>`, stay in tokenizer.json, as they do beside
     Mistral's own file. Sentencepiece puts a space before every text, these tokenizers only before one that brings
-    none: a text that begins with a space is read with that space once more.
+    none: a text that begins with a space is read with that space once more. After a mark within a text that is a token
+    (`[REFERENCE_DOC_6]` of Mistral's v3) transformers puts a space, sentencepiece none.
     """
     try:
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
@@ -58,9 +59,12 @@ def write_tokenizer_model(tokenizer: Any, folder: Path) -> str:
 
 
 def unlike(pieces: Any, tokenizer: Any, texts: Iterable[str]) -> str:
-    """The first text that the two read otherwise, or ""."""
+    """The first text without a mark that the two read otherwise, or ""."""
     brought = tokenizer.backend_tokenizer.pre_tokenizer is not None
+    marks = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
     for text in texts:
+        if any(mark in text for mark in marks):
+            continue
         given = f" {text}" if brought and text.startswith((" ", "▁")) else text
         if pieces.encode(text) != tokenizer(given, add_special_tokens=False, split_special_tokens=True).input_ids:
             return text
@@ -95,14 +99,14 @@ def _pieces(state: dict, tokenizer: Any) -> list[tuple[str, float, str]]:
     ranks: dict[str, int] = {}
     for rank, pair in enumerate(_merges(state)):
         ranks.setdefault("".join(pair), rank)
-    special = _special(state)
+    marks = {token["content"]: token["special"] for token in state["added_tokens"]}
 
     def kind(piece: str) -> str:
         if piece == tokenizer.unk_token:
             return "UNKNOWN"
         if re.fullmatch(BYTE, piece):
             return "BYTE"
-        return "CONTROL" if piece in special else "NORMAL"
+        return "NORMAL" if piece not in marks else "CONTROL" if marks[piece] else "USER_DEFINED"
 
     vocabulary = sorted(state["model"]["vocab"], key=state["model"]["vocab"].get)
     last = len(state["model"]["merges"])
@@ -113,13 +117,10 @@ def _merges(state: dict) -> list[tuple[str, str]]:
     return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in state["model"]["merges"]]
 
 
-def _special(state: dict) -> set[str]:
-    return {token["content"] for token in state["added_tokens"] if token["special"]}
-
-
 def _unmerged(state: dict) -> tuple[str, str] | None:
     """Two pieces that make a third and are not merged: sentencepiece, which knows pieces alone, merges them."""
-    vocabulary, merges, special = state["model"]["vocab"], set(_merges(state)), _special(state)
+    vocabulary, merges = state["model"]["vocab"], set(_merges(state))
+    special = {token["content"] for token in state["added_tokens"]}
     for piece in vocabulary:
         if piece in special or re.fullmatch(BYTE, piece):
             continue
