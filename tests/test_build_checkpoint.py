@@ -5,7 +5,8 @@ import json
 import pytest
 
 from llava_mistral.commands.build import main
-from tests.support.malformed import copy, raw, settings, text, weight
+from tests.support.malformed import copy, nothing, raw, settings, text, weight
+from tests.support.refusals import change
 from tests.support.running import run_apart, run_here, run_light
 
 GENERATED = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "chat_template.jinja"}
@@ -134,3 +135,39 @@ def test_a_damaged_part_is_refused_by_name_and_nothing_is_written(
 def test_a_misspelt_argument_names_the_nearest(tmp_path):
     done = run_apart("-m", "llava_mistral", "build", "--visoin", "x", code=2)
     assert done.error == "llava-mistral build: there is no flag --visoin; did you mean --vision?"
+
+    assert done.error.endswith("run `llava-mistral build --help` for the arguments")
+
+
+@pytest.mark.parametrize("part", ["vision", "llm"])
+@pytest.mark.case("S26", "refused")
+def test_a_kernel_that_a_part_names_is_refused(vision_folder, mistral_folder, tmp_path, part):
+    parts = {"vision": vision_folder, "llm": mistral_folder}
+    parts[part] = copy(parts[part], tmp_path / part, nothing)
+    change(parts[part] / "config.json", attn_implementation="evil/kernel@main")
+    assert "names a kernel of the Hub" in build(parts["vision"], parts["llm"], tmp_path / "out", code=2).error
+
+
+@pytest.mark.case("S25", "accepted")
+def test_code_that_a_part_brings_is_not_run(vision_folder, mistral_folder, tmp_path):
+    """Many a decoder brings code for the versions of the library that did not know it yet."""
+    llm = copy(mistral_folder, tmp_path / "llm", nothing)
+    (llm / "custom_generate").mkdir()
+    for name in ("modeling_x.py", "custom_generate/generate.py"):
+        (llm / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    change(llm / "config.json", auto_map={"AutoConfig": "modeling_x.X", "AutoModelForCausalLM": "modeling_x.X"})
+    build(vision_folder, llm, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.case("S25", "refused")
+def test_nobody_is_asked_whether_code_may_run(vision_folder, mistral_folder, tmp_path, monkeypatch):
+    """Left to itself the library asks at the keyboard, at whatever commit is newest."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    vision = copy(vision_folder, tmp_path / "vision", nothing)
+    (vision / "pictures_x.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    change(
+        vision / "preprocessor_config.json", auto_map={"AutoImageProcessor": "pictures_x.X"}, image_processor_type="X"
+    )
+    build(vision, mistral_folder, tmp_path / "out", code=2)
+    assert not (tmp_path / "ran").exists()

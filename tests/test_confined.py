@@ -59,6 +59,31 @@ def test_a_card_that_names_files_elsewhere_is_refused(folder, secret, place, for
         load_splits(folder)
 
 
+@pytest.mark.parametrize("form", ["\ufeff{}", "\n\n{}", "{}".replace("{}", "{} ")])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@shows("S30", "refused")
+def test_a_card_is_read_as_the_library_reads_it(folder, form, ends):
+    """A byte order mark before it, or old line ends, and a pattern of our own would see no YAML."""
+    text = "---\nconfigs:\n- config_name: default\n  data_files: ../private/*.parquet\n---"
+    (folder / "README.md").write_bytes((form.format(text).replace("\n", ends) + "\n# A set\n").encode())
+    with pytest.raises(BadInput, match="outside of the data set"):
+        load_splits(folder)
+
+
+@pytest.mark.parametrize("kind", ["Audio", "Video", "Pdf", "Nifti", "Mesh", "BioSequence", "BioStructure"])
+@shows("S30", "refused")
+def test_sound_films_and_papers_that_a_row_names_are_not_opened(folder, secret, kind, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(getattr(datasets, kind), "decode_example", lambda *_, **__: pytest.fail("it was opened"))
+    place = {"bytes": None, "path": str(secret)}
+    table = pa.table({"question": ["a"], "answer": ["b"], "more": [place]})
+    told = {name: {"dtype": "string", "_type": "Value"} for name in ("question", "answer")} | {"more": {"_type": kind}}
+    table = table.cast(datasets.Features.from_dict(told).arrow_schema)
+    pq.write_table(table, folder / "train.parquet")
+    assert load_splits(folder)["train"][0]["more"] == place
+
+
 @shows("S30", "accepted")
 def test_a_card_that_names_its_own_files_and_a_link_within_are_read(folder):
     save_rows(folder / "more" / "train.parquet")

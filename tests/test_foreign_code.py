@@ -243,6 +243,30 @@ def test_an_adapter_on_the_hub_is_evaluated_by_its_name(tiny, problems, hub, tmp
     assert "pictures" in run_here(main, *arguments).stdout
 
 
+@shows("S27", "refused")
+def test_an_adapter_hidden_in_a_base_is_not_followed(tiny, problems, rows_file, hub, tmp_path):
+    """The library would load the base of the base, of which nobody has looked at a file."""
+    upload("evil/other", tiny)
+    commit = upload("evil/base", adapter_of(tiny, tmp_path / "base", base_model_name_or_path="evil/other"))
+    upload("evil/base", tiny)
+    named = {"base_model_name_or_path": "evil/base"}
+    upload("me/adapter", adapter_of(tiny, tmp_path / "adapter", **named))
+    seen = len(hub.requests)
+    main, *arguments = loads("evaluate", "me/adapter", problems, None, tmp_path / "out")
+    assert "names the base evil/base, which is an adapter" in refused(main, *arguments, output=tmp_path / "out")
+    main, *arguments = loads("train", "evil/base", None, rows_file, tmp_path / "out", "--model_revision", commit)
+    assert "is an adapter, not a checkpoint; merge it" in refused(main, *arguments, output=tmp_path / "out")
+    assert not [one["path"] for one in hub.requests[seen:] if one["path"].endswith("safetensors")]
+
+
+@pytest.mark.parametrize("sizes", [{"r": 10**9}, {"rank_pattern": {"q_proj": 10**9}}])
+@shows("S39", "refused")
+def test_an_adapter_of_terabytes_is_refused(tiny, problems, tmp_path, sizes):
+    folder = adapter_of(tiny, tmp_path / "adapter", base_model_name_or_path=str(tiny), **sizes)
+    main, *arguments = loads("evaluate", folder, problems, None, tmp_path / "out")
+    assert "field r: is 1,000,000,000, more than any model has" in refused(main, *arguments, output=tmp_path / "out")
+
+
 def test_an_adapter_on_the_hub_cannot_name_a_folder_of_this_machine(tiny, problems, hub, tmp_path):
     upload("me/adapter", adapter_of(tiny, tmp_path / "adapter", base_model_name_or_path=str(tiny)))
     main, *arguments = loads("evaluate", "me/adapter", problems, None, tmp_path / "out")

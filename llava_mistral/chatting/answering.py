@@ -1,6 +1,7 @@
 """A chat model that streams its answer and stays within its context."""
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,22 +70,31 @@ class Chat:
 
     def _fitting(self, messages: list[dict]) -> tuple[Any, int]:
         """The tensors of the newest turns that leave room for an answer, and how many older ones were left out."""
-        context, kept = self._context(), list(messages)
+        context = self._context()
         first = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
         wanted = min(self.max_new_tokens, context // 4)
-        while True:
-            inputs = self.processor.apply_chat_template(
-                first + kept, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+
+        def worded(start: int) -> Any:
+            return self.processor.apply_chat_template(
+                first + messages[start:],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
             )
-            length = inputs["input_ids"].shape[1]
-            if length + wanted <= context:
-                return inputs, len(messages) - len(kept)
-            if len(kept) == 1:
-                if length < context:
-                    return inputs, len(messages) - 1
-                problem = f"the question and its pictures are {length:,} tokens, and the model takes {context:,}"
-                raise BadInput(problem, remedy="ask with fewer words or pictures")
-            kept = kept[2:] if len(kept) > 2 else kept[-1:]
+
+        starts = [*range(0, len(messages) - 1, 2), len(messages) - 1]
+        inputs, chosen = worded(0), 0
+        if inputs["input_ids"].shape[1] + wanted > context:  # a chat of thousands of turns is worded a dozen times
+            room = context - wanted
+            after = bisect_left(starts, True, 1, key=lambda start: worded(start)["input_ids"].shape[1] <= room)
+            chosen = starts[min(after, len(starts) - 1)]
+            inputs = worded(chosen)
+        length = inputs["input_ids"].shape[1]
+        if length >= context:
+            problem = f"the question and its pictures are {length:,} tokens, and the model takes {context:,}"
+            raise BadInput(problem, remedy="ask with fewer words or pictures")
+        return inputs, chosen
 
     def _context(self) -> int:
         return context_length(self.model.config) or 1 << 20

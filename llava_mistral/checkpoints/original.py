@@ -88,7 +88,8 @@ def _image_token_id(folder: Path, text_type: str) -> int:
 
     # With a configuration given, the library does not read the folder's own, which is what is being read here.
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=AutoConfig.for_model(text_type))
+        config = AutoConfig.for_model(text_type)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except (ImportError, OSError, ValueError) as error:
         remedy = "pip install sentencepiece protobuf, or put a tokenizer.json beside it"
         raise BadInput(

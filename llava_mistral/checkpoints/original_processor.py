@@ -70,8 +70,8 @@ def original_picture_processor(name: str | Path, flat: dict, **hub):
     beside = Path(name) / tower
     source = beside if beside.is_dir() else tower
     try:
-        base = AutoImageProcessor.from_pretrained(source, **hub)
-        config = AutoConfig.from_pretrained(source, **hub)
+        base = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **hub)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
     except (OSError, ValueError) as error:
         remedy = "put the tower there, or correct mm_vision_tower"
         problem = f"the settings of the vision tower {source} cannot be loaded"

@@ -72,7 +72,7 @@ def _read_config(name: str | Path, revision: str | None) -> PreTrainedConfig:
     with opening(name, "config.json"):
         kind = PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
         if not isinstance(kind, str) or kind in CONFIG_MAPPING:
-            return AutoConfig.from_pretrained(name, revision=revision)
+            return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     config = PreTrainedConfig()
     config.model_type = kind
     return config
@@ -149,7 +149,7 @@ def _load_whole(kind, source: str | Path, field: str, **options) -> torch.nn.Mod
     logging.set_verbosity_error()  # the library's table of what is left over
     try:
         with opening(source):
-            model, info = kind.from_pretrained(source, output_loading_info=True, **options)
+            model, info = kind.from_pretrained(source, output_loading_info=True, trust_remote_code=False, **options)
             refuse_not_finite(model, source)
     finally:
         logging.set_verbosity(verbosity)

@@ -92,8 +92,8 @@ def build_processor(
     if chat_template:
         make_separable(tokenizer, chat_template)
     with opening(vision):
-        image_processor = AutoImageProcessor.from_pretrained(vision, revision=revisions[0])
-        vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0])
+        image_processor = AutoImageProcessor.from_pretrained(vision, revision=revisions[0], trust_remote_code=False)
+        vision_config = AutoConfig.from_pretrained(vision, revision=revisions[0], trust_remote_code=False)
     vision_config = getattr(vision_config, "vision_config", vision_config)
     class_tokens = TOWERS[vision_config.model_type]
     return LlavaMistralProcessor(

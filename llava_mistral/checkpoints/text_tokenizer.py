@@ -31,7 +31,8 @@ def open_tokenizer(name: str | Path, **hub):
             raise BadInput(f"is no tokenizer ({error})", remedy=AGAIN, file=folder / "tokenizer.model") from error
         return tokenizer
     roles = _TEKKEN if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file() else {}
-    return AutoTokenizer.from_pretrained(name, padding_side="left", mistral_format=False, **roles, **hub)
+    options = {"padding_side": "left", "mistral_format": False, "trust_remote_code": False}
+    return AutoTokenizer.from_pretrained(name, **options, **roles, **hub)
 
 
 _TEKKEN = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.checkpoint_headers import read_config_file, read_header, weight_files
 from llava_mistral.ground.command_line import VerbParser, check_output_folder, run_verb, whole_folder
+from llava_mistral.ground.foreign_code import check_part
 from llava_mistral.ground.hub_access import reach_hub
 
 
@@ -44,15 +45,16 @@ def parse_arguments():
 def main() -> None:
     args = parse_arguments()
     check_output_folder(args.output, "config.json", [args.vision, args.llm])
-    for name, source in (("vision", args.vision), ("llm", args.llm)):
+    revisions = (args.vision_revision, args.llm_revision)
+    for name, source, revision in zip(("vision", "llm"), (args.vision, args.llm), revisions, strict=True):
         refuse_missing_folder(name, source)
+        check_part(source, revision)
     refuse_missing_template(args.chat_template)
     from llava_mistral.checkpoints.decoder_wording import choose_wording
     from llava_mistral.checkpoints.stage0 import compose, read_parts, stage0_config
     from llava_mistral.checkpoints.stage0_processor import build_processor, decoder_tokenizer
     from llava_mistral.checkpoints.text_tokenizer import reads_apart
 
-    revisions = (args.vision_revision, args.llm_revision)
     rows = read_parts(args.vision, args.llm, revisions)[1].vocab_size
     published = decoder_tokenizer(args.llm, rows, revisions[1])
     wording, template, notes = choose_wording(published, args.chat_template, args.llm)

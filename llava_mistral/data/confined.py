@@ -80,14 +80,15 @@ def _card_of(name: str) -> Path | None:
 
 def _check_card(file: Path, name: str | Path) -> None:
     """Refuse `data_files` and `data_dir` of a card's configs that lead elsewhere."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK  # what the library takes for a card's YAML
     from yaml import YAMLError
 
     from llava_mistral.ground.bounded_yaml import Unfolds, load_yaml
 
-    text = read_bounded(file).decode(errors="replace")
+    text = read_bounded(file).decode("utf-8-sig", errors="replace")
     if file.suffix == ".md":
-        match = re.match(r"\s*---\r?\n(.*?)\r?\n---", text, re.DOTALL)
-        text = match[1] if match else ""
+        match = REGEX_YAML_BLOCK.search(text)
+        text = match[2] if match else ""
     try:
         card = load_yaml(text)
     except Unfolds as error:

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -272,10 +272,12 @@ def _typed(rows: "Dataset", *, decode: bool) -> "Dataset":
 
 def _retyped(kind: Any, decode: bool) -> Any:
     """Return the type of a column with all pictures in it decoded, or not, when it is looked at."""
-    from datasets import Image, LargeList, List
+    from datasets import Image, Json, LargeList, List
 
-    if isinstance(kind, Image):
-        return Image(mode=kind.mode, decode=decode)
+    if hasattr(kind, "decode") and not isinstance(
+        kind, Json
+    ):  # sound, films, PDF: opened wherever they lie, and of no use here
+        return replace(kind, decode=decode and isinstance(kind, Image))
     if isinstance(kind, dict):
         return {name: _retyped(part, decode) for name, part in kind.items()}
     if isinstance(kind, LargeList):

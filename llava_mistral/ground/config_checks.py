@@ -11,6 +11,7 @@ from llava_mistral.ground.bounded import MOST_BYTES
 AGAIN = "save the checkpoint again so that all of it lies in its folder"
 MOST = {"num_hidden_layers": 1000, "vocab_size": 10**7, "hidden_size": 10**6, "intermediate_size": 10**7}
 MOST |= {"image_size": 10**5, "num_attention_heads": 10**4, "num_beams": 100, "num_return_sequences": 100}
+MOST |= {"r": 10**5}  # of an adapter's matrices
 MOST |= {"factor": 10**4, "rope_theta": 10**12}  # of positions; beyond them lie infinite ones
 MOST_GRIDS = 1000  # LLaVA-NeXT lists 5, LLaVA-OneVision 36
 MOST_SIDE = 4096  # pixels that a processor may make of a picture's side; towers take 224 to 1,024
@@ -40,6 +41,8 @@ def check_config(config: Any, file: str) -> None:
                 shown = value if isinstance(value, float) else f"{value:,}"
                 problem, remedy = f"is {shown}, more than any model has", "correct the configuration"
                 raise BadInput(problem, remedy=remedy, file=file, field=key)
+            if key == "rank_pattern" and isinstance(value, dict):
+                parts += [{"r": rank} for rank in value.values()]
             if str(key).lstrip("_").startswith(("attn_implementation", "experts_implementation")):
                 for one in value.values() if isinstance(value, dict) else [value]:
                     if isinstance(one, str) and "/" in one:

@@ -100,12 +100,33 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def loading(name: str, revision: str | None = None) -> dict[str, Any]:
-    """Return the keywords with which `from_pretrained` may load `name`, as `origin` finds them.
+    """Return the keywords with which `from_pretrained` may load the checkpoint `name`, as `origin` finds them.
 
     Raises:
-        BadInput: as `origin`.
+        BadInput: as `origin`, and for an adapter: the library would load its base by itself, unseen.
     """
-    return origin(name, revision).options()
+    found = origin(name, revision)
+    if found.adapter is not None:
+        raise _is_adapter(name)
+    return found.options()
+
+
+def check_part(name: str, revision: str | None = None) -> None:
+    """Refuse a tower or a decoder as `origin` does a checkpoint; the library's own classes open it, whatever code it
+    brings.
+
+    Raises:
+        BadInput: it names kernels or weights that lie elsewhere, or is an adapter.
+    """
+    runs_code(name, revision, never=True)
+    adapter = _read(name, "adapter_config.json", revision)
+    if _is_text(adapter.get("base_model_name_or_path")) and not (Path(name) / "config.json").is_file():
+        raise _is_adapter(name)
+
+
+def _is_adapter(name: str) -> BadInput:
+    remedy = "merge it into its base (peft's merge_and_unload), or name the base"
+    return BadInput("is an adapter, not a checkpoint", remedy=remedy, file=name)
 
 
 def origin(name: str, revision: str | None = None) -> Origin:
@@ -127,8 +148,9 @@ def origin(name: str, revision: str | None = None) -> Origin:
         problem = f"names the base {base!r}, which is not a Hub repository"
         raise BadInput(problem, remedy="publish the base and name it there", file=place)
     pinned = adapter.get("revision") if _is_text(adapter.get("revision")) and not Path(base).is_dir() else None
+    check_config(adapter, place)
     above = _read(base, "adapter_config.json", pinned).get("base_model_name_or_path")
-    if _is_text(above) and not _read(base, "config.json", pinned):
+    if _is_text(above) and not (Path(base) / "config.json").is_file():  # else the library goes on to that one's base
         raise BadInput(f"names the base {base}, which is an adapter", remedy="merge that one first", file=place)
     beside = Origin(name, revision, runs_code(name, revision))
     return Origin(base, pinned, runs_code(base, pinned), beside)
@@ -168,8 +190,11 @@ def register_ours() -> None:
     from processing import LlavaMistralProcessor  # noqa: F401
 
 
-def runs_code(name: str, revision: str | None = None) -> bool:
+def runs_code(name: str, revision: str | None = None, *, never: bool = False) -> bool:
     """Return whether code of `name` itself is to run, after a look at everything its files point at.
+
+    Args:
+        never: it is opened with the library's own classes; what code it brings is of no matter.
 
     Raises:
         BadInput: as `origin`.
@@ -179,7 +204,7 @@ def runs_code(name: str, revision: str | None = None) -> bool:
     foreign = None
     for config in _CONFIGS:
         found = _read(name, config, revision)
-        for reference in _references(found.get("auto_map")):
+        for reference in _references(None if never else found.get("auto_map")):
             if "--" in reference and reference.split("--")[0] != name:
                 problem = f"takes its code from another repository ({reference})"
                 raise BadInput(problem, remedy=AGAIN, file=f"{name}/{config}", field="auto_map")

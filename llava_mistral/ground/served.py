@@ -9,6 +9,8 @@ from urllib.parse import parse_qs, unquote
 from llava_mistral.ground.escaping import FRAMED_POLICY, SERVED_POLICY
 
 UPLOAD = "32mb"
+MOST_UPLOADED = 8 * (32 << 20)  # bytes at once: the pictures of a question
+MOST_ASKED = 32 << 20  # bytes of a question and the chat before it
 KEPT = (600, 3600)  # seconds: how often uploads are looked for, and how old they may become
 FILES = "/files/"  # of the folder that a page shows, by their paths in it
 SHOWN = (".html", ".png")
@@ -22,7 +24,7 @@ STYLE = """
 
 
 class Guarded:
-    """Lets in whom a page's server is meant for, and adds to every answer what the page may load.
+    """Lets in whom a page's server is meant for, bounds what is sent, and says in each answer what the page may load.
 
     A page of another origin may send requests to this machine, but cannot choose its `Origin`; one that had its own
     name point here (DNS rebinding) names itself in `Host`.
@@ -48,7 +50,19 @@ class Guarded:
             return await self.app(scope, receive, send)
         if (answer := self._own_answer(scope)) is not None:
             return await answer(scope, receive, send)
-        await self.app(scope, receive, guarded)
+        most, taken = self._most(scope), 0
+
+        async def bounded() -> dict:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body") or b"")
+            return message if taken <= most else {"type": "http.disconnect"}  # it did not say how long it is
+
+        await self.app(scope, bounded, guarded)
+
+    def _most(self, scope: dict) -> int:
+        """How many bytes a request may have."""
+        return MOST_UPLOADED if scope["path"].rstrip("/").endswith("/upload") else MOST_ASKED
 
     def _own_answer(self, scope: dict) -> Any:
         """What is answered instead of the page: a refusal, the way in, or a file; None for none."""
@@ -62,6 +76,9 @@ class Guarded:
             return PlainTextResponse("This page is 127.0.0.1 or localhost, and no other host.", 403)
         if self.local and any(origin.lower() != f"http://{host}" for origin in origins):
             return PlainTextResponse("This page does not answer pages of other origins.", 403)
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > (most := self._most(scope)):
+            return PlainTextResponse(f"A request may have {most:,} bytes.", 413)
         if self.key and path != "/gradio_api/startup-events":  # with which Gradio waits for its own server
             name, given = f"key_{scope['server'][1]}", parse_qs(scope["query_string"].decode("latin-1")).get("key")
             if given and secrets.compare_digest(given[0].encode(), self.key.encode()):
