@@ -4,10 +4,12 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from tqdm import tqdm
 
 from llava_mistral.evaluation.comparison import compare, read_run
 from llava_mistral.evaluation.report import comparison_page
@@ -135,6 +137,29 @@ def test_the_command_to_run_again_is_one_command(text):
 def test_a_verb_prints_words_and_moves_no_cursor(text):
     said = run_here(lambda: print(text)).stdout
     assert said.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("error", [ValueError, lambda text: FileNotFoundError(2, "no such file", text)])
+@shows("S34", "refused")
+def test_errors_and_what_libraries_say_move_no_cursor(text, error):
+    def main():
+        print(text, file=sys.stderr)
+        raise error(text)
+
+    assert run_here(main, code=1).stderr.replace("\n", "").isprintable()
+    assert "\x1b" not in run_here(main, "--verbose", code=1).stderr
+
+
+@shows("S34", "accepted")
+def test_bars_of_progress_stay_bars():
+    def main():
+        for position in (0, 1):
+            with tqdm(total=2, position=position, leave=False, ascii=True) as bar:
+                bar.update(2)
+
+    said = run_here(main).stderr
+    assert said.count("\r") >= 4 and "\x1b[A" in said and "\\" not in said
 
 
 @shows("S34", "accepted")

@@ -90,6 +90,15 @@ def test_a_file_under_a_name_of_ours_that_the_verb_did_not_write_is_not_removed(
     assert (out / "answers.json").read_text() == "mine, of an hour's work"
 
 
+@pytest.mark.parametrize("marker", ["{}", "[]", "no JSON", '{"files": ["open.json"]}'])
+@pytest.mark.case("S28", "refused")
+def test_a_marker_that_lists_nothing_proves_nothing(tmp_path, marker):
+    (tmp_path / "open.json").write_text('{"tabs": []}')
+    (tmp_path / ".llava-mistral").write_text(marker)
+    with pytest.raises(BadInput, match="open.json was not written by this command"):
+        check_output_folder(tmp_path, "open.json")
+
+
 @pytest.mark.case("S28", "accepted")
 def test_its_neighbour_that_is_as_it_was_written_is_replaced(tmp_path):
     for text in ("1", "2"):

@@ -140,7 +140,7 @@ def run_verb(main: Callable[[], int | None], *, keeps_secrets: bool = False) -> 
     warnings.filterwarnings("ignore", "Image size .* exceeds limit", RuntimeWarning)
     path = Path(sys.argv[0])
     name = f"llava-mistral {path.stem}" if path.parent.name == "commands" else path.name
-    out, sys.stdout = sys.stdout, _Escaped(sys.stdout)
+    out, sys.stdout, err, sys.stderr = sys.stdout, _Escaped(sys.stdout), sys.stderr, _EscapedBars(sys.stderr)
     try:
         if not keeps_secrets:
             leave_secrets(sys.argv[1:])
@@ -154,7 +154,7 @@ def run_verb(main: Callable[[], int | None], *, keeps_secrets: bool = False) -> 
     except Exception as error:
         code = _report(name, _with_hub(_said(error)), 1)
     sys.stdout.flush()
-    sys.stdout = out
+    sys.stdout, sys.stderr = out, err
     sys.exit(code)
 
 
@@ -181,6 +181,17 @@ class _Escaped:
         return getattr(self._stream, name)
 
 
+class _EscapedBars(_Escaped):
+    """Standard error, on which bars of progress go back to the start of their line, and up to the bar above."""
+
+    def write(self, text: str) -> int:
+        before, words, after = re.fullmatch(r"((?:\r|\n|\x1b\[A)*)(.*?)(\r*)", text, re.DOTALL).groups()
+        if words and "\x1b" in before:  # a bar moves up by itself, and says nothing with it
+            before, words = "", before + words
+        self._stream.write(before + terminal(words) + after)
+        return len(text)
+
+
 def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in REMEDIES:  # libraries raise OSError for much else
         place = f"{error.filename}: " if error.filename else ""
@@ -200,7 +211,7 @@ def _report(name: str, line: str, code: int) -> int:
             return code  # stopped from outside, as all are
         time.sleep(ALONE)
     if "--verbose" in sys.argv[1:]:
-        traceback.print_exc()
+        print(traceback.format_exc(), file=sys.stderr)
     elif code == 1:
         sys.unraisablehook = lambda _: None  # what a library's half-made objects say when they go
     print(f"{name}: {line}", file=sys.stderr)

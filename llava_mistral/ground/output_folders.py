@@ -137,7 +137,7 @@ def _something_else(folder: Path, made_by: str) -> str | None:
     if not file.is_file():
         return f"no {made_by} in it"
     output, recorded = OUTPUTS[made_by], _recorded(folder)
-    if not (folder / MARKER).is_file():
+    if recorded is None:
         try:
             text = file.read_text(encoding="utf-8")
             ours = output.ours(json.loads(text) if made_by.endswith(".json") else text)
