@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import torch
 
 from llava_mistral.commands.build import main
 from tests.support.malformed import copy, nothing, raw, settings, text, weight
-from tests.support.refusals import change
+from tests.support.refusals import Trap, change
 from tests.support.running import run_apart, run_here, run_light
 
 GENERATED = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "chat_template.jinja"}
@@ -170,4 +171,13 @@ def test_nobody_is_asked_whether_code_may_run(vision_folder, mistral_folder, tmp
         vision / "preprocessor_config.json", auto_map={"AutoImageProcessor": "pictures_x.X"}, image_processor_type="X"
     )
     build(vision, mistral_folder, tmp_path / "out", code=2)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.case("S10", "refused")
+def test_a_pickle_in_a_part_is_not_run(vision_folder, mistral_folder, tmp_path):
+    llm = copy(mistral_folder, tmp_path / "llm", nothing)
+    (llm / "model.safetensors").unlink()
+    torch.save({"w": Trap(tmp_path / "ran")}, llm / "pytorch_model.bin")
+    build(vision_folder, llm, tmp_path / "out", code=2)
     assert not (tmp_path / "ran").exists()
