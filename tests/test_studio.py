@@ -200,15 +200,19 @@ def studio(tmp_path, browser, stage0):
                 server.wait()
 
 
+def shows(page, words: str) -> None:
+    """Wait until a box of the page has these words."""
+    boxes = "[...document.querySelectorAll('textarea')]"
+    page.tab.wait_for_function(f"{boxes}.some(box => box.value.includes({words!r}))")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_page_leads_from_a_table_to_the_link(studio):
     page, work, hub = studio
     page.fill(CHOOSE, dataset="../elsewhere.csv")
     page.tab.get_by_role("button", name="Show its faults").click()
-    page.tab.wait_for_function(
-        "[...document.querySelectorAll('textarea')].some(e => e.value.includes('lies outside'))"
-    )
+    shows(page, "lies outside")
     page.fill(CHOOSE, dataset="train.csv", columns=COLUMNS, image_folder="nowhere")
     assert len(page.press("Choose", "ended with exit code 2").strip().splitlines()) == 1
     page.fill(CHOOSE, image_folder="pictures", source="mine", license="cc-by-4.0")
@@ -218,14 +222,10 @@ def test_the_page_leads_from_a_table_to_the_link(studio):
     page.fill(TRAIN, model="base")
     page.press("Write the recipe")
     recipe = page.tab.get_by_label("the recipe")
-    page.tab.wait_for_function(
-        "[...document.querySelectorAll('textarea')].some(e => e.value.includes('num_train_ep'))"
-    )
+    shows(page, "num_train_ep")
     recipe.fill(re.sub("num_train_epochs: .*", "num_train_epochs: 30", recipe.input_value()))
     page.tab.get_by_role("button", name="Save the recipe").click()
-    page.tab.wait_for_function(
-        "[...document.querySelectorAll('textarea')].some(e => e.value.includes('wrote recipe'))"
-    )
+    shows(page, "wrote recipe")
     assert "optimizer steps" in page.press("Show the plan")
     page.tab.get_by_role("button", name="Train, or go on").click()
     page.tab.locator(".report iframe").wait_for()
