@@ -230,7 +230,7 @@ def test_an_adapter_is_loaded_on_the_commit_of_its_base_that_it_notes(tiny, hub,
     here = chat.open_chat(chat.find(name, at) if on_the_hub else chat.find(name, None)).model
     there = foreign_code.load_model(
         type(here), foreign_code.Origin(str(tiny), adapter=foreign_code.Origin(str(folder)))
-    )[0]
+    )
     assert not [r["path"] for r in hub.requests[seen:] if newer in r["path"]]
     ids = {"input_ids": torch.tensor([[1, 5, 6, 7]])}
     assert torch.equal(here(**ids).logits, there.eval()(**ids).logits)

@@ -42,6 +42,10 @@ def own_index(folder: Path) -> None:
     index(folder, dict.fromkeys(other(folder), "model.safetensors"))
 
 
+def empty_index(folder: Path) -> None:
+    index(folder, {})
+
+
 def stray_shard(folder: Path) -> None:
     save(other(folder), folder / "model-00001-of-00002.safetensors")
     index(folder, {NAME: "model-00001-of-00002.safetensors", "x": "model-00002-of-00002.safetensors"})
@@ -128,7 +132,7 @@ def by_publishing(folder: Path, scratch: Path):
 VERBS = [by_loading, by_evaluation, by_conversion, by_publishing]
 
 
-@pytest.mark.parametrize("change", [stale_index, own_index, stray_shard, variant, pickle, shards, link])
+@pytest.mark.parametrize("change", [stale_index, own_index, empty_index, stray_shard, variant, pickle, shards, link])
 @pytest.mark.parametrize("verb", [*VERBS, by_chat])
 def test_every_verb_reads_the_weights_that_the_library_reads(stage0, folder, tmp_path, change, verb):
     from safetensors.torch import load_file
@@ -141,10 +145,10 @@ def test_every_verb_reads_the_weights_that_the_library_reads(stage0, folder, tmp
     ("change", "said"),
     [
         (second_set, "two (whole )?sets of weights, model.safetensors"),
-        (only_a_variant, "model.safetensors|no weights"),
+        (only_a_variant, "model.safetensors|no weights|no safetensors"),
     ],
 )
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, by_chat])
 def test_every_verb_refuses_what_only_the_owner_can_decide(folder, tmp_path, change, said, verb):
     change(folder)
     with pytest.raises((ValueError, OSError, BadInput), match=said):
@@ -213,11 +217,21 @@ def damage(folder: Path, kind: str) -> str:
         del weights[name]
     elif kind == "mismatched":
         weights[name] = weights[name][:-1].clone()
+    elif kind == "integers":
+        weights[name] = weights[name].char()
     else:
         name = "model.image_newline"
         weights[name] = weights["lm_head.weight"][0].clone()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return name
+
+
+@pytest.mark.parametrize("kind", ["missing", "mismatched", "unexpected", "integers"])
+@pytest.mark.parametrize("verb", [*VERBS, by_chat])
+def test_every_verb_refuses_weights_that_are_not_whole(folder, tmp_path, kind, verb):
+    name = damage(folder, kind)
+    with pytest.raises((ValueError, BadInput), match=name.removeprefix("model.")):
+        verb(folder, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -104,7 +104,7 @@ def open_chat(source: Source, max_new_tokens: int = 256) -> Chat:
     """Load model and processor; on a GPU where there is one.
 
     Raises:
-        BadInput: the checkpoint has no chat template, no eyes, or somebody else's code.
+        BadInput: the checkpoint is not whole, or has no chat template, no eyes, or somebody else's code.
     """
     import torch
     from transformers import AutoModelForImageTextToText
@@ -115,6 +115,6 @@ def open_chat(source: Source, max_new_tokens: int = 256) -> Chat:
         raise BadInput(
             "has no processor for pictures and chats", remedy="give a vision-language checkpoint", file=source.name
         )
-    model, _ = load_model(AutoModelForImageTextToText, found, dtype=computing_type(found.name, found.revision))
+    model = load_model(AutoModelForImageTextToText, found, dtype=computing_type(found.name, found.revision))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Chat(source, model.to(device).eval(), processor, max_new_tokens, found if found.adapter else None)

@@ -15,6 +15,7 @@ from typing import Any
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.bounded import read_bounded
+from llava_mistral.ground.checkpoint_headers import check_files
 from llava_mistral.ground.config_checks import AGAIN, check_config, check_sides, check_texts, check_tokenizer
 from llava_mistral.ground.hub_access import reach_hub
 
@@ -156,19 +157,27 @@ def origin(name: str, revision: str | None = None) -> Origin:
     return Origin(base, pinned, runs_code(base, pinned), beside)
 
 
-def load_model(auto: type, source: Origin, **options) -> tuple[Any, dict]:
-    """Load a checkpoint with an Auto class: an adapter's base at its commit, and the adapter on it.
+def load_model(auto: type, source: Origin, **options) -> Any:
+    """Load a whole checkpoint with an Auto class: an adapter's base at its commit, and the adapter on it.
 
-    Returns:
-        the model, and the loading info: missing, unexpected and mismatched keys, the adapter's among them.
+    Raises:
+        BadInput: a folder's files are damaged, or a weight is missing, of another shape or left over. transformers
+            fills what is missing with random numbers, leaves out what it does not know, and goes on.
     """
+    if Path(source.name).is_dir():
+        check_files(source.name)
     model, info = auto.from_pretrained(source.name, output_loading_info=True, **source.options(), **options)
     if source.adapter is not None:
         at = {"revision": source.adapter.revision} if source.adapter.revision else {}
         loading_info = model.load_adapter(source.adapter.name, adapter_kwargs=at)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             info[kind] = {*info[kind], *getattr(loading_info, kind)}
-    return model, info
+    wrong = [str(key) for kind in ("missing", "mismatched", "unexpected") for key in sorted(info[f"{kind}_keys"])]
+    if wrong:
+        problem = f"{len(wrong)} weights are missing, of another shape or left over (first: {wrong[0]})"
+        file = source.adapter.name if source.adapter else source.name
+        raise BadInput(problem, remedy="save the checkpoint again, whole", file=file)
+    return model
 
 
 def load_processor(source: Origin) -> Any:

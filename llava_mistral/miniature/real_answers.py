@@ -52,7 +52,7 @@ def measure(decoders: Path, joined: Path, trained: str, data: Path) -> dict[str,
     def seeing(name: str) -> tuple[dict[str, list[int]], Any]:
         source = origin(name)
         tokenizer = load_processor(source).tokenizer
-        return say(load_model(AutoModelForImageTextToText, source)[0].eval(), tokenizer), tokenizer
+        return say(load_model(AutoModelForImageTextToText, source).eval(), tokenizer), tokenizer
 
     said = {}
     for name in ("llama", "mistral"):
