@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engine_chats import CONTEXT, NEW_TOKENS, chats, generated
+from tests.support.engine_chats import CONTEXT, NEW_TOKENS, chats, generated, trained_miniature
 from tests.support.engine_environments import ask_engine
-from tests.support.running import HOME, run_apart
+from tests.support.running import run_apart
 from tests.support.served_questions import text_part, user
 
-STUDY = HOME / "outputs" / "miniature"
 VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
@@ -23,9 +22,7 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def study() -> Path:
-    if not (STUDY / "stage2" / "config.json").is_file():
-        pytest.skip("outputs/miniature is not here: run `make demo`")
-    return STUDY
+    return trained_miniature()
 
 
 @pytest.fixture(scope="module")

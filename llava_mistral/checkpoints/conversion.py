@@ -27,15 +27,18 @@ from modeling_llava_mistral.modeling_llava_mistral import LlavaMistralForConditi
 _TOWER = "model.vision_tower."
 
 
-def convert(source: str | Path, folder: str | Path, to: str, *, max_shard_size: int = 5_000_000_000) -> str:
+def convert(
+    source: str | Path, folder: str | Path, to: str, *, max_shard_size: int = 5_000_000_000, gguf_type: str = "f16"
+) -> str:
     """Write the checkpoint in `source` into `folder` in the layout `to`; returns the layout that `source` has.
 
-    Weights are copied, never computed; memory stays at one buffer. An original checkpoint whose tokenizer has no image
-    token is the exception: two tables get rows for it, and lose them again on the way back.
+    Weights are copied, never computed; memory stays at one buffer. Exceptions: an original checkpoint whose tokenizer
+    has no image token, two tables of which get rows for it, and lose them again on the way back; and GGUF.
 
     Args:
-        to: `"plugin"`, `"llava-hf"` or `"original"`.
+        to: `"plugin"`, `"llava-hf"`, `"original"` or `"gguf"`.
         max_shard_size: bytes of the largest weight file.
+        gguf_type: of the text model's matrices in GGUF: `"f16"`, `"f32"`, `"q8_0"` or `"q4_0"`.
 
     Raises:
         BadInput: `source` is no LLaVA, is incomplete, or has what `to` cannot say.
@@ -51,7 +54,12 @@ def convert(source: str | Path, folder: str | Path, to: str, *, max_shard_size: 
         if layout == "original" and (known := nested.get("original_vocab_size")):
             weights = _resized(weights, known, config.text_config.vocab_size, Path(scratch))
         _refuse_incomplete(weights, config, source)
-        if to == "plugin":
+        if to == "gguf":
+            from llava_mistral.checkpoints.gguf_files import write_gguf
+            from llava_mistral.checkpoints.processor_conversion import processor_of
+
+            write_gguf(folder, source, config, weights, processor_of(source, layout), gguf_type)
+        elif to == "plugin":
             _write_plugin(folder, config, weights, max_shard_size)
         elif to == "llava-hf":
             hf = llava_hf_config(nested, source)

@@ -47,9 +47,7 @@ def convert_processor(source: Path, folder: Path, layout: str, to: str) -> str:
         processor = _read(source, layout)
     except (BadInput, OSError, ValueError):
         return _convert_pictures(source, folder, layout, to)
-    template, newer = _todays(processor.chat_template)
-    if isinstance(template, str):
-        make_separable(processor.tokenizer, template)
+    template, newer = _brought_up_to_date(processor)
     # The plugin's code is in no other layout; in the plugin's, saving says so again.
     for name in ("auto_map", *CALL_ARGUMENTS):
         processor.tokenizer.init_kwargs.pop(name, None)
@@ -76,6 +74,28 @@ def convert_processor(source: Path, folder: Path, layout: str, to: str) -> str:
     told = ["processor", *(["its chat template as it is written today"] if newer else [])]
     told += [] if write_tokenizer_model(processor.tokenizer, folder) else [f"a {NAME} for llama.cpp"]
     return ", ".join(told)
+
+
+def processor_of(source: Path, layout: str):
+    """Return the processor of `source` as it would be converted.
+
+    Raises:
+        BadInput: there is none.
+    """
+    try:
+        processor = _read(source, layout)
+    except (OSError, ValueError) as error:
+        remedy = "put the tokenizer and the image processor of the model there"
+        raise BadInput("its processor does not open", remedy=remedy, file=source) from error
+    processor.chat_template, _ = _brought_up_to_date(processor)
+    return processor
+
+
+def _brought_up_to_date(processor) -> tuple[str | None, bool]:
+    template, newer = _todays(processor.chat_template)
+    if isinstance(template, str):
+        make_separable(processor.tokenizer, template)
+    return template, newer
 
 
 def _todays(template: str | None) -> tuple[str | None, bool]:

@@ -2,7 +2,8 @@
 
     llava-mistral convert liuhaotian-llava-v1.6-mistral-7b llava-v1.6-mistral-7b --to plugin
 
-llava-hf is what vLLM, SGLang and llama.cpp read. Weights are copied byte for byte, shard by shard, in constant memory.
+llava-hf is what vLLM and SGLang read with classes of their own. Weights are copied byte for byte, shard by shard, in
+constant memory. gguf is for llama.cpp: model.gguf and mmproj.gguf, which nothing is converted back from.
 """
 
 import re
@@ -19,7 +20,12 @@ def parse_arguments():
     parser = VerbParser(prog="llava-mistral convert", about=__doc__)
     parser.add_argument("source", help="folder of the checkpoint; its layout is detected")
     parser.add_argument("output", help="folder to write")
-    parser.add_argument("--to", required=True, choices=["plugin", "llava-hf", "original"], help="layout to write")
+    parser.add_argument(
+        "--to", required=True, choices=["plugin", "llava-hf", "original", "gguf"], help="layout to write"
+    )
+    parser.add_argument(
+        "--gguf_type", default="f16", choices=["f16", "f32", "q8_0", "q4_0"], help="of the text model's matrices"
+    )
     parser.add_argument("--max_shard_size", default="5GB", help="largest weight file, such as 5GB or 500MiB")
     return parser.parse_args()
 
@@ -27,7 +33,8 @@ def parse_arguments():
 def main() -> None:
     args = parse_arguments()
     source, limit = Path(args.source), shard_size(args.max_shard_size)
-    check_output_folder(args.output, "config.json", [source])
+    marker = "model.gguf" if args.to == "gguf" else "config.json"
+    check_output_folder(args.output, marker, [source])
     if not (source / "config.json").is_file():
         problem = "there is no config.json in it" if source.is_dir() else "no such folder"
         raise BadInput(problem, remedy="name the folder of a checkpoint", file=source, field="source")
@@ -35,9 +42,12 @@ def main() -> None:
     from llava_mistral.checkpoints.conversion import convert
     from llava_mistral.checkpoints.processor_conversion import convert_processor
 
-    with whole_folder(args.output, "config.json") as folder:
-        layout = convert(source, folder, args.to, max_shard_size=limit)
-        processor_kind = convert_processor(source, folder, layout, args.to)
+    with whole_folder(args.output, marker) as folder:
+        layout = convert(source, folder, args.to, max_shard_size=limit, gguf_type=args.gguf_type)
+        processor_kind = "" if args.to == "gguf" else convert_processor(source, folder, layout, args.to)
+    if args.to == "gguf":
+        print(f"wrote {args.output}: {layout} to model.gguf and mmproj.gguf, {args.gguf_type}")
+        return
     print(f"wrote {args.output}: {layout} to {args.to}, weights equal byte for byte, with {processor_kind}")
 
 

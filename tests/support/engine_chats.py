@@ -5,15 +5,25 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from llava_mistral.data.problem import Problem, question_text
 from llava_mistral.data.scienceqa import read_problems
+from tests.support.running import HOME
 from tests.support.served import data_url
 from tests.support.served_questions import shown, text_part, user
 
 NEW_TOKENS = 16
 CONTEXT = 320
+
+
+def trained_miniature() -> Path:
+    """The folder of `make demo`'s study; skips where it was not run."""
+    study = HOME / "outputs" / "miniature"
+    if not (study / "stage2" / "config.json").is_file():
+        pytest.skip("outputs/miniature is not here: run `make demo`")
+    return study
 
 
 def chats(data: Path) -> list[list[dict[str, Any]]]:
@@ -23,9 +33,9 @@ def chats(data: Path) -> list[list[dict[str, Any]]]:
     seen, spoken = ([one for one in test if one.has_image is pictured] for pictured in (True, False))
     step = len(seen) // 6
     free, lettered = seen[: 6 * step : step], seen[1 : 6 * step : step]
-    first, second, third, fourth, other = (_shown(one) for one in [*seen[:4], seen[step]])
-    asked = [[user(_shown(one), text_part(one.question))] for one in free]
-    asked += [[user(_shown(one), text_part(question_text(one)))] for one in lettered]
+    first, second, third, fourth, other = (shown_in(one) for one in [*seen[:4], seen[step]])
+    asked = [[user(shown_in(one), text_part(one.question))] for one in free]
+    asked += [[user(shown_in(one), text_part(question_text(one)))] for one in lettered]
     asked += [[user(text_part(question_text(one)))] for one in spoken[:: len(spoken) // 3][:3]]
     which = text_part("Which digit is written?")
     asked += [[user(first, other, text_part("Which digits are written?"))]]
@@ -40,7 +50,8 @@ def answer(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [text_part(text)]}
 
 
-def _shown(problem: Problem) -> dict[str, Any]:
+def shown_in(problem: Problem) -> dict[str, Any]:
+    """The part of a message that shows a question's picture."""
     return shown(data_url(Image.open(problem.image)))
 
 

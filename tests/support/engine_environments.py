@@ -39,7 +39,7 @@ def interpreter(name: str) -> Path:
 
 def run_or_skip(name: str, *command: object) -> None:
     """Run a command of pip's; skips, with its reason, where it fails."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=3600)
     if done.returncode:
         pytest.skip(f"{name} cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
 
