@@ -9,12 +9,29 @@ from tests.support.running import HOME
 
 PAGE, RECORD = HOME / "docs" / "engines.md", HOME / "docs" / "engines.json"
 BEGIN, END = "<!-- written by make engines -->\n", "<!-- end -->\n"
-COLUMNS = ("engine", "asked about", "questions", "answers equal to `generate`'s", "right", "right by `generate`")
+COLUMNS = (
+    "engine",
+    "asked about",
+    "questions",
+    "answers equal to `generate`'s",
+    "right",
+    "right by `generate`",
+    "difference in points, 95 %",
+)
+KEYS = ("engine", "about", "asked", "equal", "right", "right_here", "difference")
 
 
-def record(engine: str, about: str, asked: int, equal: int, right: int | None = None, right_here: int | None = None):
+def record(
+    engine: str,
+    about: str,
+    asked: int,
+    equal: int,
+    right: int | None = None,
+    right_here: int | None = None,
+    difference: str | None = None,
+) -> None:
     """Note one row; it is written where the variable ENGINES names the folder, as `make engines` sets it."""
-    row = {"engine": engine, "about": about, "asked": asked, "equal": equal, "right": right, "right_here": right_here}
+    row = dict(zip(KEYS, (engine, about, asked, equal, right, right_here, difference), strict=True))
     print("ENGINE", json.dumps(row))
     if folder := os.environ.get("ENGINES"):
         file = Path(folder) / RECORD.name
@@ -27,9 +44,9 @@ def record(engine: str, about: str, asked: int, equal: int, right: int | None = 
 
 def poured(page: str, rows: list[dict]) -> str:
     """Return the page with the table of these rows."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---:|---:|"]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---:|---:|---:|"]
     for row in rows:
-        cells = ["" if value is None else str(value) for value in row.values()]
+        cells = ["" if row.get(key) is None else str(row[key]) for key in KEYS]
         lines.append("| " + " | ".join(cells) + " |")
     before, rest = page.split(BEGIN)
     return before + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1]
