@@ -201,10 +201,13 @@ def test_a_cqm_file_tells_question_choices_hint_and_answer(tmp_path):
 
 def test_a_second_picture_that_nobody_would_look_at_is_refused_in_both_files(tmp_path):
     cqm, problems = tmp_path / "llava_test_CQM-A.json", tmp_path / "problems.json"
-    for more, field in (({"images": ["1.png"]}, "images"), ({"map": "2.png"}, "map"), ({"image": ["1.png"]}, "image")):
+    for more, field in (({"images": ["1.png"]}, "images"), ({"map": "2.png"}, "map")):
         cqm.write_text(json.dumps([CQM | more]))
         with pytest.raises(BadInput, match=f"field {field}: carries pictures and is not used"):
             read_problems(cqm)
+    cqm.write_text(json.dumps([CQM | {"image": ["1.png", "2.png"]}]))
+    with pytest.raises(BadInput, match=r"field conversations: has \d <image> tokens and 2 pictures"):
+        read_problems(cqm)
     for more, field in (({"images": ["1.png"]}, "images"), ({"image": "1.png", "map": {"path": "2.png"}}, "map")):
         problem = {"question": "q", "choices": ["a", "b"], "answer": 1, "split": "test"} | more
         problems.write_text(json.dumps({"1": problem}))

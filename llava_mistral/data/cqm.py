@@ -42,6 +42,10 @@ def read_cqm(
         given, row = listed(record.get("image") or []), fields.pop("row")
         if not all(isinstance(name, str) for name in given):
             raise BadInput("is not a path", remedy="name the pictures in image", **place, field="image")
+        tokens = row["prompt"][0]["content"].count(IMAGE_TOKEN)
+        if len(given) > 1 and tokens != len(given):
+            problem = f"has {tokens} {IMAGE_TOKEN} tokens and {len(given)} pictures"
+            raise BadInput(problem, remedy="make tokens and pictures agree", **place, field="conversations")
         unused |= dict.fromkeys(record_beside(record, "conversations", row, given, path, pid))
         at_hand = folder.root.is_dir()
         images = [folder.find(name, file=path, record=pid) if at_hand else None for name in given]
