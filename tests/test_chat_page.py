@@ -65,6 +65,7 @@ def test_nothing_locks_the_box(browser, tmp_path):
             send(tab, "What is it", last)
         assert tab.locator(".message.user").count() in (2, 4), "the empty question was not sent"
         assert all(tab.evaluate("[...document.images].map(one => one.alt)"))
+        assert not tab.locator("[aria-label=Share]:visible, [title=Share]:visible").count(), "it uploads the picture"
         send(tab, "please fail", "out of memory")
         send(tab, "be empty", "empty answer")
         send(tab, "a long one", "word3")

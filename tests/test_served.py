@@ -1,11 +1,13 @@
 """Who may ask the pages that Gradio serves on this machine, and which files of a folder they show."""
 
 import asyncio
+import socket
 from http.cookies import SimpleCookie
 
 import pytest
 
-from llava_mistral.ground.served import Guarded
+from llava_mistral.ground.bad_input import BadInput
+from llava_mistral.ground.served import Guarded, serve
 
 KEY = "k" * 32
 ENTERED = {"cookie": f"key_7860={KEY}"}
@@ -95,6 +97,14 @@ def test_a_report_is_shown_apart_from_the_page_and_without_scripts(guard):
     assert policy.endswith("; sandbox") and "default-src 'none'" in policy and "script-src" not in policy
     assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
     assert ask(guard, "/files/a%20b/report.html")[0] == 401
+
+
+def test_a_port_that_is_taken_is_told_in_a_line():
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=f"field port: {port} is in use; name another, or leave --port out"):
+            serve(None, server_port=port)
 
 
 def test_a_page_for_everybody_asks_for_no_key_and_no_name():

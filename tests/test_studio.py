@@ -250,8 +250,10 @@ def test_the_page_leads_from_a_table_to_the_link(studio):
 
     page.fill(TALK, model="base", second="tuned")
     page.tab.get_by_role("button", name="Open the chat").click()
-    with page.tab.context.expect_page() as opened:
-        page.tab.get_by_role("link", name="Open http://127.0.0.1").click()
+    link = page.tab.get_by_role("link", name="Open http://127.0.0.1")
+    link.wait_for()
+    with page.tab.context.expect_page(timeout=MINUTES) as opened:
+        link.click()
     chat_tab = opened.value
     chat_tab.locator("textarea").first.fill("What shape is it?")
     chat_tab.keyboard.press("Enter")

@@ -37,13 +37,17 @@ def main() -> None:
     from llava_mistral.studio.page import STYLE, page
     from llava_mistral.studio.running import Studio
 
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell lets what runs in its background ignore Ctrl-C, and all below
+        signal.signal(number, signal.default_int_handler)
     studio, key = Studio(args.folder.absolute()), secrets.token_urlsafe(24)
     made = page(studio)
     where = {"server_name": "127.0.0.1", "server_port": args.port}
     guard = {"key": key, "folder": studio.folder, "style": STYLE}
     _, url, _ = serve(made, prevent_thread_lock=True, quiet=True, **where, **guard)
     print(f"open {url}?key={key} in a browser on this machine; Ctrl-C ends the studio", flush=True)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
         made.block_thread()
     finally:

@@ -2,10 +2,12 @@
 
 import re
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.escaping import FRAMED_POLICY, SERVED_POLICY
 
 UPLOAD = "32mb"
@@ -15,11 +17,12 @@ KEPT = (600, 3600)  # seconds: how often uploads are looked for, and how old the
 FILES = "/files/"  # of the folder that a page shows, by their paths in it
 SHOWN = (".html", ".png")
 HERE = ("127.0.0.1", "localhost", "::1")
-# Gradio's own ring around what has the focus is a pale shadow.
+# Gradio's own ring around what has the focus is a pale shadow, and pictures have a button that uploads them.
 STYLE = """
 :focus-visible, button:focus-visible, textarea:focus-visible {
   outline: 3px solid #1d4ed8 !important; outline-offset: 2px; }
 .dark :focus-visible { outline-color: #93c5fd !important; }
+button[aria-label=Share], button[title=Share] { display: none !important; }
 """
 
 
@@ -108,7 +111,14 @@ def serve(made: Any, *, key: str | None = None, folder: Path | None = None, styl
         key, folder: see `Guarded`.
         style: CSS of the page.
         options: of Gradio's `launch`.
+
+    Raises:
+        BadInput: another program has the port.
     """
+    port = options.get("server_port")
+    with socket.socket() as probe:
+        if port and probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise BadInput(f"{port} is in use", remedy="name another, or leave --port out", field="port")
     import gradio as gr
     from starlette.middleware import Middleware
 

@@ -26,7 +26,9 @@ MARKS = {
     "results": ("summary.json",),
 }
 MOST_FOLDERS = 2_000  # that are looked through for what to offer
+# Gradio opens a list whose choices have changed, wherever the reader is.
 STYLE = """
+.block:not(:focus-within) [role=listbox] { display: none !important; }
 .halves > .column { min-width: min(420px, 100%); }
 .report iframe { width: 100%; height: 34rem; border: 1px solid #888; border-radius: 6px; background: #fff; }
 .mono textarea { font-family: monospace; }
@@ -38,12 +40,14 @@ def found(folder: Path) -> dict[str, list[str]]:
     kinds: dict[str, list[str]] = {"pictures": [], **{kind: [] for kind in MARKS}}
     for count, (place, folders, files) in enumerate(os.walk(folder)):
         here = Path(place).relative_to(folder)
-        deep = len(here.parts) > 2 or count > MOST_FOLDERS
-        folders[:] = [] if deep else sorted(one for one in folders if not one.startswith((".", "checkpoint-")))
-        for kind, marks in MARKS.items():
-            kinds[kind] += [str(here)] if set(marks) & set(files) and here.parts else []
-        kinds["data"] += [str(here / file) for file in sorted(files) if file.endswith(TABLES[:2] + TABLES[3:])]
-        kinds["pictures"] += [str(here)] if any(file.lower().endswith(PICTURES) for file in files) else []
+        of = [kind for kind, marks in MARKS.items() if here.parts and set(marks) & set(files)]
+        for kind in of:
+            kinds[kind].append(str(here))
+        if not of:
+            kinds["data"] += [str(here / file) for file in sorted(files) if file.endswith(TABLES)]
+            kinds["pictures"] += [str(here)] if any(file.lower().endswith(PICTURES) for file in files) else []
+        deep = of or len(here.parts) > 2 or count > MOST_FOLDERS
+        folders[:] = [] if deep else sorted(one for one in folders if not one.startswith("."))
     return kinds
 
 
