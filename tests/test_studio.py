@@ -255,6 +255,7 @@ def test_the_page_leads_from_a_table_to_the_link(studio):
     with page.tab.context.expect_page(timeout=MINUTES) as opened:
         link.click()
     chat_tab = opened.value
+    chat_tab.set_default_timeout(MINUTES)
     chat_tab.locator("textarea").first.fill("What shape is it?")
     chat_tab.keyboard.press("Enter")
     chat_tab.wait_for_function("document.querySelectorAll('.message.bot').length >= 2", timeout=MINUTES)
