@@ -133,6 +133,8 @@ def test_each_seed_has_a_tower_and_a_text_model_of_its_own(tmp_path, monkeypatch
     assert weights["first"] == weights["again"]
     assert all(a != b for a, b in zip(weights["first"], weights["other"], strict=True))
     assert json.loads((tmp_path / "first" / "mistral" / "config.json").read_text())["head_dim"] == 32
+    make_components(tmp_path / "data", replace(config, backbones=[]), tmp_path / "alone")  # as for a real decoder
+    assert (tmp_path / "alone" / "vision" / "model.safetensors").read_bytes() == weights["first"][0]
 
 
 COMMAND = ("-m", "llava_mistral", "study", "--config", "miniature/study", "--output")

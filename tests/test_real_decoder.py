@@ -5,6 +5,7 @@ from unittest import mock
 
 import pytest
 
+from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.miniature import real_answers, smollm2
 from tests.support.running import run_here
 
@@ -43,15 +44,19 @@ def test_the_page_has_the_runs_figures_and_no_others():
     said = dict.fromkeys(real_answers.KNOWN, "I say Paris,\nor 4 | 7.")
     found = {
         "package": "p 1.2", "file": "f.gguf", "parameters": 1234, "largest_difference_of_logits": 0.5,
-        "joined_as_alone": "token for token", "twins_say_the_same": False,
+        "joined_logits_apart": 0.25, "twins_say_the_same": False,
         "digits": {"n": 80, "correct": 61}, "answers": {"decoder alone": said, "trained": said},
-        "known": {"mistral": real_answers.known(said), "trained": 2},
+        "known": {"mistral": real_answers.known(said), "trained": 2}, "cores": 2,
+        "steps": {"stage1": {"seconds": 61.4, "cpu_seconds": 119}, "stage2": {"seconds": 601, "cpu_seconds": 1190}},
     }  # fmt: skip
     page = real_answers.page(found)
     assert found["known"]["mistral"] == 3  # Paris, 4 and 7; not Rome, not blue
     for figure in (
         "1,234",
         "0.5 apart",
+        "0.25 apart",
+        "took 11.0 minutes on 2 cores, which were busy\nwith them for 21.8 minutes",
+        "| stage1 | 61 | 119 |",
         "other answers",
         "61 of 80",
         "answers 2 with",
@@ -59,3 +64,12 @@ def test_the_page_has_the_runs_figures_and_no_others():
         "Paris, or 4 \\| 7.",
     ):
         assert figure in page
+
+
+def test_a_joined_decoder_that_says_other_words_is_named(tmp_path):
+    import torch
+
+    alone = {"q": ([1, 2], torch.zeros(2, 5))}
+    assert real_answers.apart({"q": ([1, 2], torch.full((2, 8), 0.5))}, alone, tmp_path) == 0.5
+    with pytest.raises(BadInput, match="says to texts what the decoder alone does not"):
+        real_answers.apart({"q": ([1, 3], torch.zeros(2, 8))}, alone, tmp_path)

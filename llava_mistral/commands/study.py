@@ -159,6 +159,11 @@ def pending(steps: list[Step], output: Path) -> list[tuple[int, Step, str]]:
     return todo
 
 
+def core_seconds() -> float:
+    """Seconds that all steps so far kept a core busy, in their own code and in the system's."""
+    return sum(os.times()[2:4])
+
+
 def _files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
 
@@ -194,7 +199,7 @@ def run_steps(study: dict, todo: list[tuple[int, Step, str]], total: int, output
             if step.makes and not step.makes.exists():
                 begun_file.touch()  # what stands there from now on is this step's
             print(f"\n[{number}/{total}] {step.name}\n    {typed(step.command)}", flush=True)
-            begun = time.time()
+            begun, spent = time.time(), core_seconds()
             if code := runner.run(step.command):
                 print(
                     f"llava-mistral study: step {step.name} failed; correct it and run the same command",
@@ -202,6 +207,7 @@ def run_steps(study: dict, todo: list[tuple[int, Step, str]], total: int, output
                 )
                 return code if code > 0 else 1
             record = {"fingerprint": stamp_of, "command": step.command, "seconds": round(time.time() - begun, 1)}
+            record["cpu_seconds"] = round(core_seconds() - spent, 1)
             record["files"] = sorted(_files(step.makes)) if step.makes and step.makes.is_dir() else []
             partial = stamp.with_suffix(".partial")
             partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -281,13 +281,14 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="DigitsQA folder")
     parser.add_argument("--config", required=True, help="YAML recipe, such as miniature/components")
     parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--backbones", nargs="+", choices=["mistral", "llama"], help="instead of the recipe's")
+    names = {"nargs": "*", "choices": ["mistral", "llama"]}
+    parser.add_argument("--backbones", **names, help="instead of the recipe's; none of them: the tower alone")
     parser.add_argument("--seed", type=int, help="instead of the recipe's: another tower and other text models")
     args = parser.parse_args()
     if not (args.data / "alignment" / "alignment.json").is_file():
         raise BadInput("there is no alignment/alignment.json in it", remedy="build DigitsQA first", file=args.data)
     config = ComponentsConfig.from_yaml(args.config)
-    config.backbones = args.backbones or config.backbones
+    config.backbones = config.backbones if args.backbones is None else args.backbones
     config.seed = config.seed if args.seed is None else args.seed
     with whole_folder(args.output, "components.json") as folder:
         counts = make_components(args.data, config, folder)
