@@ -1,13 +1,14 @@
 """What `make demo-real` is made of, on weights of a few thousand: twins, what is still known, and the page."""
 
 import importlib.metadata
+import json
 from unittest import mock
 
 import pytest
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.miniature import real_answers, smollm2
-from tests.support.running import run_here
+from tests.support.running import HOME, run_here
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -64,6 +65,15 @@ def test_the_page_has_the_runs_figures_and_no_others():
         "Paris, or 4 \\| 7.",
     ):
         assert figure in page
+
+
+def test_the_committed_page_is_poured_out_of_its_figures():
+    found = json.loads((HOME / "docs" / "real.json").read_text(encoding="utf-8"))
+    assert (HOME / "docs" / "real.md").read_text(encoding="utf-8") == real_answers.page(found)
+    assert found["digits"]["correct"] > found["digits"]["n"] / 2, "it reads digits; chance is one in ten"
+    assert "Paris" in found["answers"]["trained"]["What is the capital of France?"], "it knows what it knew"
+    assert found["known"]["trained"] >= 3 and found["twins_say_the_same"]
+    assert found["joined_logits_apart"] < 1e-4
 
 
 def test_a_joined_decoder_that_says_other_words_is_named(tmp_path):
