@@ -9,7 +9,7 @@ CLIP rounds the pixels to its precision first; and matrices that 16 bits would c
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 from transformers.utils import cached_file
 
 from llava_mistral.ground.checkpoint_headers import read_header, weight_files
+from llava_mistral.training.stages import is_projection
 
 SMALL = (torch.bfloat16, torch.float16)
 
@@ -31,17 +32,12 @@ def shrink_frozen(model: nn.Module) -> dict[str, int]:
     Returns:
         `{"shrunk": …, "kept": …}`: frozen numbers of matrices now in 16 bits, and those that stay as they were.
     """
-    elsewhere = {
-        id(weight)
-        for module in model.modules()
-        if not isinstance(module, nn.Linear)
-        for weight in module.parameters(recurse=False)
-    }
+    elsewhere = _elsewhere(model)
     counts = {"shrunk": 0, "kept": 0}
     for module in model.modules():
         if isinstance(module, nn.Linear):
             for weight in module.parameters(recurse=False):
-                if not weight.requires_grad and id(weight) not in elsewhere:  # a head may share the embeddings
+                if not weight.requires_grad and id(weight) not in elsewhere:
                     counts["shrunk" if _shrink(weight) else "kept"] += weight.numel()
     return counts
 
@@ -74,29 +70,65 @@ def load_small(kind: Any, name: str, revision: str | None, options: dict[str, An
     return model
 
 
-def widen(model: nn.Module) -> None:
-    """Make float32 of all 16-bit weights but frozen matrices: what is trained, norms, embeddings, the patches."""
+def widen(model: nn.Module, kept: Collection[int] = ()) -> None:
+    """Make float32 of all 16-bit weights but frozen matrices: what is trained, norms, embeddings, the patches.
+
+    Args:
+        kept: ids of trained matrices that stay as they are.
+    """
     for module in model.modules():
         for weight in module.parameters(recurse=False):
-            if weight.dtype in SMALL and (weight.requires_grad or not isinstance(module, nn.Linear)):
+            trained = weight.requires_grad and id(weight) not in kept
+            if weight.dtype in SMALL and (trained or not isinstance(module, nn.Linear)):
                 weight.data = weight.data.float()
+
+
+def trained_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The text model's matrices that are trained, its head among them where that is not the table of embeddings."""
+    elsewhere = _elsewhere(model)
+    return [
+        module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.weight.requires_grad
+        and id(module.weight) not in elsewhere
+        and not is_projection(f"{name}.weight")
+    ]
+
+
+def narrow(weights: Iterable[nn.Parameter]) -> int:
+    """Put weights into bfloat16, rounded to the nearest; returns how many numbers that changed."""
+    rounded = 0
+    for weight in weights:
+        small = weight.data.to(torch.bfloat16)
+        rounded += 0 if weight.dtype == torch.bfloat16 else int((small.float() != weight.data.float()).sum())
+        weight.data = small
+    return rounded
+
+
+def _elsewhere(model: nn.Module) -> set[int]:
+    """Ids of the weights that modules other than linear ones hold: a head may share the embeddings."""
+    return {
+        id(weight)
+        for module in model.modules()
+        if not isinstance(module, nn.Linear)
+        for weight in module.parameters(recurse=False)
+    }
 
 
 def saved_state(
     model: nn.Module, stored: Mapping[str, torch.dtype], weights: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
-    """The state of `model` for saving, on the CPU: what was trained in float32, what was frozen as its base has it.
+    """The state of `model` for saving, on the CPU: what was trained as it was, what was frozen as its base has it.
 
     Args:
         stored: types of the base's weights of 16 bits, of `stored_types`; all others become float32.
         weights: all of the model's, where they are spread over processes; None: its own.
     """
-    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    trained = {name: weight.dtype for name, weight in model.named_parameters() if weight.requires_grad}
     state = {name: weight.cpu() for name, weight in (model.state_dict() if weights is None else weights).items()}
     return {
-        name: _as_stored(weight, None if name in trained else stored.get(name))
-        if weight.is_floating_point()
-        else weight
+        name: _as_stored(weight, trained.get(name, stored.get(name))) if weight.is_floating_point() else weight
         for name, weight in state.items()
     }
 

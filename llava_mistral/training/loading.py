@@ -1,6 +1,7 @@
 """Processor, model and collator of a stage, ready to train."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from llava_mistral.ground.foreign_code import loading
 from llava_mistral.training import stages
 from llava_mistral.training.batch_pictures import Pictures
 from llava_mistral.training.collator import AnswerCollator
-from llava_mistral.training.frozen_weights import is_safe, load_small, shrink_frozen, widen
+from llava_mistral.training.frozen_weights import is_safe, load_small, narrow, shrink_frozen, trained_matrices, widen
 from llava_mistral.training.packing import PackedCollator
 from llava_mistral.training.stages import check_template, warn_of_untrained_projector
 from llava_mistral.training.vision_features import VisionFeatures, open_cache
@@ -73,13 +74,19 @@ def load_model(stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, in
 def prepare_model(model: "torch.nn.Module", stage: Any, config: Any) -> tuple["torch.nn.Module", dict[str, int]]:
     """As `load_model`, of a model that is there."""
     parameters = set_trainable(model, stage)
+    small = trained_matrices(model) if stage.trained_dtype == "bfloat16" else []
     if stage.use_peft:
         from llava_mistral.training.lora import add_lora
 
         model, parameters = add_lora(model, stage, config.seed, bool(config.bf16))
     if stage.frozen_dtype == "auto" and is_safe(config):
-        widen(model)
+        widen(model, {id(weight) for weight in small})
         shrink_frozen(model)
+    if (rounded := narrow(small)) and config.process_index == 0:
+        print(
+            f"{rounded:,} numbers of the text model's matrices are rounded to bfloat16, where they are trained",
+            file=sys.stderr,
+        )
     return model, parameters
 
 

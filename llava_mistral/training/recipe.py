@@ -5,37 +5,17 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from llava_mistral.ground.bad_input import BadInput
 from llava_mistral.ground.recipe_files import read_yaml, recipe_file
+from llava_mistral.training.recipe_keys import nearest
 from processing import CHAT_TEMPLATES
 
 PLANNED_GPUS = ("A100-80GB", "H100", "H200")
 LORA_PROJECTOR_LR = 2e-5  # as scripts/v1_5/finetune_lora.sh in haotian-liu/LLaVA
-# How other trainers call what is meant; a name that is merely misspelt is found by its letters.
-ELSEWHERE = {
-    "epochs": "num_train_epochs",
-    "num_epochs": "num_train_epochs",
-    "batch_size": "per_device_train_batch_size",
-    "micro_batch_size": "per_device_train_batch_size",
-    "train_batch_size": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "model": "model_name_or_path",
-    "model_path": "model_name_or_path",
-    "data": "dataset",
-    "data_path": "dataset",
-    "dataset_name": "dataset",
-    "output": "output_dir",
-    "device": "use_cpu",
-    "lora_rank": "lora_r",
-    "warmup_ratio": "warmup_steps",
-    "scheduler": "lr_scheduler_type",
-    "optimizer": "optim",
-}
 _ABSENT = object()
 
 
@@ -111,6 +91,14 @@ class StageArguments:
             "choices": ["auto", "float32"],
         },
     )
+    trained_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "full stage 2: bfloat16 keeps the text model's matrices, their gradients and AdamW's states in 6 "
+            "bytes a weight instead of 16, with stochastic rounding (docs/training/plan.md)",
+            "choices": ["float32", "bfloat16"],
+        },
+    )
     vision_cache: str = field(
         default="auto",
         metadata={
@@ -172,6 +160,9 @@ class Recipe:
         values.setdefault("logging_nan_inf_filter", False)  # a loss that is no number is shown, not replaced by a mean
         values |= {"max_length": None, "remove_unused_columns": False}  # a cut would take image tokens with it
         values.setdefault("ddp_find_unused_parameters", False)  # none is unused, pictures or not: see VisionFeatures
+        if self.stage.trained_dtype == "bfloat16":
+            values.setdefault("optim", "adamw_torch_8bit")
+            values.setdefault("optim_args", "bf16_stochastic_round=True")
         if not torch.cuda.is_available():
             if self.stage.plan:
                 values["use_cpu"] = True  # a plan for a GPU is made anywhere
@@ -272,20 +263,6 @@ def _words(key: str, value: Any, hint: Any) -> list[str]:
     if value is False and bool not in (hint, *get_args(hint)):
         value = "off" if key == "vision_cache" else "no"
     return [f"--{key}={value}"]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The key that `name` most likely means: as others call it, by its initials, its letters or its words."""
-    name, known = str(name).removeprefix("no_"), sorted(known)
-    if name in ELSEWHERE:
-        return ELSEWHERE[name]
-    initials = [key for key in known if "_" in key and "".join(word[0] for word in key.split("_")) == name]
-    if initials:
-        return initials[0]
-    if close := get_close_matches(name, known, 1, 0.75):
-        return close[0]
-    words = [key for key in known if set(name.split("_")) <= set(key.split("_"))]
-    return min(words, key=len) if words else (get_close_matches(name, known, 1, 0) or ["another"])[0]
 
 
 def template_file(name: str) -> Path:

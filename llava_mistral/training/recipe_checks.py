@@ -55,6 +55,7 @@ CHOICES = {
 }
 OF_LORA = ("lora_r", "lora_alpha", "lora_dropout")
 OF_EVALUATION = ("sample_answers", "eval_steps", "eval_delay", "eval_on_start")
+ROUNDS_AT_RANDOM = ("adamw_torch_8bit", "adamw_torch_4bit")  # torchao's, with an option of theirs
 OUT_OF_RANGE = "give a positive number"
 
 
@@ -108,6 +109,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_reports(recipe)
     _check_packing(recipe)
     _check_evaluation(recipe)
+    _check_trained_dtype(recipe)
     stage = recipe.stage
     _check_folder(recipe, stage.model_name_or_path)
     for key in ("dataset", "eval_dataset"):
@@ -186,6 +188,31 @@ def _check_lora(recipe: Recipe) -> None:
     if not stage.plan and importlib.util.find_spec("bitsandbytes") is None:
         remedy = "pip install '.[qlora]' on a machine with a GPU, or leave it out for LoRA"
         raise BadInput("bitsandbytes is not installed", remedy=remedy, **recipe.place("load_in_4bit"))
+
+
+def _check_trained_dtype(recipe: Recipe) -> None:
+    """Refuse bfloat16 weights without effect, or without the stochastic rounding that keeps small steps."""
+    stage = recipe.stage
+    if stage.trained_dtype == "float32":
+        return
+    place = recipe.place("trained_dtype")
+    if stage.stage == "pretrain" or stage.use_peft:
+        problem = "has no effect where the text model's own weights are not trained"
+        raise BadInput(problem, remedy="leave it out", **place)
+    from llava_mistral.training.frozen_weights import is_safe
+
+    config = recipe.config
+    if not is_safe(config):
+        remedy = "add --bf16 True, on one GPU or under DDP, or leave it out"
+        raise BadInput("bfloat16 weights need bfloat16 arithmetic and whole weights", remedy=remedy, **place)
+    optim, arguments = str(getattr(config.optim, "value", config.optim)), str(config.optim_args).replace(" ", "")
+    if optim not in ROUNDS_AT_RANDOM or "bf16_stochastic_round=True" not in arguments:
+        problem = "rounds a small step to nothing in a bfloat16 weight"
+        remedy = "use --optim adamw_torch_8bit --optim_args bf16_stochastic_round=True, or leave --trained_dtype out"
+        raise BadInput(problem, remedy=remedy, **recipe.place("optim"))
+    if not stage.plan and importlib.util.find_spec("torchao") is None:
+        remedy = "pip install '.[eight_bit]', or leave it out"
+        raise BadInput("torchao is not installed", remedy=remedy, **place)
 
 
 def _looks_like_path(value: str) -> bool:

@@ -4,6 +4,29 @@ A test walks the fields of the installed SFTConfig: a key that a new TRL or tran
 tables and fails it, so that somebody has to look what the key does here.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+# How other trainers call what is meant; a name that is merely misspelt is found by its letters.
+ELSEWHERE = {
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "model": "model_name_or_path",
+    "model_path": "model_name_or_path",
+    "data": "dataset",
+    "data_path": "dataset",
+    "dataset_name": "dataset",
+    "output": "output_dir",
+    "device": "use_cpu",
+    "lora_rank": "lora_r",
+    "warmup_ratio": "warmup_steps",
+    "scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+}
 # Read by transformers' Trainer, TRL's SFTTrainer or accelerate as their documentation says, packed or padded.
 _OBEYED = """
     output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type
@@ -119,3 +142,17 @@ BESIDE_IDENTITY = {
     "ddp_timeout": "how long a process waits for the others",
     "use_cpu": "where it is computed, as the machine itself; the record names it",
 }
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The key that `name` most likely means: as others call it, by its initials, its letters or its words."""
+    name, known = str(name).removeprefix("no_"), sorted(known)
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
+    initials = [key for key in known if "_" in key and "".join(word[0] for word in key.split("_")) == name]
+    if initials:
+        return initials[0]
+    if close := get_close_matches(name, known, 1, 0.75):
+        return close[0]
+    words = [key for key in known if set(name.split("_")) <= set(key.split("_"))]
+    return min(words, key=len) if words else (get_close_matches(name, known, 1, 0) or ["another"])[0]

@@ -92,7 +92,7 @@ def fitting_changes(config: Any, run: Run, batch_of: Callable[[Run], Batch], gpu
         memory = memory_of(config, change.run, batch_of(change.run))
         return inf if memory is None else memory.peak
 
-    for kind in (checkpointed, fewer_rows, smaller_batch, eight_bit):
+    for kind in (checkpointed, fewer_rows, smaller_batch, eight_bit, sixteen_bit):
         if found := fitting(kind):
             yield found[0]
             return
@@ -137,6 +137,14 @@ def eight_bit(change: Change) -> Iterator[Change]:
     """AdamW's states in a byte each (Dettmers et al., "8-bit Optimizers via Block-wise Quantization", 2022)."""
     if change.run.optim.startswith("adamw_torch"):
         yield _with(change, "--optim adamw_bnb_8bit", optim="adamw_bnb_8bit")
+
+
+def sixteen_bit(change: Change) -> Iterator[Change]:
+    """Trained matrices and their gradients in bfloat16 with stochastic rounding, and AdamW's states in a byte each."""
+    if change.run.full and not change.run.small_trained and change.run.bf16 and not change.run.sharded:
+        flags = "--trained_dtype bfloat16 --optim adamw_torch_8bit"
+        before = replace(change, flags=change.flags.replace("--optim adamw_bnb_8bit", "").strip())
+        yield _with(before, flags, optim="adamw_torch_8bit", small_trained=True)
 
 
 def low_rank(change: Change) -> Iterator[Change]:

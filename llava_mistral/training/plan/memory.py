@@ -90,7 +90,7 @@ def memory_of(config: Any, run: Run, batch: Batch) -> Memory | None:
     exchange = exchange_bytes(sizes, run, gradients)
     states = weights + optimizer + exchange
     before = gradients if run.accumulation > 1 else 0
-    head = 4 * sizes.head if run.full else 0  # its gradient is made in a buffer of its own
+    head = run.trained_bytes * sizes.head if run.full else 0  # its gradient is made in a buffer of its own
     embedding = 4 * sizes.embedding if run.full and run.accumulation > 1 else 0  # likewise, before it is added
     peak = max(
         states + before + pixels + casts_forward + activations + max(hidden, forward),
@@ -115,13 +115,15 @@ def memory_of(config: Any, run: Run, batch: Batch) -> Memory | None:
 def state_bytes(config: Any, sizes: Sizes, run: Run) -> tuple[float, float, float]:
     """Weights, gradients and optimizer states."""
     small = 2 if run.small_frozen else 4
-    head = 4 if run.full or run.four_bit else small
-    matrices = NF4 if run.four_bit else 4 if run.full else small
+    head = run.trained_bytes if run.full else 4 if run.four_bit else small
+    matrices = NF4 if run.four_bit else run.trained_bytes if run.full else small
     low_rank = 2 if run.four_bit else 4  # TRL trains the pairs in bfloat16 over 4-bit weights
     weights = small * sizes.tower + 4 * (sizes.projector + sizes.embedding + sizes.norms)
     weights += head * sizes.head + matrices * sizes.matrices + low_rank * sizes.low_rank
     weights += 4 * sizes.projector if sizes.low_rank else 0  # as it was before, which PEFT keeps
-    gradients = 4 * sizes.projector + low_rank * sizes.low_rank + (4 * sizes.text if run.full else 0)
+    gradients = 4 * sizes.projector + low_rank * sizes.low_rank
+    if run.full:
+        gradients += 4 * sizes.text - (4 - run.trained_bytes) * (sizes.matrices + sizes.head)
     trained = sizes.counts(run.stage)["trainable"]
     return weights, gradients, 2 * gradients if run.optim in TORCH else STATES[run.optim] * trained
 
@@ -134,9 +136,8 @@ def cast_bytes(sizes: Sizes, run: Run) -> tuple[float, float]:
     """
     if not run.bf16 or run.sharded:  # FSDP casts the layers that it gathers
         return 0, 0
-    cached = 2 * (sizes.projector + sizes.low_rank + (sizes.matrices if run.full else 0))
-    saved = 2 * (sizes.projector + sizes.low_rank)
-    saved += 0 if run.four_bit or run.small_frozen and not run.full else 2 * sizes.matrices
+    cached = 2 * (sizes.projector + sizes.low_rank + (sizes.matrices if run.full and run.casts_matrices else 0))
+    saved = 2 * (sizes.projector + sizes.low_rank + (sizes.matrices if run.casts_matrices else 0))
     return (cached, 2 * sizes.projector) if run.checkpointing else (max(cached, saved), saved)
 
 
@@ -149,9 +150,10 @@ def activation_bytes(config: Any, sizes: Sizes, run: Run, batch: Batch) -> tuple
     around = batch.tokens * wide * (4 if run.full else 3)  # embeddings, pictures among them, the last norm, its input
     projector = batch.features * compute * (vision.hidden_size + 3 * text.hidden_size)
     inner = batch.tokens * compute * (3 * text.intermediate_size + text.hidden_size) + 2 * wide * batch.tokens
-    copies = 2 * sizes.layer if run.bf16 and not (run.four_bit or run.small_frozen and not run.full) else 0
+    copies = 2 * sizes.layer if run.casts_matrices else 0
     largest = text.intermediate_size * text.hidden_size
-    fresh = largest * (compute + (4 if run.bf16 or run.accumulation > 1 else 0)) if run.full else 0
+    another = run.accumulation > 1 or run.casts_matrices  # the gradient as it comes, beside the one that it goes to
+    fresh = largest * (compute + (run.trained_bytes if another else 0)) if run.full else 0
     fresh += 2 * largest if run.four_bit else 0  # a matrix is dequantised while it is used
     once = batch.tokens * batch.length * (1 if run.cuda else compute) if not run.packed else 0
     return kept * sizes.layers + around + projector + once, layer + inner + copies + fresh + around

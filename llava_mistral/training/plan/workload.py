@@ -26,6 +26,7 @@ class Run:
         deepspeed: how weights are spread is in its own file.
         packed: samples lie end to end, without padding.
         small_frozen: frozen matrices are kept in 16 bits.
+        small_trained: the text model's trained matrices and their gradients are in 16 bits.
         reads_once: the tower reads a picture in the first epoch alone.
         cuda: on a GPU; TRL's loss and dropout take more memory on a CPU.
     """
@@ -46,6 +47,7 @@ class Run:
     deepspeed: bool = False
     packed: bool = False
     small_frozen: bool = False
+    small_trained: bool = False
     reads_once: bool = False
     cuda: bool = True
 
@@ -53,6 +55,16 @@ class Run:
     def full(self) -> bool:
         """Whether the text model's own weights are trained."""
         return self.stage == "finetune" and self.lora_r is None
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of each number of the text model's trained matrices, and of its gradient."""
+        return 2 if self.small_trained else 4
+
+    @property
+    def casts_matrices(self) -> bool:
+        """Whether the text model's matrices are float32, of which autocast makes copies."""
+        return self.bf16 and not (self.small_trained or self.four_bit or (self.small_frozen and not self.full))
 
     @property
     def step_samples(self) -> int:
@@ -83,6 +95,7 @@ def run_of(stage: Any, config: Any, world: int = 1, cuda: bool = True) -> Run:
         deepspeed=deepspeed,
         packed=stage.packed,
         small_frozen=bool(config.bf16 and not (sharded or deepspeed) and stage.frozen_dtype == "auto"),
+        small_trained=stage.trained_dtype == "bfloat16",
         reads_once=stage.vision_cache != "off",
         cuda=cuda,
     )
