@@ -80,6 +80,8 @@ def test_every_epoch_and_run_after_the_first_reads_no_picture(stage0, rows, tmp_
 
 def test_off_in_a_recipe_is_off(tmp_path, stage0):
     """YAML reads an unquoted `off` as false, and `on` as true, which names no folder."""
+    from types import SimpleNamespace
+
     from llava_mistral.ground.bad_input import BadInput
     from llava_mistral.training.recipe import parse_recipe
     from llava_mistral.training.recipe_checks import check_recipe
@@ -90,7 +92,7 @@ def test_off_in_a_recipe_is_off(tmp_path, stage0):
     (tmp_path / "recipe.yaml").write_text("vision_cache: off\n")
     recipe = parse_recipe(flags)
     check_recipe(recipe)
-    assert open_cache(recipe.stage, None, None, None, None) is None
+    assert open_cache(recipe.stage, recipe.config, None, SimpleNamespace(model=None), None) == (None, 1)
     (tmp_path / "recipe.yaml").write_text("vision_cache: on\n")
     with pytest.raises(BadInput, match="field vision_cache: 'True' is not a folder; name one, or auto or off"):
         check_recipe(parse_recipe(flags))

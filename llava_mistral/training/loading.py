@@ -92,8 +92,8 @@ def prepare_model(model: "torch.nn.Module", stage: Any, config: Any) -> tuple["t
 
 def make_collator(stage: Any, config: Any, rows: Any, model: "torch.nn.Module", processor: Any) -> Any:
     """Return what makes batches of rows, and let `model` read what it makes of their pictures."""
-    cache = open_cache(stage, config, rows, model, processor)
-    VisionFeatures(model, cache)
+    cache, slots = open_cache(stage, config, rows, model, processor)
+    VisionFeatures(model, cache, slots)
     collator = AnswerCollator(processor, Pictures(processor, cache))
     return PackedCollator(collator) if stage.packed else collator
 

@@ -1,7 +1,8 @@
 """The projector's input for a picture: from the frozen tower or from the cache, always the same bits.
 
-The bits of a matrix product depend on its shape, so the tower reads each picture by itself: its features for one
-do not depend on the others in the batch, and stored features are those the tower would have given.
+The bits of a matrix product depend on its shape, so the tower reads each picture by itself or, on a GPU, in batches of
+one size (`tower_slots`): its features for one do not depend on the others in the batch, and stored features are those
+the tower would have given.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import inspect
 import json
 import os
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import PIL
@@ -24,6 +26,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from llava_mistral.ground import pictures
 from llava_mistral.training.batch_pictures import reads_twice
+from llava_mistral.training.tower_slots import select_features, slots_of
 from llava_mistral.training.vision_cache import VisionCache
 
 OURS = ("pixel_values", "image_sizes", "is_stored", "stored_features", "picture_keys")
@@ -40,10 +43,11 @@ class VisionFeatures:
     Args:
         model: the model to train, its tower frozen; plain or a `PeftModel`.
         cache: where the features of new pictures are stored; None: nowhere.
+        slots: tiles that the tower reads at a time; 1: each picture by itself.
     """
 
-    def __init__(self, model: torch.nn.Module, cache: VisionCache | None = None):
-        self.cache, self._whole = cache, None
+    def __init__(self, model: torch.nn.Module, cache: VisionCache | None = None, slots: int = 1):
+        self.cache, self.slots, self._whole = cache, slots, None
         self.module, self.handle = vision_model(model), None
         self.module.picture_reader = self
         self.register()
@@ -97,43 +101,60 @@ class VisionFeatures:
         tiles = [1] * len(stored) if module.image_newline is None else [tile_count(module, size) for size in sizes]
         counts = [count for count, is_stored in zip(tiles, stored, strict=True) if is_stored]
         at_hand = iter(given["stored_features"].split(counts)) if counts else iter(())
-        keys, new, features = given.get("picture_keys"), 0, []
+        keys = iter(given.get("picture_keys", ()))
+        pictures, found, places = iter(pixels), {}, []
         for index, count in enumerate(tiles):
+            place = index
             if stored[index]:
-                features.append(next(at_hand))
-                continue
-            picture = pixels[new] if pixels[new].dim() == 4 else pixels[new][None]
-            key = bytes(keys[new].tolist()) if self.cache is not None and keys is not None else None
-            features.append(self._read(module, tower, picture[:count], key, sizes[index]))
-            new += 1
-        return features
+                found[place] = next(at_hand)
+            else:
+                picture, key = next(pictures), next(keys, None)
+                if self.cache is not None and key is not None:
+                    place = bytes(key.tolist())  # a picture that is there twice is read once
+                if place not in found:
+                    own = picture[None] if picture.dim() == 3 else picture[:count]
+                    entry = self._stored(place, picture.device)
+                    found[place] = _Unread(own, sizes[index]) if entry is None else entry
+            places.append(place)
+        self._read(module, tower, found)
+        return [found[place] for place in places]
 
-    def _read(self, module, tower, picture: torch.Tensor, key: bytes | None, size) -> torch.Tensor:
-        """Features of one picture `(tiles, 3, height, width)`.
+    def _stored(self, place, device: torch.device) -> torch.Tensor | None:
+        """The collator looked into the store some batches ago; another row may have brought the picture since."""
+        entry = self.cache.get(place) if isinstance(place, bytes) else None
+        return None if entry is None else entry[0].to(device)
 
-        The collator looked into the store some batches ago; another row may have brought the picture since.
-        """
-        entry = self.cache.get(key) if key is not None else None
-        if entry is not None:
-            return entry[0].to(picture.device)
-        features = select_features(tower, picture, module.config).to(precision_read(module))
-        if key is not None:
-            self.cache.put(key, features, size)
-        return features
+    def _read(self, module, tower, found: dict) -> None:
+        """Put features in the place of what is unread, and into the store."""
+        unread = {place: one for place, one in found.items() if isinstance(one, _Unread)}
+        if not unread:
+            return
+        pictures = [one.tiles for one in unread.values()]
+        batches = pictures if self.slots == 1 else torch.cat(pictures).split(self.slots)
+        precision = precision_read(module)
+        read = [select_features(tower, self._filled(part), module.config)[: len(part)] for part in batches]
+        each = torch.cat(read).to(precision).split([len(picture) for picture in pictures])
+        for (place, one), features in zip(unread.items(), each, strict=True):
+            found[place] = features
+            if isinstance(place, bytes):
+                self.cache.put(place, features, one.size)
+
+    def _filled(self, tiles: torch.Tensor) -> torch.Tensor:
+        """A batch of the size that all have, with the first tile again in what is empty."""
+        return tiles if self.slots == 1 else torch.cat([tiles, tiles[:1].expand(self.slots - len(tiles), -1, -1, -1)])
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """A picture that the tower has to read, and its height and width."""
+
+    tiles: torch.Tensor
+    size: tuple[int, int]
 
 
 def vision_model(model: torch.nn.Module) -> torch.nn.Module:
     """The `LlavaMistralModel` in a model for generation, which may be wrapped by PEFT."""
     return (model.get_base_model() if hasattr(model, "peft_config") else model).model
-
-
-def select_features(tower: torch.nn.Module, picture: torch.Tensor, config) -> torch.Tensor:
-    """The hidden states that the projector reads, of `(tiles, 3, height, width)`: `(tiles, patches, width)`."""
-    states = tower(picture.to(tower.dtype), output_hidden_states=True, return_dict=True).hidden_states
-    layers = config.vision_feature_layer
-    layers = [layers] if isinstance(layers, int) else layers
-    first = int(config.vision_feature_select_strategy == "default")
-    return torch.cat([states[layer][:, first:] for layer in layers], dim=-1)
 
 
 def precision_read(module: torch.nn.Module) -> torch.dtype:
@@ -215,8 +236,8 @@ def tower_key(model: torch.nn.Module, processor, arithmetic: list) -> str:
     return key[0]
 
 
-def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> VisionCache | None:
-    """The store of a run, or None where it is off or, left to itself, no picture would be read twice.
+def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> tuple[VisionCache | None, int]:
+    """The store of a run, or None where it is off or, left to itself, no picture would be read twice; and the slots.
 
     Args:
         stage: a `StageArguments` with `vision_cache` and `vision_cache_gb`.
@@ -224,7 +245,7 @@ def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> Vision
         rows: the training rows.
     """
     if (stage.vision_cache or "off") == "off" or (stage.vision_cache == "auto" and not reads_twice(rows, config)):
-        return None
+        return None, slots_of(vision_model(model), config, cached=False)
     folder = (
         Path(HF_HOME) / "llava_mistral" / "vision"
         if stage.vision_cache == "auto"
@@ -234,4 +255,7 @@ def open_cache(stage, config, rows, model: torch.nn.Module, processor) -> Vision
     arithmetic = [config.bf16, config.fp16, os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")]
     if not (config.bf16 or config.fp16):  # products of float32 may be rounded on the way: TF32
         arithmetic.append(torch.get_float32_matmul_precision())
-    return VisionCache(folder, tower_key(model, processor, arithmetic), stage.vision_cache_gb)
+    slots = slots_of(vision_model(model), config, cached=True)
+    if slots > 1:
+        arithmetic.append(f"{slots} slots")
+    return VisionCache(folder, tower_key(model, processor, arithmetic), stage.vision_cache_gb), slots
