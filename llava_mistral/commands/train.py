@@ -18,7 +18,7 @@ from typing import Any
 
 from llava_mistral.ground.command_line import VerbParser, run_verb
 from llava_mistral.ground.foreign_code import origin, take_flag
-from llava_mistral.training.processes import is_first, join_launch, whole_weights
+from llava_mistral.training.processes import by_first, is_first, join_launch, whole_weights
 from llava_mistral.training.recipe import Recipe, StageArguments, parse_recipe, stage_template
 from llava_mistral.training.recipe_checks import check_recipe
 from llava_mistral.training.recipe_help import add_flags, wants_help
@@ -172,7 +172,7 @@ def checked_rows(stage: StageArguments, source: str = "dataset", split: str = "d
     options |= {"held_out_of": None if source == "dataset" else stage.dataset}
     rows = read_rows(path, **options, answer_style=stage.answer_style, bad=bad)
     check_rows(rows, stage.stage, path)
-    rows = checked(rows, stage.check_pictures, bad, source=path)
+    rows = checked(rows, stage.check_pictures, bad, source=path, by_first=by_first)
     if is_first():
         pictures, without = count_pictures(rows).values()
         more = f", {bad.counted['not_learned']:,} not learned by their own mark" if bad.counted["not_learned"] else ""

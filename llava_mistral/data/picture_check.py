@@ -24,10 +24,18 @@ DEPTHS = ("full", "header", "none")
 _BATCH, _AHEAD = 100, 64  # rows in memory at a time; samples being opened, per thread
 
 
-def checked(rows: "Dataset", depth: str, bad: BadSamples, *, source: str | Path) -> "Dataset":
-    """Return the rows whose pictures all open (`wrong_pictures`), with pictures undecoded."""
+def checked(
+    rows: "Dataset", depth: str, bad: BadSamples, *, source: str | Path, by_first: Callable = lambda look: look()
+) -> "Dataset":
+    """Return the rows whose pictures all open (`wrong_pictures`), with pictures undecoded.
+
+    Args:
+        by_first: gives what one of several processes found to all of them.
+    """
     rows = undecoded(rows)
-    wrong = wrong_pictures(lambda: _pictured(rows), len(rows), depth, bad, source=source)
+    wrong, bad.listed = by_first(
+        lambda: (wrong_pictures(lambda: _pictured(rows), len(rows), depth, bad, source=source), bad.listed)
+    )
     return rows.select([i for i in range(len(rows)) if i not in wrong]) if wrong else rows
 
 

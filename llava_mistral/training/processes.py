@@ -3,6 +3,10 @@
 import atexit
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
+
+from llava_mistral.ground.bad_input import BadInput
 
 
 def is_first() -> bool:
@@ -33,6 +37,28 @@ def _leave_group() -> None:
     torch = sys.modules.get("torch")  # a refusal comes before it; to import it on the way out fails
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def by_first(work: Callable[[], Any]) -> Any:
+    """What the work of rank 0 returns, in every process of the launch; what it refuses, all refuse.
+
+    For work that touches many files: every process would ask a shared file system about each of them.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return work()
+    from accelerate.utils import broadcast_object_list
+
+    found = None
+    if is_first_process():
+        try:
+            found = {"value": work()}
+        except BadInput as error:
+            names = ("problem", "remedy", "file", "record", "field")
+            found = {"refused": {name: getattr(error, name) for name in names}}
+    found = broadcast_object_list([found])[0]
+    if "refused" in found:
+        raise BadInput(**found["refused"])
+    return found["value"]
 
 
 def whole_weights(trainer) -> dict | None:
