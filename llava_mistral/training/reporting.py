@@ -34,6 +34,17 @@ class LastStepLogged(TrainerCallback):
             control.should_log = True
 
 
+class Unread(torch.Tensor):
+    """A number on its device. TRL asks for its metrics after each micro-batch, and the host would wait for the device
+    every time; it gets the number when it is logged."""
+
+    def item(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    def __bool__(self) -> bool:  # "more than 0 tokens were learned": no batch without an answer comes this far
+        return True
+
+
 class ReportingTrainer(SFTTrainer):
     """TRL's trainer with rates in its logs and sample answers at its evaluations.
 
@@ -54,6 +65,7 @@ class ReportingTrainer(SFTTrainer):
     ):
         self.meter, self.samples, self.eval_collator = meter, samples, eval_collator
         self.evaluated: list[torch.Tensor] = []  # (samples, 2): loss and answer tokens, while it evaluates
+        self.weights = None  # how many there are
         super().__init__(*args, **kwargs)
         self.add_callback(LastStepLogged())
         use_step_lines(self)
@@ -63,7 +75,33 @@ class ReportingTrainer(SFTTrainer):
             self.meter.count(inputs)
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def keep_metrics_there(self) -> None:
+        """Leave the metrics of training on the device until `read_metrics`."""
+        gather = self.accelerator.gather_for_metrics
+
+        def gathered(found, *rest):
+            found = gather(found, *rest)
+            return found.as_subclass(Unread) if self.model.training else found
+
+        self.accelerator.gather_for_metrics = gathered
+
+    def read_metrics(self) -> None:
+        """Make numbers of the metrics that are still on the device."""
+
+        def read(value):
+            return value.item() if isinstance(value, torch.Tensor) else value
+
+        self._total_train_tokens = read(self._total_train_tokens)
+        self._metrics["train"].update({name: [*map(read, values)] for name, values in self._metrics["train"].items()})
+
+    def floating_point_ops(self, inputs) -> int:
+        """As the library's, which goes through all parameters in each micro-batch to count them."""
+        if self.weights is None:
+            self.weights = self.model.num_parameters(exclude_embeddings=True)
+        return 6 * inputs["input_ids"].numel() * self.weights
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.read_metrics()
         if self.meter and "loss" in logs:  # a row of training; every process logs it
             logs |= self.meter.read(lambda sums: self.accelerator.reduce(sums, "sum"), self.accelerator.num_processes)
         super().log(logs, start_time)

@@ -1,6 +1,5 @@
 """TRL's SFTTrainer, extended for the stages of LLaVA-Mistral through its overridable methods."""
 
-import os
 from copy import copy
 
 import torch
@@ -42,10 +41,9 @@ class StageTrainer(SavingTrainer):
             self.lengths = estimated_lengths(rows, most_image_tokens(kwargs["model"].config))
             samples, count = rows_of_a_step(self.lengths, args, row_tokens)
             args.per_device_train_batch_size, args.gradient_accumulation_steps = samples, count
-        # Layers are compiled one by one, below: pictures break the graph of the whole.
-        compiled, args.torch_compile = args.torch_compile, False
-        for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
-            os.environ.pop(name, None)  # TrainingArguments ask accelerate so, which would compile the whole
+        # Layers are compiled one by one, below: pictures break the graph of the whole, which accelerate would compile.
+        compiled = args.torch_compile and (args.torch_compile_backend, args.torch_compile_mode)
+        args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
         given = dict(kwargs["model"].named_parameters())
         projector = {name: weight.data for name, weight in given.items() if is_projection(name)}
         super().__init__(**kwargs | {"args": args})
@@ -55,7 +53,8 @@ class StageTrainer(SavingTrainer):
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = spread_classes(self.model)
         if compiled:
-            compile_layers(self.model, args.torch_compile_backend, args.torch_compile_mode)
+            compile_layers(self.model, *compiled)
+        self.keep_metrics_there()
         self.data_collator = Refusals(self.data_collator)
         self.add_callback(PicturesLast())
         self.tokens = TrainedTokens(self.model.config.image_token_id, pad_alone(self.processing_class.tokenizer))

@@ -64,6 +64,7 @@ class SavingTrainer(ReportingTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """And what was measured since the last log line, without which the next one would be another."""
         super()._save_rng_state(output_dir)
+        self.read_metrics()
         measured = {
             "loss": self._tr_loss.item(),
             "since": self._globalstep_last_logged,
