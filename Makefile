@@ -30,6 +30,7 @@ abuse: $(VENV)/installed
 # What has to be shown on a GPU, part by part into benchmarks/results/gpu; `make gpu PART=n` runs one. SCIENCEQA and
 # TOKENIZER are the folders with the real lengths.
 gpu: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,qlora,eight_bit]'
 	$(VENV)/bin/python benchmarks/gpu_hour.py $(if $(PART),--part $(PART)) \
 		$(if $(SCIENCEQA),--scienceqa $(SCIENCEQA)) $(if $(TOKENIZER),--tokenizer $(TOKENIZER))
 

@@ -5,7 +5,7 @@
     python benchmarks/gpu_hour.py --size tiny --output outputs/gpu
 
 A part that has a result is not run again; one that fails leaves its traceback as its result, is run again the next
-time, and the parts after it are run. `--size tiny` runs on a CPU, in the tests, too.
+time, and the parts after it are run. Each takes at most nine minutes. `--size tiny` runs on a CPU, in the tests, too.
 """
 
 import json
@@ -29,65 +29,15 @@ HOME = Path(__file__).parents[1]
 RESULTS = HOME / "benchmarks" / "results" / "gpu"
 
 
-def environment(options) -> dict:
-    """What is installed, and that the GPU multiplies."""
-    import torch
-
-    from llava_mistral.training.machine import hardware, vendor_peak
-    from llava_mistral.training.throughput import measured_peak
-
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    reached = measured_peak(device, size=8192 if cuda else 64)
-    return {
-        "hardware": hardware(),
-        "measured_peak_flops": reached,
-        "vendor_peak_flops": vendor_peak(torch.cuda.get_device_name()) if cuda else None,
-    }
-
-
-def correctness(options) -> dict:
-    """Packed rows give the loss and the gradients of the samples one by one, in bfloat16, on this device."""
-    import torch
-
-    from llava_mistral.training import attention
-
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    lengths, worst = (300, 70, 190), {}
-    for window in (None, 64):
-        shapes = [(1, heads, sum(lengths), 64) for heads in (8, 2, 2)]
-        states = [torch.randn(*shape, device=device, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
-        borders = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
-        names = {"cu_seq_lens_q": borders, "max_length_q": max(lengths), "sliding_window": window}
-        output, _ = attention.per_sample_attention(Grouped(), *states, None, **names)
-        actual = torch.autograd.grad(output.float().square().sum(), states)
-        exact = [one.detach().float().requires_grad_() for one in states]
-        expected, _ = attention.per_sample_attention(Grouped(), *exact, None, **names)
-        exact_gradients = torch.autograd.grad(expected.square().sum(), exact)
-        pairs = [(output, expected), *zip(actual, exact_gradients, strict=True)]
-        errors = [float((one.float() - other).detach().norm() / other.detach().norm()) for one, other in pairs]
-        worst[f"window {window}"] = dict(zip(("output", "query", "key", "value"), errors, strict=True))
-        if max(errors) > 0.02:
-            raise AssertionError(f"attention of packed rows is off by {errors}")
-    return {"kernel": device.type == "cuda", "relative_errors": worst}
-
-
-class Grouped:
-    """What the library's attention asks of the module that calls it."""
-
-    num_key_value_groups, is_causal, training = 4, True, True
-
-
 def script(name: str, *words: str) -> Callable:
-    """A part that is a benchmark of its own: its RESULT line."""
+    """A part that is a program of its own, since a fault of CUDA ends what the process may do: its RESULT line."""
 
     def part(options) -> dict:
         arguments = [word.format(size=options.size) for word in words]
-        if name == "train_gpu" and options.scienceqa:
-            arguments += ["--scienceqa", str(options.scienceqa), "--tokenizer", str(options.tokenizer)]
         if name == "train_gpu":
-            arguments += ["--output", str(options.output / "train_gpu_whole.json")]
+            arguments += ["--output", str(options.output / f"train_gpu_{words[1]}.json")]
+            if options.scienceqa:
+                arguments += ["--scienceqa", str(options.scienceqa), "--tokenizer", str(options.tokenizer)]
         command = [sys.executable, str(HOME / "benchmarks" / f"{name}.py"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=HOME, timeout=options.minutes * 60)
         if done.returncode:
@@ -97,11 +47,23 @@ def script(name: str, *words: str) -> Callable:
     return part
 
 
+def small(name: str) -> Callable:
+    """A part of `gpu_parts.py`."""
+    return script("gpu_parts", name, "--size", "{size}")
+
+
+def trained(kind: str) -> Callable:
+    """A kind of training, against stock TRL."""
+    return script("train_gpu", "--kind", kind, "--size", "{size}", "--quick")
+
+
 PARTS: dict[str, Callable] = {
-    "environment": environment,
-    "correctness": correctness,
-    "train_gpu": script("train_gpu", "--size", "{size}", "--quick"),
-    "backbones_gpu": script("backbones_gpu", "--size", "{size}", "--rounds", "3"),
+    **{name: small(name) for name in ("environment", "attention", "resume", "cache", "lora", "qlora")},
+    **{name: small(name) for name in ("full_bfloat16", "generation", "compiled")},
+    **{f"train_{kind}": trained(kind) for kind in ("stage1", "lora", "full")},
+    **{name: small(name) for name in ("tower", "evaluation")},
+    "backbones": script("backbones_gpu", "--size", "{size}", "--rounds", "3"),
+    "selection": small("selection"),
 }
 
 
@@ -124,11 +86,16 @@ def main() -> int:
         file = options.output / f"{number}_{name}.json"
         if options.part not in (None, number):
             continue
-        if file.is_file() and "traceback" not in json.loads(file.read_text(encoding="utf-8")):
+        if file.is_file() and has_run(json.loads(file.read_text(encoding="utf-8"))):
             print(f"{name}: has run, {file}", flush=True)
             continue
         failed += not one(name, part, options, file)
     return 1 if failed else 0
+
+
+def has_run(result: dict) -> bool:
+    """Neither failed, nor left out for want of a library."""
+    return "traceback" not in result and "left_out" not in result["result"]
 
 
 def one(name: str, part: Callable, options, file: Path) -> bool:
@@ -140,7 +107,8 @@ def one(name: str, part: Callable, options, file: Path) -> bool:
         result = {"traceback": traceback.format_exc()}
     result |= {"part": name, "size": options.size, "seconds": round(time.time() - begun, 1), **made_with()}
     write_json(file, result)
-    print(f"{name}: {'failed' if 'traceback' in result else 'done'}, {file}", flush=True)
+    done = "failed" if "traceback" in result else "done" if has_run(result) else "left out"
+    print(f"{name}: {done}, {file}", flush=True)
     return "traceback" not in result
 
 

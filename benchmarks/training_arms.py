@@ -8,19 +8,31 @@ from pathlib import Path
 TEMPLATES = Path(__file__).parents[1] / "processing" / "chat_templates"
 
 
-def ours(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
-    """What `llava-mistral train` builds."""
+def ours(kind: str, arm, size: dict, tokenizer, rows, config, device, peak: float):
+    """What `llava-mistral train` builds; with `arm.decided` as the plan decides, else in stock's micro-batches."""
     from llava_mistral.training.loading import make_collator, prepare_model
+    from llava_mistral.training.plan.decisions import ANY
+    from llava_mistral.training.plan.fitting import check_fit
     from llava_mistral.training.recipe import StageArguments
     from llava_mistral.training.throughput import Meter
     from llava_mistral.training.trainer import StageTrainer
     from modeling_llava_mistral import LlavaMistralForConditionalGeneration
     from processing import LlavaMistralProcessor
 
-    arguments = StageArguments(stage=stage, use_peft=stage == "finetune", vision_cache="off")
-    model = random_model(LlavaMistralForConditionalGeneration, model_config(size, tokenizer), device)
+    arguments = StageArguments(
+        stage="pretrain" if kind == "stage1" else "finetune",
+        use_peft=kind == "lora",
+        vision_cache="off",
+        model_name_or_path=config.output_dir,
+        trained_dtype="bfloat16" if arm.bfloat16 else "float32",
+        row_tokens=StageArguments.row_tokens if arm.decided else ANY,
+    )
+    shapes, processor = model_config(size, tokenizer), make_processor(LlavaMistralProcessor, size, tokenizer, kind)
+    if arm.decided:
+        shapes.save_pretrained(config.output_dir)
+        check_fit(arguments, config, rows, processor, given=())
+    model = random_model(LlavaMistralForConditionalGeneration, shapes, device)
     model, _ = prepare_model(model, arguments, config)
-    processor = make_processor(LlavaMistralProcessor, size, tokenizer, stage)
     return StageTrainer(
         model=model,
         args=config,
@@ -29,11 +41,11 @@ def ours(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
         data_collator=make_collator(arguments, config, rows, model, processor),
         row_tokens=arguments.row_tokens,
         mm_projector_lr=arguments.projector_lr,
-        meter=Meter(model.config, stage, arguments.lora_r if arguments.use_peft else None, peak),
+        meter=Meter(model.config, arguments.stage, arguments.lora_r if arguments.use_peft else None, peak),
     )
 
 
-def stock(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
+def stock(kind: str, arm, size: dict, tokenizer, rows, config, device, peak: float):
     """TRL's trainer, TRL's collator and PEFT over transformers' Llava; the meter beside it counts and does no more."""
     import torch
     from peft import LoraConfig
@@ -49,8 +61,9 @@ def stock(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
     values = {name: getattr(shapes, name) for name in names}
     model = random_model(LlavaForConditionalGeneration, LlavaConfig(**values), device)
     for name, weight in model.named_parameters():
-        weight.requires_grad_(PROJECTOR in name and stage == "pretrain")
-        if PROJECTOR not in name:
+        trained = (PROJECTOR in name and kind != "lora") or (kind == "full" and "vision_tower" not in name)
+        weight.requires_grad_(trained)
+        if not trained and PROJECTOR not in name:
             weight.data = weight.data.to(torch.bfloat16)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -64,9 +77,14 @@ def stock(stage: str, size: dict, tokenizer, rows, config, device, peak: float):
         model=model,
         args=config,
         train_dataset=rows,
-        processing_class=make_processor(LlavaProcessor, size, tokenizer, stage),
-        peft_config=lora if stage == "finetune" else None,
-        meter=Meter(shapes, stage, arguments.lora_r if stage == "finetune" else None, peak),
+        processing_class=make_processor(LlavaProcessor, size, tokenizer, kind),
+        peft_config=lora if kind == "lora" else None,
+        meter=Meter(
+            shapes,
+            "pretrain" if kind == "stage1" else "finetune",
+            arguments.lora_r if kind == "lora" else None,
+            peak,
+        ),
     )
 
 
@@ -98,13 +116,13 @@ def model_config(size: dict, tokenizer):
     )
 
 
-def make_processor(kind, size: dict, tokenizer, stage: str):
-    """The processor of `kind` with the template of the stage."""
+def make_processor(processor, size: dict, tokenizer, kind: str):
+    """A processor of that class with the template of the stage."""
     from transformers import CLIPImageProcessorPil
 
     side, patch = size["side"]
-    template = "plain" if stage == "pretrain" else "mistral_instruct"
-    return kind(
+    template = "plain" if kind == "stage1" else "mistral_instruct"
+    return processor(
         image_processor=CLIPImageProcessorPil(
             size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_convert_rgb=True
         ),

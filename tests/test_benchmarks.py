@@ -48,57 +48,6 @@ def test_the_backbones_are_compared_line_for_line_without_a_gpu_and_nothing_is_w
     assert sorted(RESULTS.iterdir()) == before
 
 
-def test_the_gpu_benchmark_runs_every_line_at_a_tiny_size(tmp_path):
-    done = run_apart("benchmarks/train_gpu.py", "--size", "tiny", "--output", tmp_path / "made" / "train_gpu.json")
-    result = json.loads((tmp_path / "made" / "train_gpu.json").read_text())
-    said = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
-    assert (
-        said == {name: result[name] for name in said} and {"stage1", "lora", "stage1_mfu", "lora_mfu"} <= said.keys()
-    )
-    assert set(result["runs"]) == {"stage1_ours", "stage1_stock", "lora_ours", "lora_stock"}
-    for figures in result["runs"].values():
-        assert figures["steps"] == 3 and figures["first_loss"] > 0
-        assert figures["samples_per_second"] > 0 and 0 < figures["mfu"] < 1
-    ours, stock = (result["runs"][f"stage1_{arm}"]["first_loss"] for arm in ("ours", "stock"))
-    assert ours == pytest.approx(stock, rel=1e-3), "both arms learn the same from the same"
-
-
-def test_the_hour_on_a_gpu_keeps_what_is_there_and_goes_on_after_a_failure(tmp_path, monkeypatch):
-    """Parts that are run once, one that fails, and one that had failed before."""
-    from benchmarks import gpu_hour
-
-    ran, fails = [], {"second"}
-
-    def part(name):
-        def run(options):
-            ran.append(name)
-            if name in fails:
-                raise RuntimeError(f"{name} is broken")
-            return {"name": name}
-
-        return run
-
-    monkeypatch.setattr(gpu_hour, "PARTS", {name: part(name) for name in ("first", "second", "third")})
-    words = ["gpu_hour.py", "--size", "tiny", "--output", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", words)
-    assert gpu_hour.main() == 1 and ran == ["first", "second", "third"]
-    assert "second is broken" in json.loads((tmp_path / "2_second.json").read_text())["traceback"]
-    third = json.loads((tmp_path / "3_third.json").read_text())
-    assert third["result"] == {"name": "third"} and third["device"] and third["versions"]["torch"]
-    fails.clear()
-    assert gpu_hour.main() == 0 and ran == ["first", "second", "third", "second"]
-    monkeypatch.setattr("sys.argv", [*words, "--part", "1"])
-    (tmp_path / "1_first.json").unlink()
-    assert gpu_hour.main() == 0 and ran[4:] == ["first"]
-
-
-def test_the_hours_own_parts_run_without_a_gpu():
-    from benchmarks.gpu_hour import correctness, environment
-
-    assert environment(None)["measured_peak_flops"] > 0
-    assert not correctness(None)["kernel"]
-
-
 @pytest.mark.slow
 def test_the_gpu_benchmark_measures_the_published_shapes():
     import torch

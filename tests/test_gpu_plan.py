@@ -210,3 +210,46 @@ def test_what_is_loaded_as_stored_is_what_is_loaded_in_float32_and_shrunk(lora, 
         assert name == other and weight.requires_grad == expected.requires_grad, name
         assert weight.dtype == expected.dtype or ".original_module." in name, name
         assert weight.float().equal(expected.float()), name
+
+
+# What the plan and the pages say.
+
+
+@pytest.mark.parametrize("row_tokens", [40, 100, 4096])
+def test_the_plan_has_the_rows_that_the_trainer_makes(row_tokens, stage0, rows_file):
+    from llava_mistral.data.conversations import read_rows
+    from llava_mistral.training.packing import estimated_lengths, most_image_tokens, rows_of_a_step
+    from llava_mistral.training.plan.checkpoint import configuration
+    from llava_mistral.training.plan.workload import run_of, split_rows
+
+    given = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "row_tokens": row_tokens}
+    recipe = recipe_of(stage="finetune", model_name_or_path=stage0, **given)
+    rows, config = read_rows(rows_file), configuration(recipe.stage)
+    run = split_rows(run_of(recipe.stage, recipe.config), recipe.stage, recipe.config, rows, config)
+    lengths = estimated_lengths(rows, most_image_tokens(config))
+    assert (run.batch, run.accumulation) == rows_of_a_step(lengths, recipe.config, row_tokens)
+    assert run.step_samples == 4 and (run.batch == 4) == (row_tokens == 4096)
+
+
+def test_hours_are_of_all_operations_and_mfu_of_the_models_alone(stage0, rows_file, tmp_path):
+    flags = {"plan": "True", "plan_gpu": "H100", "gradient_checkpointing": "True"}
+    done = train("finetune", stage0, rows_file, tmp_path / "out", **flags)
+    assert "Hours with all operations, repeated ones too, at 30% of the peak" in done.stdout
+    plan = json.loads(done.stdout.rpartition("PLAN ")[2])
+    assert plan["flops"] > plan["model_flops"] > 0
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("saving", "On a CPU it ends in the same bytes"),
+        ("saving", "equal bits need `--full_determinism True`"),
+        ("packing", "In reduced precision the last bits may differ"),
+        ("vision_cache", "bit for bit on a CPU"),
+        ("vision_cache", "Equal bits of the text model on a GPU need `--full_determinism True`"),
+        ("many_gpus", "ZeRO-2 and ZeRO-3 save bfloat16"),
+    ],
+)
+def test_pages_say_on_which_machine_bits_are_equal(page, words):
+    text = (HOME / "docs" / "training" / f"{page}.md").read_text(encoding="utf-8")
+    assert words in " ".join(text.split())
