@@ -84,7 +84,7 @@ def test_no_rank_but_the_first_asks_the_disk_about_each_picture(rows_file, tmp_p
         asked.append(str(path))
         return real(path, *args, **kwargs)
 
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr("accelerate.utils.broadcast_object_list", broadcast)
     monkeypatch.setattr(os, "stat", stat)
 

@@ -44,7 +44,7 @@ def by_first(work: Callable[[], Any]) -> Any:
 
     For work that touches many files: every process would ask a shared file system about each of them.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if "LOCAL_RANK" not in os.environ:
         return work()
     from accelerate.utils import broadcast_object_list
 

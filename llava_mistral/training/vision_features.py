@@ -101,7 +101,7 @@ class VisionFeatures:
         tiles = [1] * len(stored) if module.image_newline is None else [tile_count(module, size) for size in sizes]
         counts = [count for count, is_stored in zip(tiles, stored, strict=True) if is_stored]
         at_hand = iter(given["stored_features"].split(counts)) if counts else iter(())
-        keys = iter(given.get("picture_keys", ()))
+        keys = iter(given["picture_keys"].tolist() if self.cache is not None and "picture_keys" in given else ())
         pictures, found, places = iter(pixels), {}, []
         for index, count in enumerate(tiles):
             place = index
@@ -109,8 +109,8 @@ class VisionFeatures:
                 found[place] = next(at_hand)
             else:
                 picture, key = next(pictures), next(keys, None)
-                if self.cache is not None and key is not None:
-                    place = bytes(key.tolist())  # a picture that is there twice is read once
+                if key is not None:
+                    place = bytes(key)  # a picture that is there twice is read once
                 if place not in found:
                     own = picture[None] if picture.dim() == 3 else picture[:count]
                     entry = self._stored(place, picture.device)
