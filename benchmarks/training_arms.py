@@ -11,8 +11,8 @@ TEMPLATES = Path(__file__).parents[1] / "processing" / "chat_templates"
 def ours(kind: str, arm, size: dict, tokenizer, rows, config, device, peak: float):
     """What `llava-mistral train` builds; with `arm.decided` as the plan decides, else in stock's micro-batches."""
     from llava_mistral.training.loading import make_collator, prepare_model
-    from llava_mistral.training.plan.decisions import ANY
     from llava_mistral.training.plan.fitting import check_fit
+    from llava_mistral.training.plan.printed import ANY
     from llava_mistral.training.recipe import StageArguments
     from llava_mistral.training.throughput import Meter
     from llava_mistral.training.trainer import StageTrainer
