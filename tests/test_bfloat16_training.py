@@ -176,6 +176,14 @@ def test_a_run_with_torchaos_optimizer_goes_on_to_the_same_bits(published, rows_
     assert all(not weight.equal(before[name]) for name, weight in whole.items() if is_text_matrix(name))
 
 
+def test_the_page_has_the_figures_of_the_benchmark():
+    from benchmarks.bfloat16_training import PAGE, as_markdown
+
+    result = json.loads((HOME / "benchmarks" / "results" / "bfloat16_training.json").read_text())
+    assert as_markdown(result) in PAGE.read_text(encoding="utf-8")
+    assert result["steps"] == 500 and result["stochastic"]["largest_gap"] < 0.05 < result["nearest"]["largest_gap"]
+
+
 @pytest.mark.slow
 def test_torchaos_rounding_keeps_the_loss_of_float32_where_the_nearest_loses_it(published, rows_file, tmp_path):
     """The benchmark behind the figures of docs/training/plan.md, shorter."""
