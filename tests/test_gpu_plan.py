@@ -228,7 +228,7 @@ def test_the_plan_has_the_rows_that_the_trainer_makes(row_tokens, stage0, rows_f
     run = split_rows(run_of(recipe.stage, recipe.config), recipe.stage, recipe.config, rows, config)
     lengths = estimated_lengths(rows, most_image_tokens(config))
     assert (run.batch, run.accumulation) == rows_of_a_step(lengths, recipe.config, row_tokens)
-    assert run.step_samples == 4 and (run.batch == 4) == (row_tokens == 4096)
+    assert run.step_samples == 4 and (run.batch == 4) == (row_tokens > 40)
 
 
 def test_hours_are_of_all_operations_and_mfu_of_the_models_alone(stage0, rows_file, tmp_path):
