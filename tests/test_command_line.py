@@ -1,6 +1,7 @@
 """What every verb shares: exit codes, one-line errors, folders that appear whole or not at all, and a quick --help."""
 
 import os
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +29,7 @@ def test_help_comes_quickly(verb):
     done = run_light(*words, "--help")
     assert done.stdout.startswith("usage: ") and not done.stderr
     if verb in VERBS and verb != "hub":
-        assert f"\nexamples:\n  llava-mistral {verb} " in done.stdout
+        assert re.search(rf"\nexamples:\n  llava-mistral {verb}\b", done.stdout)
     ours, _, always = done.stdout.partition("\nalways:\n")
     assert "--verbose" in always and "--verbose" not in ours and "default: None" not in ours
 
@@ -149,7 +150,7 @@ def test_the_parser_takes_no_abbreviation(capsys):
         parser.parse_args(["--out", "x"])
     assert left.value.code == 2
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and line.endswith("run `verb.py --help` for the arguments\n")
+    assert line == "verb.py: there is no flag --out; did you mean --output?\n"
 
 
 @pytest.fixture(autouse=True)

@@ -26,13 +26,13 @@ COMPARE = "compare a={base} b={empty} --output {new}"
 STUDY = "study --config miniature/study --output {new}"
 PUSH, SPACE = "publish model {base} o/n", "publish space o/m o/n"
 CHAT = "chat {base}"
-HUB, INIT = "hub --root {new}", "init {data} --model {base}"
+HUB, INIT, STUDIO = "hub --root {new}", "init {data} --model {base}", "studio"
 VERBS = [BUILD, CONVERT, TRAIN, PRUNE, SCORE, COMPARE, STUDY, PUSH, CHAT]
 
 CASES = {
     "F1": [
         *((f"{verb} --no_such_flag x", "there is no flag --no_such_flag; did you mean --")
-          for verb in (*VERBS, HUB, INIT) if verb != TRAIN),
+          for verb in (*VERBS, HUB, INIT, STUDIO) if verb != TRAIN),
         (f"{TRAIN} --no_such_flag x", "field no_such_flag: there is no such flag; did you mean --"),
     ],
     "F2": [
