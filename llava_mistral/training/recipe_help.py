@@ -15,7 +15,7 @@ GROUPS = {
     "how the text model learns": "use_peft lora_r lora_alpha lora_dropout load_in_4bit mm_projector_lr",
     "what is shown while it trains": "held_out eval_dataset eval_split sample_answers",
     "what fits, and how fast it is": "plan plan_gpu plan_gpus peak_tflops force_fit packed row_tokens "
-    "frozen_dtype vision_cache vision_cache_gb",
+    "frozen_dtype trained_dtype vision_cache vision_cache_gb",
     "going on": "force_resume",
 }
 # Of SFTConfig's fields: what most runs set, and what it means here.
