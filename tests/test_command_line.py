@@ -47,6 +47,16 @@ def test_what_a_verb_requires_is_marked():
     assert said.count("(required)") == 3
 
 
+def test_what_looks_like_a_flag_is_a_value_where_the_library_takes_it_for_one():
+    from llava_mistral.ground.command_line import VerbParser
+
+    parser = VerbParser(prog="llava-mistral verb")
+    parser.add_argument("file")
+    parser.add_argument("--source")
+    assert parser.parse_args(["--", "--odd_name"]).file == "--odd_name"
+    assert parser.parse_args(["a", "--source", "--from the web"]).source == "--from the web"
+
+
 def test_train_shows_our_flags_first_and_all_of_trls_when_asked():
     from dataclasses import fields
 

@@ -61,6 +61,8 @@ def test_every_button_makes_a_command_that_its_verb_takes(step, action, tmp_path
         (CHOOSE, "output", "../elsewhere", "field output: ../elsewhere lies outside the studio's folder"),
         (CHOOSE, "dataset", "/etc/passwd", "lies outside the studio's folder; give a path below it, or start"),
         (TRAIN, "output_dir", "a/../../b", "lies outside the studio's folder"),
+        (TRAIN, "output_dir", "~/tuned", "lies outside the studio's folder"),
+        (COMPARE, "first", "before=/etc", "lies outside the studio's folder"),
         (TALK, "model", "--share", "field model: '--share' is not a value; give another"),
         (CHOOSE, "columns", "a=b\nc=d", "is not a value"),
         (PUBLISH, "repo_id", "-x", "is not a value"),

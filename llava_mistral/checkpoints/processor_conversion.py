@@ -71,9 +71,9 @@ def convert_processor(source: Path, folder: Path, layout: str, to: str) -> str:
             processor.tokenizer.chat_template = template
         processor.tokenizer.save_pretrained(folder)
         _save_tower_settings(processor.image_processor, folder)
-    told = ["processor", *(["its chat template as it is written today"] if newer else [])]
-    told += [] if write_tokenizer_model(processor.tokenizer, folder) else [f"a {NAME} for llama.cpp"]
-    return ", ".join(told)
+    written = ["processor", *(["its chat template as it is written today"] if newer else [])]
+    written += [] if write_tokenizer_model(processor.tokenizer, folder) else [f"a {NAME} for llama.cpp"]
+    return ", ".join(written)
 
 
 def processor_of(source: Path, layout: str):

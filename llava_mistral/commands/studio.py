@@ -37,11 +37,9 @@ def main() -> None:
     from llava_mistral.studio.page import STYLE, page
     from llava_mistral.studio.running import Studio
 
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a shell lets what runs in its background ignore Ctrl-C, and all below
-        signal.signal(number, signal.default_int_handler)
+    # What a shell runs in its background ignores Ctrl-C, and so would the commands started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     studio, key = Studio(args.folder.absolute()), secrets.token_urlsafe(24)
     made = page(studio)
     where = {"server_name": "127.0.0.1", "server_port": args.port}

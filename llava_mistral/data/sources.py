@@ -274,9 +274,8 @@ def _retyped(kind: Any, decode: bool) -> Any:
     """Return the type of a column with all pictures in it decoded, or not, when it is looked at."""
     from datasets import Image, Json, LargeList, List
 
-    if hasattr(kind, "decode") and not isinstance(
-        kind, Json
-    ):  # sound, films, PDF: opened wherever they lie, and of no use here
+    # Sound, films and PDF would be opened wherever they lie, and are of no use here.
+    if hasattr(kind, "decode") and not isinstance(kind, Json):
         return replace(kind, decode=decode and isinstance(kind, Image))
     if isinstance(kind, dict):
         return {name: _retyped(part, decode) for name, part in kind.items()}

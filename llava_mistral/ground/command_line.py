@@ -85,7 +85,10 @@ class VerbParser(argparse.ArgumentParser):
         """As the library's; a flag that does not exist is refused before what is missing, with the nearest one."""
         known = self.flags()
         for word in sys.argv[1:] if args is None else args:
-            if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
+            if word == "--":  # what follows are values
+                break
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in known and " " not in word:  # the library takes words for a value
                 nearest = get_close_matches(flag, known, 1, 0)[0]
                 self.exit(2, f"{self.prog}: there is no flag {ascii(flag)[1:-1][:80]}; did you mean {nearest}?\n")
         return super().parse_args(args, namespace)

@@ -18,14 +18,8 @@ from llava_mistral.ground.recipe_files import read_yaml, recipe_file
 KEYS = {"name", "output", "warm", "steps", "summary", "full"}
 OURS = r"llava_mistral\.(miniature|evaluation)\.\w+"
 WRITES = {"--output", "--output_dir", "--preview", "--embeddings", "--logging_dir", "--vision_cache"}
-BY_HAND = {
-    "study",
-    "hub",
-    "chat",
-    "studio",
-    "init",
-    "convert",
-}  # they serve, or write where an argument without a name says
+# They serve, or write where an argument without a name says.
+BY_HAND = {"study", "hub", "chat", "studio", "init", "convert"}
 MOST_STEPS = 1000  # that one `for` may make
 STEP_KEYS = {"name", "run", "makes", "for"}
 

@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="DigitsQA folder")
     parser.add_argument("--config", required=True, help="YAML recipe, such as miniature/components")
     parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--backbones", nargs="*", choices=["mistral", "llama"], help="the recipe's, or none: a tower")
+    parser.add_argument("--backbones", nargs="*", choices=["mistral", "llama"], help="not the recipe's, or none")
     parser.add_argument("--seed", type=int, help="instead of the recipe's: another tower and other text models")
     args = parser.parse_args()
     if not (args.data / "alignment" / "alignment.json").is_file():

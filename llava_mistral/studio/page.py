@@ -40,13 +40,13 @@ def found(folder: Path) -> dict[str, list[str]]:
     kinds: dict[str, list[str]] = {"pictures": [], **{kind: [] for kind in MARKS}}
     for count, (place, folders, files) in enumerate(os.walk(folder)):
         here = Path(place).relative_to(folder)
-        of = [kind for kind, marks in MARKS.items() if here.parts and set(marks) & set(files)]
-        for kind in of:
+        marked = [kind for kind, marks in MARKS.items() if here.parts and set(marks) & set(files)]
+        for kind in marked:
             kinds[kind].append(str(here))
-        if not of:
+        if not marked:
             kinds["data"] += [str(here / file) for file in sorted(files) if file.endswith(TABLES)]
             kinds["pictures"] += [str(here)] if any(file.lower().endswith(PICTURES) for file in files) else []
-        deep = of or len(here.parts) > 2 or count > MOST_FOLDERS
+        deep = marked or len(here.parts) > 2 or count > MOST_FOLDERS
         folders[:] = [] if deep else sorted(one for one in folders if not one.startswith("."))
     return kinds
 

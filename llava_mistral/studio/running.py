@@ -49,8 +49,8 @@ class Run:
         if self.process is None:
             return ""
         code = self.process.poll()
-        named = {None: "running", 0: "done", 130: "stopped", 143: "stopped", -signal.SIGKILL: "killed"}
-        return named.get(code, f"ended with exit code {code}")
+        named = {None: "running", 0: "done", 130: "stopped", 143: "stopped", -signal.SIGINT: "stopped"}
+        return "killed" if code == -signal.SIGKILL else named.get(code, f"ended with exit code {code}")
 
     @property
     def link(self) -> str:

@@ -162,7 +162,7 @@ def words_of(step: Step, action: Action, values: Mapping[str, str], folder: Path
         if value.startswith("-") or not value.isprintable():
             raise BadInput(f"{value!r} is not a value", remedy="give another", field=name)
         if kinds[name] not in ("text", "choice"):
-            inside(value, folder, name)
+            inside(value.rpartition("=")[2] if kinds[name] == "results" else value, folder, name)  # NAME=FOLDER
         if given.startswith("<"):
             words.append(value)
         else:
@@ -177,7 +177,7 @@ def inside(value: str, folder: Path, field: str) -> Path:
         BadInput: it leads elsewhere.
     """
     path = Path(os.path.abspath(folder / value))
-    if not path.is_relative_to(os.path.abspath(folder)):
+    if value.startswith("~") or not path.is_relative_to(os.path.abspath(folder)):  # verbs read ~ as the home folder
         remedy = "give a path below it, or start the studio with --folder"
         raise BadInput(f"{value} lies outside the studio's folder", remedy=remedy, field=field)
     return path
