@@ -73,12 +73,15 @@ def test_the_tower_is_written_as_far_as_its_features_are_computed(stage0, files)
 def test_a_picture_is_where_llama_cpp_marks_it():
     from jinja2 import Environment
 
+    from llava_mistral.checkpoints.decoder_wording import with_pictures
     from llava_mistral.checkpoints.gguf_vocabulary import for_llama_cpp
     from processing import CHAT_TEMPLATES
+    from tests.support.tiny_components import tiny_tokenizer
 
     marker, words = "<__media_x1__>", {"type": "text", "text": "Which <image>?"}
-    for name in ("mistral_instruct", "vicuna_v1"):
-        text = (CHAT_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    shipped = [(CHAT_TEMPLATES / name).read_text("utf-8") for name in ("mistral_instruct.jinja", "vicuna_v1.jinja")]
+    own = "{%- for message in messages -%}[{{ message['content'] }}]{%- endfor -%}"
+    for text in (*shipped, with_pictures(own, tiny_tokenizer())):
         template = Environment().from_string(for_llama_cpp(text))  # an environment that knows no `generation`
 
         def said(content, template=template) -> str:

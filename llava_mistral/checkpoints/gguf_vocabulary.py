@@ -10,7 +10,8 @@ from llava_mistral.ground.bad_input import BadInput
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # What our templates say of a picture, and what llama.cpp asks them for. It puts a part of its own into a message whose
 # text it looks for in the prompt, or it puts that text into the words of one string, without the line that a picture
-# before all words has of its own. It knows no marks of what the model says.
+# before all words has of its own. It knows no marks of what the model says. `said` is the template's own name.
+_PLACE = re.compile(r"\('<image>' if (\w+)\.spoken else '<image>\\n'\)")
 _OF_PICTURES = (
     ("in ('image', 'image_url')", "in ('image', 'image_url', 'media_marker')"),
     (
@@ -78,13 +79,20 @@ def write_vocabulary(gguf, writer, processor, rows: int, source: Path) -> None:
             getattr(writer, f"add_{name}_token_id")(index)
     writer.add_add_bos_token(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
     if isinstance(processor.chat_template, str):
+        if not _PLACE.search(processor.chat_template):
+            problem = "its chat template is none of this project's: llama.cpp would find no place for a picture in it"
+            raise BadInput(problem, remedy="use llava-hf, which vLLM and SGLang serve", file=source)
         writer.add_chat_template(for_llama_cpp(processor.chat_template))
 
 
 def for_llama_cpp(template: str) -> str:
-    """Return the chat template with the part of a message that llama.cpp marks a picture with."""
+    """Return a chat template of `build` with the part of a message that llama.cpp marks a picture with."""
+    name = _PLACE.search(template)[1]
     for before, after in _OF_PICTURES:
-        template = template.replace(before, after)
+        before, after = (re.sub(r"\bsaid\.", f"{name}.", text) for text in (before, after))
+        template = template.replace(
+            before, after, -1 if "generation" in before else 1
+        )  # a decoder's own stays as it is
     return template
 
 
