@@ -97,13 +97,17 @@ def test_a_picture_is_where_llama_cpp_marks_it():
             assert said("".join(marker if part == "P" else part["text"] for part in parts)) == expected
 
 
-def test_merging_by_scores_is_merging_by_pairs_or_it_is_refused(stage0, tmp_path):
+@pytest.mark.parametrize("fault", ["bytes", "a pair that is not merged"])
+def test_merging_by_scores_is_merging_by_pairs_or_it_is_refused(fault, stage0, tmp_path):
     from llava_mistral.commands.convert import main
 
     source = tmp_path / "source"
     shutil.copytree(stage0, source)
     state = json.loads((source / "tokenizer.json").read_text())
-    state["model"]["byte_fallback"] = False  # as tokenizers over bytes have it
+    if fault == "bytes":
+        state["model"]["byte_fallback"] = False  # as tokenizers over bytes have it
+    else:
+        state["model"]["merges"].pop()
     (source / "tokenizer.json").write_text(json.dumps(state))
     error = run_here(main, source, tmp_path / "out", "--to", "gguf", code=2).error
     assert "llama.cpp would cut texts into other tokens" in error and not (tmp_path / "out").exists()
@@ -117,6 +121,7 @@ def test_merging_by_scores_is_merging_by_pairs_or_it_is_refused(stage0, tmp_path
         ({"vision_feature_select_strategy": "full"}, "llama.cpp drops the class token"),
         ({"vision_config__hidden_act": "relu"}, "llama.cpp's tower has no relu"),
         ({"vision_feature_layer": 0}, "0 is not one layer of the tower"),
+        ({"text_config__hidden_act": "gelu"}, "llama.cpp's text model has no gelu"),
         (
             {"text_config__rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
             "rotary positions of type dynamic are not written as GGUF",

@@ -18,7 +18,7 @@ from llava_mistral.ground.bad_input import BadInput
 from modeling_llava_mistral.configuration_llava_mistral import LlavaMistralConfig
 
 TEXT, PICTURES = "model.gguf", "mmproj.gguf"
-TYPES = ("f16", "f32", "q8_0", "q4_0")  # of matrices; vectors and what is added stay f32, as llama.cpp wants them
+# Beside vectors, as llama.cpp wants them.
 _ALWAYS_F32 = ("v.class_embd", "v.position_embd.weight", "v.patch_embd.weight")
 _PADDING = (122, 116, 104)  # CLIP's mean colour of 8 bits; llama.cpp has no other
 _ACTIVATIONS = ("quick_gelu", "gelu")
@@ -33,7 +33,8 @@ def write_gguf(
     Args:
         weights: by the plugin's names.
         processor: of the checkpoint; its tokenizer, its chat template and its picture settings are written.
-        kind: one of `TYPES`, for the text model's matrices; with the quantised ones tower and projector are f16.
+        kind: `"f16"`, `"f32"`, `"q8_0"` or `"q4_0"`, for the text model's matrices; with the quantised ones tower and
+            projector are f16.
 
     Raises:
         BadInput: the package gguf is absent, or llama.cpp would compute something else than this model does.
@@ -66,6 +67,8 @@ def _refuse(config: LlavaMistralConfig, source: Path) -> int:
     other = "use llava-hf, which vLLM and SGLang serve"
     if text.model_type not in ("mistral", "llama"):
         refuse(f"{text.model_type} is not written as GGUF", other, "text_config.model_type")
+    if text.hidden_act != "silu":
+        refuse(f"llama.cpp's text model has no {text.hidden_act}", other, "text_config.hidden_act")
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in ("default", "linear"):
         refuse(f"rotary positions of type {rope} are not written as GGUF", other, "text_config.rope_parameters")
@@ -81,9 +84,10 @@ def _refuse(config: LlavaMistralConfig, source: Path) -> int:
     if vision.hidden_act not in _ACTIVATIONS:
         refuse(f"llama.cpp's tower has no {vision.hidden_act}", other, "vision_config.hidden_act")
     layer = config.vision_feature_layer
-    if not isinstance(layer, int) or layer == 0:
+    layers = layer + (vision.num_hidden_layers + 1 if layer < 0 else 0) if isinstance(layer, int) else 0
+    if layers < 1:
         refuse(f"{layer!r} is not one layer of the tower", other, "vision_feature_layer")
-    return layer if layer > 0 else vision.num_hidden_layers + 1 + layer
+    return layers
 
 
 def _write_text(gguf, file: Path, source: Path, config, weights: dict[str, Stored], processor, kind: str) -> None:
@@ -108,7 +112,7 @@ def _write_text(gguf, file: Path, source: Path, config, weights: dict[str, Store
         writer.add_rope_scaling_factor(rope["factor"])
     writer.add_layer_norm_rms_eps(text.rms_norm_eps)
     if config.window is not None:
-        writer.add_sliding_window(config.window)  # said, though llama.cpp's Mistral has none
+        writer.add_sliding_window(config.window)  # a reader may want it; llama.cpp's Mistral has none
     writer.add_vocab_size(text.vocab_size)
     writer.add_file_type(_file_type(gguf, kind))
     write_vocabulary(gguf, writer, processor, text.vocab_size, source)
@@ -142,8 +146,8 @@ def _write_pictures(
     writer.add_vision_patch_size(vision.patch_size)
     writer.add_vision_embedding_length(vision.hidden_size)
     writer.add_vision_feed_forward_length(vision.intermediate_size)
-    # Only the layers below the features are written, and which is the last of them is said: files that leave it to
-    # llama.cpp, which then stops one layer before the last, were made with one layer too few.
+    # Only the layers below the features are written, with the number of the last: without it llama.cpp stops one layer
+    # before the last.
     writer.add_vision_block_count(layers)
     writer.add_array("clip.vision.feature_layer", [layers])
     writer.add_vision_head_count(vision.num_attention_heads)

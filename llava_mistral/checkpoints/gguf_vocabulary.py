@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from llava_mistral.checkpoints.sentencepiece_file import BYTE, merge_ranks, unmerged
 from llava_mistral.ground.bad_input import BadInput
 
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # What our templates say of a picture, and what llama.cpp asks them for. It puts a part of its own into a message whose
 # text it looks for in the prompt, or it puts that text into the words of one string, without the line that a picture
 # before all words has of its own. It knows no marks of what the model says. `said` is the template's own name.
@@ -46,20 +46,20 @@ def write_vocabulary(gguf, writer, processor, rows: int, source: Path) -> None:
     tokenizer = processor.tokenizer
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     model = state["model"]
-    if model["type"] != "BPE" or not model.get("byte_fallback") or not _merges_as_sentencepiece(tokenizer, model):
+    if model["type"] != "BPE" or not model.get("byte_fallback") or not _merges_as_sentencepiece(tokenizer, state):
         raise BadInput(
             "llama.cpp would cut texts into other tokens than its tokenizer does",
             remedy="use llava-hf, which vLLM and SGLang serve; only tokenizers of sentencepiece's kind are written",
             file=source,
         )
     types, added = gguf.TokenType, {token["id"]: token for token in state["added_tokens"]}
-    ranks = merge_ranks(model)
+    ranks = merge_ranks(state)
     tokens, scores, kinds = [], [], []
     known = {index: token for token, index in tokenizer.get_vocab().items()}
     for index in range(rows):
         token = known.get(index, f"[PAD{index}]")
         kind = types.NORMAL if index in known else types.UNUSED
-        if _BYTE.fullmatch(token):
+        if re.fullmatch(BYTE, token):
             kind = types.BYTE
         elif token == tokenizer.unk_token:
             kind = types.UNKNOWN
@@ -96,25 +96,18 @@ def for_llama_cpp(template: str) -> str:
     return template
 
 
-def merge_ranks(model: dict[str, Any]) -> dict[str, int]:
-    """Return when each token is first made by a merge."""
-    ranks: dict[str, int] = {}
-    for rank, pair in enumerate(model["merges"]):
-        left, right = pair.split(" ") if isinstance(pair, str) else pair
-        ranks.setdefault(left + right, rank)
-    return ranks
-
-
 def _puts_a_space(tokenizer) -> bool:
     return tokenizer.tokenize("a")[0].startswith("▁")
 
 
-def _merges_as_sentencepiece(tokenizer, model: dict[str, Any]) -> bool:
+def _merges_as_sentencepiece(tokenizer, state: dict[str, Any]) -> bool:
     """Whether merging by the scores of tokens, as llama.cpp does, gives the tokens that merging by pairs gives."""
-    ranks, prefix = merge_ranks(model), "▁" if _puts_a_space(tokenizer) else ""
+    if unmerged(state):
+        return False
+    ranks, prefix = merge_ranks(state), "▁" if _puts_a_space(tokenizer) else ""
     words = [token.replace("▁", " ") for token in list(ranks)[:: max(1, len(ranks) // 500)]]
     texts = [text for text in (*_PROBES, *words) if not (prefix and text.startswith(" "))]
-    return all(sentencepiece(text, ranks, model["vocab"], prefix) == _ids(tokenizer, text) for text in texts)
+    return all(sentencepiece(text, ranks, state["model"]["vocab"], prefix) == _ids(tokenizer, text) for text in texts)
 
 
 def _ids(tokenizer, text: str) -> list[int]:

@@ -86,7 +86,7 @@ def _not_sentencepieces(state: dict) -> str:
         return "the tokenizer is not sentencepiece's"
     if sorted(model["vocab"].values()) != list(range(len(model["vocab"]))):
         return "the tokenizer's ids have holes"
-    if missing := _unmerged(state):
+    if missing := unmerged(state):
         return f"the tokenizer never merges {missing[0]!r} and {missing[1]!r}, which sentencepiece would"
     normalizer, before = state["normalizer"] or {}, state["pre_tokenizer"] or {}
     legacy = [part["type"] for part in normalizer.get("normalizers", ())] == ["Prepend", "Replace"] and not before
@@ -96,9 +96,7 @@ def _not_sentencepieces(state: dict) -> str:
 
 def _pieces(state: dict, tokenizer: Any) -> list[tuple[str, float, str]]:
     """Piece, score and kind by id; a piece's score is the place of the first merge that makes it."""
-    ranks: dict[str, int] = {}
-    for rank, pair in enumerate(_merges(state)):
-        ranks.setdefault("".join(pair), rank)
+    ranks = merge_ranks(state)
     marks = {token["content"]: token["special"] for token in state["added_tokens"]}
 
     def kind(piece: str) -> str:
@@ -113,11 +111,19 @@ def _pieces(state: dict, tokenizer: Any) -> list[tuple[str, float, str]]:
     return [(piece, -float(ranks.get(piece, last)), kind(piece)) for piece in vocabulary]
 
 
+def merge_ranks(state: dict) -> dict[str, int]:
+    """When each piece is first made by a merge."""
+    ranks: dict[str, int] = {}
+    for rank, pair in enumerate(_merges(state)):
+        ranks.setdefault("".join(pair), rank)
+    return ranks
+
+
 def _merges(state: dict) -> list[tuple[str, str]]:
     return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in state["model"]["merges"]]
 
 
-def _unmerged(state: dict) -> tuple[str, str] | None:
+def unmerged(state: dict) -> tuple[str, str] | None:
     """Two pieces that make a third and are not merged: sentencepiece, which knows pieces alone, merges them."""
     vocabulary, merges = state["model"]["vocab"], set(_merges(state))
     special = {token["content"] for token in state["added_tokens"]}
