@@ -15,7 +15,7 @@ from llava_mistral.commands.train import main as train_main
 from llava_mistral.training.plan.gpus import GPUS, fitting_changes
 from llava_mistral.training.plan.memory import memory_of
 from llava_mistral.training.plan.workload import Run, Sample, largest_batch
-from tests.support.engine_environments import CACHE, run_or_skip
+from tests.support.engine_environments import CACHE, QUANTISERS, run_or_skip
 from tests.support.offline import UNGUARDED
 from tests.support.recipe_sizes import config_of
 from tests.support.running import HOME, run_apart, run_here
@@ -138,9 +138,8 @@ def library() -> str:
     """The folder with torchao, which pip brings into the user's cache."""
     folder = CACHE / "torchao"
     if not (folder / "torchao").is_dir():
-        run_or_skip(
-            "torchao", UNGUARDED, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, "torchao"
-        )
+        (pinned,) = [one for one in QUANTISERS if one.startswith("torchao==")]
+        run_or_skip("torchao", UNGUARDED, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, pinned)
     return str(folder)
 
 

@@ -109,7 +109,7 @@ def test_reports_and_losses_are_those_of_the_command_at_hand(tmp_path):
         "".join(f"{json.dumps(row)}\n" for row in rows) + '{"step": 3, "lo'
     )
     train = Action("", "train", "output_dir", "--plan", "{output_dir}/samples/*.html", "output_dir")
-    studio.start(TRAIN, train, {"output_dir": "tuned [1]"})
+    studio.start(TRAIN, train, {"output_dir": " tuned [1] "})
     studio.close()
     assert studio.report() == Path("tuned [1]/samples/step-2.html")
     assert studio.losses() == [(1, 2.0, "training"), (2, 1.5, "held-out rows")]

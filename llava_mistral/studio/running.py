@@ -78,6 +78,7 @@ class Studio:
         Raises:
             BadInput: another one is running, or a value cannot be used.
         """
+        values = {name: (value or "").strip() for name, value in values.items()}
         words = words_of(step, action, values, self.folder)
         with self._lock:
             if self.run.going:
@@ -92,8 +93,8 @@ class Studio:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # so that its own processes are stopped with it
             )
-            report = action.report.format_map({name: glob.escape(value or "") for name, value in values.items()})
-            self.run = Run(words, report, values.get(action.output) or "", process, time.time())
+            report = action.report.format_map({name: glob.escape(value) for name, value in values.items()})
+            self.run = Run(words, report, values.get(action.output, ""), process, time.time())
             self.run.reader.start()
 
     def stop(self) -> None:
