@@ -139,6 +139,10 @@ def test_an_upload_takes_the_place_of_nothing(tmp_path):
     with pytest.raises(BadInput, match="is there already"):
         take(work, [str(sent / "b.csv")])
     assert not (tmp_path / "outside").exists()
+    (work / "c.csv").mkdir()
+    (sent / "c.csv").write_text("c")
+    with pytest.raises(BadInput, match="a file or a folder of that name is there already"):
+        take(work, [str(sent / "c.csv")])
 
 
 class Page:

@@ -128,6 +128,11 @@ UNUSABLE = {  # a record that loses something, its neighbour, the field, what is
         TURNS | {"prompt": "What is <video>?"},
         ("prompt", "turn 0 has '<video>'"),
     ),
+    "an element that is not closed": (
+        TURNS | {"prompt": "Write <video>.", "images": ["a.png"]},
+        TURNS | {"prompt": "Write <video></video>.", "images": ["a.png"]},
+        ("prompt", "turn 0 has '<video>'"),
+    ),
     "pictures by index in another order": (
         indexed(1, 0),
         indexed(0, 1),

@@ -40,7 +40,7 @@ def check_places(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) -
     for index, turn in enumerate(turns):
         if turn["role"] != "user":
             continue
-        if found := (_OTHER_TOKEN if pictures else _LOST).search(turn["content"]):
+        if found := _foreign_place(turn["content"], _OTHER_TOKEN if pictures else _LOST):
             problem = f"turn {index} has {found[0][:80]!r}, a picture's place in another model's words"
             raise wrong(problem, f"write {IMAGE_TOKEN} there, name the picture in images, or leave it out")
         if not pictures and not needed and (turn.get("places") or _LEADING.match(turn["content"])):
@@ -56,6 +56,15 @@ def check_places(turns: list[Turn], pictures: int, wrong: Wrong, needed: bool) -
     if named != pictures and (needed or (named and pictures)):
         problem = f"has {named} {IMAGE_TOKEN} tokens and {pictures} pictures"
         raise wrong(problem, "make tokens and pictures agree")
+
+
+def _foreign_place(text: str, places: re.Pattern) -> re.Match | None:
+    """The first place of another model's in a text; an element of HTML, which is closed, is none."""
+    for found in places.finditer(text):
+        element = re.fullmatch(r"<(picture|video|audio)>", found[0])
+        if not (element and f"</{element[1]}>" in text[found.end() :]):
+            return found
+    return None
 
 
 def placed(turns: list[Turn]) -> list[str]:

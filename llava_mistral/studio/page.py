@@ -65,6 +65,9 @@ def take(folder: Path, files: list[str]) -> tuple[str | None, str | None]:
                 "is neither a table nor a picture", remedy="put it into the folder by hand", file=source.name
             )
         target = folder / ("pictures" if kind in PICTURES else "") / source.name
+        if target.parent.is_file() or target.is_dir():
+            problem = "cannot be put there: a file or a folder of that name is there already"
+            raise BadInput(problem, remedy="rename one of them", file=target.name)
         target.parent.mkdir(exist_ok=True)
         if target.is_symlink() or (target.exists() and target.read_bytes() != source.read_bytes()):
             raise BadInput("is there already, with other content", remedy="rename one of them", file=target.name)

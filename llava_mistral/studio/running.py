@@ -116,7 +116,7 @@ class Studio:
         """The newest report of the command at hand, by its path in the folder."""
         if not self.run.report:
             return None
-        with suppress(BadInput, OSError):
+        with suppress(BadInput, OSError, ValueError):  # also a line that is damaged
             place = inside(self.run.report, self.folder, "output").relative_to(os.path.abspath(self.folder))
             made = [(file.stat().st_mtime, file) for file in self.folder.glob(str(place))]
             if made and max(made)[0] >= self.run.began - 1:
