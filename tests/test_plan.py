@@ -63,7 +63,7 @@ def test_the_7b_models_are_counted_from_their_configuration_alone(text, tmp_path
 
 
 @pytest.mark.parametrize("text", ["mistral", "llama"])
-def test_the_full_fine_tune_needs_what_its_recipe_says_and_lora_is_the_way_out(text, tmp_path):
+def test_the_full_fine_tune_needs_what_its_recipe_says_and_fits_one_gpu_in_16_bits(text, tmp_path):
     """116 and 108 GB of weights, gradients and moments in the text model and projector; the tower is beside them."""
     config = config_of(tmp_path, text)
     recipe = RECIPES / text / "finetune.yaml"
@@ -79,7 +79,7 @@ def test_the_full_fine_tune_needs_what_its_recipe_says_and_lora_is_the_way_out(t
         if text == "llama":  # a row of the whole step holds no old gradients, and 8 bits are then enough
             assert said == [f"{row} --optim adamw_bnb_8bit"]
         else:
-            assert said[0] == "--use_peft True (LoRA)" and said[1].startswith("FSDP over ")
+            assert said == ["--trained_dtype bfloat16 --optim adamw_torch_8bit"]
     for name in ("pretrain", "finetune_lora", "finetune_qlora"):
         other = run_of(*parsed(RECIPES / text / f"{name}.yaml", "--use_cpu"))
         assert fits(config, other, largest, GPUS["A100-80GB"]), name
@@ -95,7 +95,8 @@ def test_the_full_fine_tune_needs_what_its_recipe_says_and_lora_is_the_way_out(t
             "--per_device_train_batch_size 16 --gradient_accumulation_steps 2",
         ),
         (RUN, 100, "--optim adamw_bnb_8bit"),
-        (RUN, 50, "--use_peft True (LoRA)"),
+        (RUN, 50, "--trained_dtype bfloat16 --optim adamw_torch_8bit"),
+        (RUN, 45, "--use_peft True (LoRA)"),
         (RUN, 20, "--use_peft True --load_in_4bit True (QLoRA)"),
         (replace(RUN, lora_r=128), 20, "--use_peft True --load_in_4bit True (QLoRA)"),
         (replace(RUN, stage="pretrain", batch=1), 25, "FSDP over 2 GPUs"),

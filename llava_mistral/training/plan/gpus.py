@@ -92,11 +92,14 @@ def fitting_changes(config: Any, run: Run, batch_of: Callable[[Run], Batch], gpu
         memory = memory_of(config, change.run, batch_of(change.run))
         return inf if memory is None else memory.peak
 
-    for kind in (checkpointed, fewer_rows, smaller_batch, eight_bit, sixteen_bit):
+    for kind in (checkpointed, fewer_rows, smaller_batch, eight_bit):
         if found := fitting(kind):
             yield found[0]
             return
         gentle = min([gentle, *kind(gentle)], key=peak)
+    if found := fitting(sixteen_bit):  # which cannot be spread over several GPUs
+        yield found[0]
+        return
     yield from (fitting(low_rank) or fitting(four_bit))[:1]
     yield from sorted(fitting(spread), key=lambda change: change.run.world)[:1]
 
