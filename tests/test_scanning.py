@@ -8,6 +8,7 @@ import json
 import lzma
 import pickle
 import struct
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -176,10 +177,10 @@ OTHERS = [
     "123456789:AA" + "a1" * 17, "wandb_v1_" + "aB1" * 9, "WANDB_API_KEY=" + "a1" * 20, "AccountKey=" + "aB1/" * 12,
     "wandb login --relogin " + "a1" * 20, 'wandb.login(key="' + "b2" * 20, "git+ssh://someone@host.example.org/x.git",
     "COMET_API_KEY=a1b2c3d4e5f6g7h8i9", "machine example.org\n  login someone\n  password s3cret",
-    "x" + TOKEN, "_" + TOKEN,
+    "x" + TOKEN, "_" + TOKEN, "7" + TOKEN, "hf_jwt_eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl",
 ]  # fmt: skip
 PLACES = [
-    "/data/somebody/runs", "/srv/nfs/x", "/gpfs/somebody", "/lustre/work", "/scratch/x",
+    "/data/somebody/runs", "/srv/nfs/x", "/opt/models/x", "/gpfs/somebody", "/lustre/work", "/scratch/x",
     "/nfs/homes/x", "/storage/a/b",
     "/projects/group/x", "/media/somebody/x", "/Volumes/Disk", "/content/drive/MyDrive", "/kaggle/working/x",
     "/home2/somebody", "/export/home/x", "/run/user/1000/x", "D:\\work\\secret", "key:/home/somebody", "file:/home/x",
@@ -213,7 +214,19 @@ def _npz(text: str) -> bytes:
     return buffer.getvalue()
 
 
+def _tarred(text: str, mode: str = "w") -> bytes:
+    buffer, data = io.BytesIO(), gzip.compress(f"see {text}".encode())
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        member = tarfile.TarInfo("notes.txt")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
 DISGUISES = {
+    "tar": _tarred,
+    "tar.gz": lambda text: _tarred(text, "w:gz"),
+    "binary": lambda text: bytes(60) + f" {text} ".encode(),
     "gzip": lambda text: gzip.compress(text.encode()),
     "bz2": lambda text: bz2.compress(text.encode()),
     "xz": lambda text: lzma.compress(text.encode()),
@@ -258,25 +271,10 @@ def test_a_record_that_calls_a_value_a_secret_is_found(key):
 @pytest.mark.parametrize(
     "part",
     [
-        "a+",
-        "eyJ-",
-        "A_",
-        "machine x login ",
-        "x://",
-        "/data/",
-        "Bearer ",
-        "%",
-        "[",
-        '{"a":',
-        "wandb ",
-        '" + "',
-        "\\x6",
-        "6f",
-        ">\n a\n",
-        "\\\\nas",
-        "\\\n",
+        "a+", "eyJ-", "A_", "machine x login ", "x://", "/data/", "Bearer ", "%", "[", '{"a":', "wandb ", '" + "',
+        "\\x6", "6f", ">\n a\n", "\\\\nas", "\\\n", "\0\0\0a",
     ],
-)
+)  # fmt: skip
 def test_the_time_of_a_search_grows_with_the_text(part):
     """Four times the text takes about four times the time; by a square law it would take sixteen times as long."""
     times = []

@@ -1,6 +1,6 @@
 """Scan every file that is about to be published for secrets and local paths.
 
-Text is read line by line, JSON value by value, zip archives member by member, pickles string by string (never
+Text is read line by line, JSON value by value, zip and tar archives member by member, pickles string by string (never
 executed), safetensors by their header. The bytes of tensors are not searched: they are numbers.
 """
 
@@ -12,10 +12,12 @@ import lzma
 import os
 import pickletools
 import re
+import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -86,6 +88,8 @@ def scan_bytes(data: bytes, name: str, place: str = "", depth: int = 0, known: t
     """Scan content: an archive by its members, a pickle by its strings, JSON by its values, the rest by lines."""
     if data[:2] == b"PK" and zipfile.is_zipfile(BytesIO(data)):
         yield from _scan_zip(data, name, place, depth, known)
+    elif data[257:262] == b"ustar":
+        yield from _scan_tar(data, name, place, depth, known)
     elif unpack := next((opened for start, opened in _UNPACKERS.items() if data.startswith(start)), None):
         yield from _scan_packed(unpack, data, name, place, depth, known)
     elif data[:1] == b"\x80" and data[-1:] == b".":
@@ -95,20 +99,19 @@ def scan_bytes(data: bytes, name: str, place: str = "", depth: int = 0, known: t
         yield from scan_bytes(data[data.find(b"\n", 0, 1 << 16) + 1 :], name, f"{place}array ", depth + 1, known)
     else:
         # JSON is searched twice: by value because escapes hide text, by line because what is cut hides the rest.
-        text, found = _decoded(data), False
-        for finding in _scan_value(_as_json(text), name, place, known):
-            found = True
-            yield finding
-        if not found:
-            for finding in _scan_lines(text, name, place, known):
-                found = True
-                yield finding
-        if not found and (whole := joined(text)) != text:
-            yield from _scan_lines(whole, name, f"{place}joined ", known)
+        for text in {_decoded(data): None, data.decode("utf-8", errors="replace"): None}:
+            found = list(_scan_value(_as_json(text), name, place, known)) or list(
+                _scan_lines(text, name, place, known)
+            )
+            if not found and (whole := joined(text)) != text:
+                found = list(_scan_lines(whole, name, f"{place}joined ", known))
+            yield from found
+            if found:
+                return
 
 
 def _decoded(data: bytes) -> str:
-    """The text of a file, in the encoding that its first bytes show."""
+    """The text of a file, in the encoding that its first bytes show, which may be a guess."""
     for start, encoding in ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xef\xbb\xbf", "utf-8-sig")):
         if data.startswith(start):
             return data.decode(encoding, errors="replace")
@@ -242,6 +245,21 @@ def _scan_zip(data: bytes, name: str, place: str, depth: int, known: tuple) -> I
             else:
                 yield from _scan_text(member.filename, name, where.strip(), known)
                 yield from scan_bytes(archive.read(member), name, where, depth + 1, known)
+
+
+def _scan_tar(data: bytes, name: str, place: str, depth: int, known: tuple) -> Iterator[Finding]:
+    """Search the members; where nothing is found, or the archive is cut, what stands between them, too."""
+    found = []
+    with suppress(tarfile.TarError, OSError, ValueError), tarfile.open(fileobj=BytesIO(data), mode="r:") as archive:
+        for member in archive:
+            where = f"{place}member {member.name} "
+            found += _scan_text(f"{member.name}\n{member.linkname}", name, where.strip(), known)
+            if depth >= MAX_DEPTH or member.size > MAX_MEMBER_BYTES:
+                kind = "an archive that cannot be searched"
+                found.append(Finding(name, where.strip(), kind, "too deep or too big"))
+            elif member.isfile():
+                found += scan_bytes(archive.extractfile(member).read(), name, where, depth + 1, known)
+    yield from found or _scan_lines(data.decode("utf-8", errors="replace"), name, place, known)
 
 
 def _pickle_strings(data: bytes) -> list[str | bytes]:
