@@ -3,6 +3,7 @@
 import re
 import secrets
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -103,6 +104,17 @@ class Guarded:
         return FileResponse(file, headers={**own, "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"})
 
 
+def _sent_here(take: Callable) -> Callable:
+    """Take files that were sent: Gradio by itself also fetches an address that a request names in place of one."""
+
+    async def taken(place: Any) -> Any:
+        if "://" in str(place):
+            raise ValueError(f"{place} is an address; send the file itself")
+        return await take(place)
+
+    return taken
+
+
 def serve(made: Any, *, key: str | None = None, folder: Path | None = None, style: str = "", **options) -> tuple:
     """Start a page as it is meant to be served: bounded uploads, nothing from elsewhere, no public link unasked.
 
@@ -122,6 +134,8 @@ def serve(made: Any, *, key: str | None = None, folder: Path | None = None, styl
     import gradio as gr
     from starlette.middleware import Middleware
 
+    for part in made.blocks.values():
+        part.async_move_resource_to_block_cache = _sent_here(part.async_move_resource_to_block_cache)
     local = options.get("server_name") in HERE and not options.get("share")
     guard = Middleware(Guarded, local=local, key=key, folder=folder)
     return made.queue(max_size=32).launch(
