@@ -1,6 +1,7 @@
 """What a backbone costs: the configuration's part is exact, the measured part is of the checkpoint that was named."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -77,8 +78,14 @@ def test_the_flops_of_a_prompt_are_those_of_its_tokens_and_their_attention(stage
     assert counted.get_total_flops() == length * found["token"] + dense
 
 
-def test_checkpoints_are_measured_side_by_side(stage0, tmp_path):
-    found = efficiency({"one": str(stage0), "two": str(stage0)}, [1, 3], rounds=3)
+@pytest.mark.case("S25", "accepted")
+def test_checkpoints_are_measured_side_by_side_by_this_projects_own_code(stage0, tmp_path):
+    """Which folders are measured is said by the summaries of results, which may be a stranger's."""
+    folder = shutil.copytree(stage0, tmp_path / "checkpoint")
+    for file in folder.glob("*.py"):
+        file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{file.read_text()}")
+    found = efficiency({"one": str(stage0), "two": str(folder)}, [1, 3], rounds=3)
+    assert not (tmp_path / "ran").exists()
     for cost in found["models"].values():
         for kind in ("prefill", "decode"):
             assert set(cost["measured"][kind]) == {1, 3}

@@ -43,5 +43,12 @@ def test_make_has_the_targets_of_readme():
     assert "make test" in (HOME / ".ci" / "run").read_text(encoding="utf-8")
 
 
+def test_nobody_is_told_to_fetch_this_project_from_an_index():
+    """The name is not ours there: whoever registers it would be installed."""
+    sources = [path.read_text(encoding="utf-8") for path in sorted((HOME / "llava_mistral").rglob("*.py"))]
+    told = re.findall(r"pip install [^`\n]*", PROSE + "".join(sources))
+    assert told and not [words for words in told if re.search(r"(?<![/.\w])llava[-_]mistral", words)]
+
+
 def test_every_test_that_prose_names_is_there():
     assert TESTS and all((HOME / test).is_file() for test in TESTS)

@@ -52,8 +52,7 @@ def _package():
     try:
         import gguf
     except ImportError as error:
-        remedy = "pip install gguf, or install this project with its extra: llava-mistral[gguf]"
-        raise BadInput("the package gguf is not installed", remedy=remedy, field="to") from error
+        raise BadInput("the package gguf is not installed", remedy="pip install gguf", field="to") from error
     return gguf
 
 

@@ -40,7 +40,7 @@ def arithmetic(config: Any) -> dict[str, Any]:
 
     text, vision = config.text_config, config.vision_config
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=True, attn_implementation="eager")
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False, attn_implementation="eager")
         pixels = torch.zeros(1, 3, vision.image_size, vision.image_size)
         word, visible = torch.zeros(1, 1, text.hidden_size), torch.zeros(1, 1, 1, 1)
         place = torch.zeros(1, 1, dtype=torch.long)
