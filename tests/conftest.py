@@ -24,7 +24,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 # Files of few tests that take long. Two workers end together when these begin; more tests are not longer ones.
 FIRST = re.compile(
     "test_(killed_|full_disks|packed_training|many_processes|push_to_hub|push_adapter|your_data|installed|benchmarks|"
-    "serving|hub_down|local_hub_faults|foreign_code)"
+    "serving|hub_down|local_hub_faults|foreign_)"
 )
 
 

@@ -22,6 +22,7 @@ from tests.support.tiny_llava import save_tiny_llava
 from tests.support.tiny_publications import png
 
 TOKEN = "hf_" + "P" * 34
+DRAWN = ("form", "img", "iframe", "script", "a", "style", "video", "audio", "meta", "link", "object")
 QUESTION = {"text": "Which digit is it", "files": []}
 
 
@@ -154,6 +155,7 @@ def test_a_long_chat_forgets_its_oldest_turns_and_says_so(chat):
     assert "turns no longer fit and were left out" in said and not said.startswith(turns.NOTICE)
 
 
+@pytest.mark.case("S37", "refused")
 def test_a_file_of_another_format_starts_no_other_program(chat, tmp_path, monkeypatch):
     """Pillow hands an EPS to Ghostscript, whatever the file is called."""
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
@@ -277,7 +279,7 @@ def test_what_a_model_says_is_drawn_as_words_and_calls_nobody(browser, chat, mon
         tab.wait_for_selector("textarea")
         shown = ask(tab, f"![](http://127.0.0.1:9/mine) {HOSTILE[4]}", 1)
         assert "![a picture](http://127.0.0.1:9/markdown)" in shown and "form-action 'none'" in policy
-        drawn = [f".message {kind}" for kind in ("form", "img", "iframe", "script", "a", "svg[onload]", "style")]
+        drawn = [f".message {kind}" for kind in (*DRAWN, "svg[onload]", "svg image")]
         assert not tab.evaluate(
             "found => [...document.querySelectorAll(found)].map(e => e.outerHTML)", ", ".join(drawn)
         )

@@ -182,3 +182,30 @@ def test_a_final_message_is_continued(tokenizer, template):
 
 def test_the_vicuna_default_system_message_is_llavas(tokenizer):
     assert render(tokenizer, "vicuna_v1", ask("Hi"), add_generation_prompt=True).startswith(f"<s>{VICUNA} USER: Hi ")
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.popen('touch RAN').read() }}",
+    "{{ lipsum.__globals__['os'].popen('touch RAN').read() }}",
+    "{{ namespace.__init__.__globals__ }}",
+    "{{ raise_exception.__globals__ }}{{ strftime_now.__globals__ }}",
+    "{{ messages|attr('__class__') }}",
+    "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
+    "{{ self._TemplateReference__context }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}{{ os.popen('touch RAN') }}",
+    "{{ (messages|map(attribute='__class__')|list)[0].__mro__ }}",
+]
+
+
+@pytest.mark.case("S25", "refused")
+@pytest.mark.parametrize("template", ESCAPES)
+def test_a_template_reaches_nothing_of_python(tokenizer, tmp_path, template):
+    template = template.replace("RAN", str(tmp_path / "ran"))
+    try:
+        said = tokenizer.apply_chat_template(ask("x"), chat_template=template, tokenize=False)
+    except Exception as error:
+        said = str(error)
+    assert not (tmp_path / "ran").exists()
+    assert not [word for word in ("<class", "<function", "<module", "__builtins__", "root:") if word in said], said

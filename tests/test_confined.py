@@ -84,6 +84,18 @@ def test_sound_films_and_papers_that_a_row_names_are_not_opened(folder, secret, 
     assert load_splits(folder)["train"][0]["more"] == place
 
 
+@shows("S25", "refused")
+def test_a_script_in_a_data_folder_is_not_run(folder):
+    """The one that is called as its folder the library once ran; beside another the rows are read."""
+    trap = f"open({str(folder / 'ran')!r}, 'w')\n"
+    (folder / "train.py").write_text(trap)
+    assert load_splits(folder)["train"]["text"][:] == ["ours"] * 3
+    (folder / f"{folder.name}.py").write_text(trap)
+    with pytest.raises(BadInput, match="scripts are no longer supported"):
+        load_splits(folder)
+    assert not (folder / "ran").exists()
+
+
 @shows("S30", "accepted")
 def test_a_card_that_names_its_own_files_and_a_link_within_are_read(folder):
     save_rows(folder / "more" / "train.parquet")

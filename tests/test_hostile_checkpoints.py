@@ -111,7 +111,12 @@ def endless_rope(folder: Path) -> None:
     change(folder / "config.json", text_config={**text, "rope_parameters": rope})
 
 
+def linked(folder: Path) -> None:
+    (folder / "NOTICE").symlink_to("/etc/passwd")
+
+
 HOSTILE = {
+    "S29": (linked, ("push",), "NOTICE: is a link to somewhere outside of the folder"),
     "S39 beams": (many_beams, ("evaluate", "train", "app"), "field num_beams: is 1,000,000, more than"),
     "S39 words": (many_words, ("evaluate", "train", "app"), "field vocab_size: is 1,000,000,000,000, more than"),
     "S39 rope": (endless_rope, ("evaluate", "train", "app"), "field factor: is 1e+308, more than"),

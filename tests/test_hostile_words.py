@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 from tqdm import tqdm
 
@@ -58,13 +59,13 @@ def staged(tmp_path_factory):
     return folder / "staged"
 
 
-def model(staged: Path, folder: Path, text: str | None) -> str:
-    """The model card with `text` in every word of its run and of its summary."""
+def model(staged: Path, folder: Path, text: str | None, kept: tuple = ()) -> str:
+    """The model card with `text` in every word of its run, but in `kept`, and of its summary."""
     shutil.copytree(staged, folder)
     before = {**RUN, "stage": "pretrain"}
     run, summary = {**RUN, "before": before, "license": "cc-by-4.0"}, dict(SUMMARY)
     if text is not None:
-        run, summary = poisoned(run, text), poisoned(summary, text)
+        run, summary = poisoned(run, text, kept), poisoned(summary, text)
     (folder / "run.json").unlink(missing_ok=True)
     (folder / "run.json").write_text(json.dumps(run))
     return model_card(folder, "owner/name", revision="files-0123456789ab", summaries=[summary])
@@ -79,9 +80,10 @@ def dataset(text: str | None, name: str = "random") -> str:
 
 
 def shape(card: str) -> list[str]:
-    """The blocks of a card as a Hub renders it, and whatever in its lines is more than words."""
-    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(card.split("\n---\n", 1)[1])
-    found = []
+    """The keys of a card's YAML, its blocks as a Hub renders it, and whatever in its lines is more than words."""
+    front, body = card.removeprefix("---\n").split("\n---\n", 1)
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(body)
+    found = sorted(yaml.safe_load(front))
     for token in tokens:
         found.append(token.type if token.type != "html_block" else token.content.split(">")[0])
         for child in token.children or ():
@@ -121,12 +123,16 @@ def test_ordinary_words_are_not_disfigured(staged, tmp_path):
     assert "`random`" in dataset(None) and "--pool all" in dataset(None)
 
 
+@pytest.mark.parametrize("verb", ["prune", "train"])
 @pytest.mark.parametrize("text", HOSTILE)
-def test_the_command_to_run_again_is_one_command(text):
-    card = dataset(text)
-    for command in re.findall(r"```bash\n(.*?)\n```", card, re.DOTALL):
+@shows("S32", "refused")
+def test_the_command_to_run_again_is_one_command(staged, tmp_path, text, verb):
+    card = dataset(text) if verb == "prune" else model(staged, tmp_path / "hostile", text, kept=("stage",))
+    commands = re.findall(r"```bash\n(.*?)\n```", card, re.DOTALL)
+    assert commands
+    for command in commands:
         words = shlex.split(command.replace("\\\n", ""))
-        assert words[:2] == ["llava-mistral", "prune"]
+        assert words[:2] == ["llava-mistral", verb]
         # What a shell sees: one simple command, no operator outside of a quoted word.
         lexer = shlex.shlex(command.replace("\\\n", ""), posix=True, punctuation_chars=True)
         assert not [word for word in lexer if set(word) <= set("();<>|&")]
@@ -180,6 +186,8 @@ def test_the_escapes_of_a_line_and_of_code_are_undone_by_a_renderer(text):
 
 # ---- in a browser
 
+DRAWN = {"script", "form", "iframe", "input", "svg", "button", "base", "video", "audio", "image", "link", "object"}
+
 
 def pages(staged: Path, folder: Path, text: str) -> dict[str, str]:
     folder.mkdir()
@@ -207,7 +215,8 @@ def test_a_browser_draws_words_and_calls_nobody(staged, tmp_path, listener):
             (tmp_path / f"{number}-{name}.html").write_text(page)
             seen = dom(tmp_path / f"{number}-{name}.html")
             drawn = elements(seen)
-            assert not {one[0] for one in drawn} & {"script", "form", "iframe", "input", "svg", "button", "base"}, name
+            assert not {one[0] for one in drawn} & DRAWN, name
+            assert "Content-Security-Policy" in page, name
             assert not [one for one in drawn if re.search(r"127\.0\.0\.1|^on", " ".join(map(str, one[1:])))], name
             assert "<title>ran<" not in seen
             assert not calls, f"{name}: {calls}"

@@ -70,6 +70,18 @@ def test_paths_that_leave_the_repository_are_refused(hub, path):
     assert titles(hub) == ["initial commit"]
 
 
+@pytest.mark.case("S23", "refused")
+@pytest.mark.parametrize("up", ["..", "%2e%2e", "..%2f..", "..%5c..", "%2e%2e%2f%2e%2e", "....//.."])
+@pytest.mark.parametrize("route", ["/me/model/resolve/main/{}", "/me/model/resolve/{}/x", "/me/{}/resolve/main/x",
+                                   "/api/models/me/{}", "/api/models/me/model/tree/main/{}", "/{}"])  # fmt: skip
+def test_no_address_reads_a_file_beside_the_repositories(hub, tmp_path, route, up):
+    create(hub)
+    (tmp_path / "secret").write_text("salaries")
+    for depth in range(1, 6):
+        answer = ask(hub, "GET", route.format("/".join([up] * depth) + "/secret"))
+        assert answer.status >= 400 and b"salaries" not in answer.body
+
+
 @pytest.mark.parametrize("name", ["a--b", "..", "-a", "a.", "a" * 97, "x/y", "", "a.git", "a b", "%2e%2e"])
 def test_repository_names_follow_the_rules_of_the_hub(hub, name):
     assert ask(hub, "POST", "/api/repos/create", {"organization": "me", "name": name}).status == 400

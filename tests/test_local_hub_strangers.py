@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import threading
 
@@ -179,6 +180,22 @@ def test_a_length_is_heeded_and_the_connection_goes_on(hub):
     head = f"POST /api/repos/create HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
     then = "GET /api/models/me/second HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     assert raw(hub, f"{head}Content-Length: {len(body)}\r\n\r\n{body}{then}").count(b"HTTP/1.1 200 ") == 2
+
+
+@pytest.mark.parametrize(
+    ("coding", "answers"),
+    [
+        pytest.param("chunked", [b"200", b"200"], marks=pytest.mark.case("L7", "accepted")),
+        *(pytest.param(one, [b"400"], marks=pytest.mark.case("L7", "refused")) for one in ("x", "gzip, chunked")),
+    ],
+)
+def test_chunks_and_a_length_are_read_in_one_way_alone(hub, coding, answers):
+    """Chunks go before the length, and what else they may be is refused with the connection's end."""
+    body = json.dumps({"organization": "me", "name": "second"})
+    head = f"POST /api/repos/create HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+    sent = f"{head}Content-Length: 3\r\nTransfer-Encoding: {coding}\r\n\r\n{len(body):x}\r\n{body}\r\n0\r\n\r\n"
+    then = "GET /api/models/me/second HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert re.findall(rb"HTTP/1.1 (\d+) ", raw(hub, sent + then)) == answers
 
 
 @pytest.mark.case("L8", "refused")

@@ -41,6 +41,19 @@ def test_a_folder_with_a_file_of_the_right_name_is_not_taken_for_ours(tmp_path, 
         check_output_folder(tmp_path, made_by)
 
 
+@pytest.mark.parametrize(("verb", "name"), [("prune", "manifest.json"), ("build", "config.json")])
+@pytest.mark.case("S28", "refused")
+def test_a_verb_leaves_such_a_folder_as_it_is(tmp_path, verb, name):
+    folder = tmp_path / "mine"
+    (folder / "src").mkdir(parents=True)
+    (folder / name).write_text(json.dumps(STRANGERS[name]))
+    (folder / "src" / "app.js").write_text("mine")
+    data = ("--dataset", save_problems(tmp_path / "problems", 3), "--method", "random", "--size", 1)
+    main, words = (prune.main, data) if verb == "prune" else (build.main, ("--vision", "v", "--llm", "m"))
+    said = run_here(main, *words, "--output", folder, code=2).error
+    assert f"{name} was not written by this command" in said and (folder / "src" / "app.js").read_text() == "mine"
+
+
 def made(verb: str, output: Path, tmp_path: Path, stage0: Path) -> None:
     if verb == "prune":
         problems = tmp_path / "problems"

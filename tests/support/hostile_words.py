@@ -13,6 +13,8 @@ HOSTILE = [
     "$(curl URL/substitution) `curl URL/backtick`",
     "\x1b]52;c;Y3VybA==\x07\x1b[2J\x1b]0;title\x07\u202e",
     "</summary></details></pre></style><style>@import 'URL/css'</style><body style=background:url(URL/body)>",
+    "<video src=URL/video poster=URL/poster></video><audio src=URL/audio></audio><svg><image href=URL/image /></svg>",
+    "<meta http-equiv=refresh content='0;url=URL/refresh'><link rel=stylesheet href=URL/style><object data=URL/data>",
     "javascript:fetch('URL/js') <URL/autolink> www.example.org someone@example.org",
     "{{ 7 * 7 }} {% raw %} &lt;b&gt; &amp; ''' \"\"\" \\ \\n",
 ]

@@ -48,6 +48,26 @@ def wrong_checksum() -> bytes:
     return bytes(whole)
 
 
+def tiff_of(width: int, height: int) -> bytes:
+    """A TIFF of few bytes whose header claims so many pixels."""
+    data = bytearray(encoded(Image.new("L", (8, 8)), "TIFF"))
+    (first,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, first)
+    for place in range(first + 2, first + 2 + 12 * count, 12):
+        if (tag := struct.unpack_from("<H", data, place)[0]) in (256, 257):
+            struct.pack_into("<HHII", data, place, tag, 4, 1, width if tag == 256 else height)
+    return bytes(data)
+
+
+def webp_of(width: int, height: int) -> bytes:
+    """A WebP of few bytes whose header claims so many pixels."""
+    data = bytearray(encoded(Image.new("RGB", (8, 8)), "WEBP", lossless=True))
+    place = data.index(b"VP8L") + 9
+    flags = struct.unpack_from("<I", data, place)[0] >> 28
+    struct.pack_into("<I", data, place, flags << 28 | (height - 1) << 14 | width - 1)
+    return bytes(data)
+
+
 JPEG = encoded(noise(), "JPEG", quality=95)
 PNG = encoded(noise())
 REFUSED = {  # name: what is refused, its legal neighbour
@@ -58,6 +78,8 @@ REFUSED = {  # name: what is refused, its legal neighbour
     "C5 wrong checksum": (wrong_checksum(), PNG),
     "C6 bomb": (png_of(20_000, 20_000), png_of(2_000, 2_000)),
     "C7 near-bomb": (png_of(10_000, 9_000), png_of(3_000, 3_000)),
+    "C7 near-bomb.tiff": (tiff_of(10_000, 9_000), encoded(noise(), "TIFF")),
+    "C7 near-bomb.webp": (webp_of(10_000, 9_000), encoded(noise(), "WEBP", lossless=True)),
     "C8 line": (png_of(100_000, 1), png_of(200, 1)),
     "C17 svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', PNG),
     "C18 pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", PNG),

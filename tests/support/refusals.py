@@ -11,6 +11,7 @@ from llava_mistral.commands import evaluate as evaluate_scienceqa
 from llava_mistral.commands import prune as prune_dataset
 from llava_mistral.commands import publish as push_to_hub
 from llava_mistral.commands import train as train_sft
+from llava_mistral.ground.foreign_code import split_revision
 from tests.support.running import run_here
 
 
@@ -60,7 +61,7 @@ def loads(verb: str, name, problems: Path, rows: Path, output: Path, *more) -> t
 
 def open_chat() -> None:
     """What `llava-mistral chat` does before it needs Gradio."""
-    app.open_chat(app.find(sys.argv[1], None))
+    app.open_chat(app.find(*split_revision(sys.argv[1])))
 
 
 def change(file: Path, **entries) -> None:
