@@ -47,8 +47,7 @@ def test_the_page_has_the_runs_figures_and_no_others():
         "package": "p 1.2", "file": "f.gguf", "parameters": 1234, "largest_difference_of_logits": 0.5,
         "joined_logits_apart": 0.25, "twins_say_the_same": False,
         "digits": {"n": 80, "correct": 61}, "answers": {"decoder alone": said, "trained": said},
-        "known": {"mistral": real_answers.known(said), "trained": 2}, "cores": 2,
-        "steps": {"stage1": {"seconds": 61.4, "cpu_seconds": 119}, "stage2": {"seconds": 601, "cpu_seconds": 1190}},
+        "known": {"mistral": real_answers.known(said), "trained": 2},
     }  # fmt: skip
     page = real_answers.page(found)
     assert found["known"]["mistral"] == 3  # Paris, 4 and 7; not Rome, not blue
@@ -56,8 +55,6 @@ def test_the_page_has_the_runs_figures_and_no_others():
         "1,234",
         "0.5 apart",
         "0.25 apart",
-        "took 11.0 minutes on 2 cores, which were busy\nwith them for 21.8 minutes",
-        "| stage1 | 61 | 119 |",
         "other answers",
         "61 of 80",
         "answers 2 with",

@@ -1,15 +1,12 @@
 """What a real decoder says before and after it learned to see: digits it reads, and questions it answered already.
 
     python -m llava_mistral.miniature.real_answers --decoders outputs/digits/decoders --joined outputs/digits/stage0
-    --trained outputs/digits/stage2 --data outputs/digits/digitsqa --steps outputs/digits/steps
-    --output outputs/digits/answers
+    --trained outputs/digits/stage2 --data outputs/digits/digitsqa --output outputs/digits/answers
 
 Chats of texts are put to each decoder alone, to the same joined to a tower before any training, whose tokens must be
 the same, and to the trained model. `real.json` has the figures, `real.md` is the page.
 """
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +87,6 @@ def measure(decoders: Path, joined: Path, trained: str, data: Path) -> dict[str,
     }
 
 
-def times(steps: Path) -> dict[str, dict[str, float]]:
-    """What each step of the study took before this one, in seconds of the clock and of all cores."""
-    stamps = [(file.stem, json.loads(file.read_text(encoding="utf-8"))) for file in sorted(steps.glob("*.json"))]
-    return {name: {kind: stamp[kind] for kind in ("seconds", "cpu_seconds")} for name, stamp in stamps}
-
-
 def known(texts: dict[str, str]) -> int:
     """How many of the five answers have a right word in them."""
     return sum(any(word in texts[question].lower() for word in words) for question, words in KNOWN.items())
@@ -105,12 +96,7 @@ def page(found: dict[str, Any]) -> str:
     """The page as text; every figure is the run's."""
     digits, before, after = found["digits"], found["answers"]["decoder alone"], found["answers"]["trained"]
     same = "the same answers" if found["twins_say_the_same"] else "other answers"
-    steps = [f"| {name} | {one['seconds']:.0f} | {one['cpu_seconds']:.0f} |" for name, one in found["steps"].items()]
     rows = [f"| {question} | {markdown(before[question])} | {markdown(after[question])} |" for question in KNOWN]
-
-    def minutes(kind: str) -> str:
-        return f"{sum(one[kind] for one in found['steps'].values()) / 60:.1f}"
-
     return f"""# A real decoder
 
 `make demo-real` joins {found["file"]} of the package {found["package"]} ({found["parameters"]:,} parameters) to the
@@ -129,13 +115,6 @@ This page was written by that run.
 | question | decoder alone | after stage 2 |
 |---|---|---|
 {chr(10).join(rows)}
-
-The steps before these answers took {minutes("seconds")} minutes on {found["cores"]} cores, which were busy
-with them for {minutes("cpu_seconds")} minutes in all; other programs may have run beside them.
-
-| step | seconds | seconds that cores were busy |
-|---|---|---|
-{chr(10).join(steps)}
 """
 
 
@@ -147,14 +126,10 @@ def main() -> None:
     parser.add_argument("--joined", required=True, type=Path, help="folder with stage 0 of llama and of mistral")
     parser.add_argument("--trained", required=True, help="stage 2: a checkpoint or an adapter")
     parser.add_argument("--data", required=True, type=Path, help="DigitsQA folder")
-    parser.add_argument(
-        "--steps", required=True, type=Path, help="folder in which the study keeps what its steps took"
-    )
     parser.add_argument("--output", required=True, help="folder to write")
     args = parser.parse_args()
     check_output_folder(args.output, "real.json")
     found = measure(args.decoders, args.joined, args.trained, args.data)
-    found |= {"cores": os.cpu_count(), "steps": times(args.steps)}
     with whole_folder(args.output, "real.json") as folder:
         write_json(folder / "real.json", found)
         (folder / "real.md").write_text(page(found), encoding="utf-8")
