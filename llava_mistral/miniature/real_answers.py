@@ -7,6 +7,7 @@ Chats of texts are put to each decoder alone, to the same joined to a tower befo
 the same, and to the trained model. `real.json` has the figures, `real.md` is the page.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
