@@ -150,7 +150,14 @@ def test_the_planned_peak_holds_for_other_models(kind, rows_file, tmp_path):
     compare(folder, rows_file, tmp_path / "out", "finetune", {**BF16, "chat_template": str(template)})
 
 
-@pytest.mark.parametrize("flags", [{}, BF16, {**LORA, **BF16}], ids=["float32", "bf16", "LoRA"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param({}, id="float32", marks=pytest.mark.slow),
+        pytest.param(BF16, id="bf16", marks=pytest.mark.slow),
+        pytest.param({**LORA, **BF16}, id="LoRA"),
+    ],
+)
 def test_the_backward_of_one_layer_is_planned_where_it_decides(flags, larger, rows_file, tmp_path, monkeypatch):
     """With small blocks the loss on a CPU is small, as it is on a GPU."""
     import trl.trainer.utils

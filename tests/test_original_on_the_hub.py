@@ -25,7 +25,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize("form", ["safetensors", pytest.param("bin", marks=pytest.mark.slow)])
 def test_an_original_opens_by_its_hub_id_with_a_tower_of_another(shared, tmp_path, form):
     """The tower in safetensors, or, as openai/clip-vit-large-patch14-336 has it, in a pickle of weights alone."""
     import torch

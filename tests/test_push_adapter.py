@@ -91,7 +91,7 @@ def test_another_base_than_the_one_it_was_trained_on_is_noticed(hub, trained, tm
     assert "owner/other with the published adapter answers differently from the folder" in said
 
 
-@pytest.mark.parametrize("change", ["missing", "unexpected"])
+@pytest.mark.parametrize("change", ["missing", pytest.param("unexpected", marks=pytest.mark.slow)])
 def test_an_adapter_that_does_not_fit_its_base_is_refused_before_anything_is_written(hub, trained, tmp_path, change):
     """PEFT warns of a missing matrix and goes on with one that does nothing."""
     from safetensors.torch import load_file, save_file

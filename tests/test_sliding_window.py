@@ -13,7 +13,7 @@ LENGTH = 48
 FULL, SLIDING = ["full_attention"] * TEXT["num_hidden_layers"], ["sliding_attention"] * TEXT["num_hidden_layers"]
 # On a CPU flex_attention is compiled on its first call, by the machine's C++ compiler.
 NEEDS_COMPILER = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="no C++ compiler is here")
-ATTENTIONS = ("eager", "sdpa", pytest.param("flex_attention", marks=NEEDS_COMPILER))
+ATTENTIONS = ("eager", "sdpa", pytest.param("flex_attention", marks=(NEEDS_COMPILER, pytest.mark.slow)))
 
 
 def text_config(**changes) -> dict:
@@ -48,8 +48,8 @@ def model():
 
 
 @NEEDS_COMPILER
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("window", [WINDOW, None])
+@pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("window", [WINDOW, pytest.param(None, marks=pytest.mark.slow)])
 def test_eager_sdpa_and_flex_attention_agree(window, padded):
     """Four windows long, with an image; the window counts, or agreement would prove nothing."""
     import torch
