@@ -17,7 +17,7 @@ from tests.support.tiny_publications import save_dataset
 from tests.support.trainee import again
 from tests.support.verb_outputs import Verb, contents, make_commands, make_verb
 
-VERBS = ("prune", "convert", "build", "score", "ask")
+VERBS = ("ask", "prune", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convert", "build", "score")))
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_vision_cache_that_has_no_room_is_said_and_changes_no_bit(trainee, who
 
 
 @pytest.mark.case("N2", "survived")
-@pytest.mark.parametrize("room", [4096, 60_000])
+@pytest.mark.parametrize("room", [pytest.param(4096, marks=pytest.mark.slow), 60_000])
 def test_a_publication_that_has_no_room_here_is_one_line_and_whole_or_absent(small_disk, tmp_path, room, monkeypatch):
     """Rows are staged before anything is sent, and received again afterwards, both in the folder for passing files."""
     from llava_mistral.commands import publish as push_to_hub

@@ -71,7 +71,9 @@ def test_the_parts_that_train_or_ask_run_on_a_cpu():
     assert results["compiled"]["graphs"] <= 3
 
 
-@pytest.mark.parametrize("kind", [pytest.param("stage1", marks=pytest.mark.slow), "lora", "full"])
+@pytest.mark.parametrize(
+    "kind", ["lora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("stage1", "full"))]
+)
 def test_the_gpu_benchmark_runs_every_line_at_a_tiny_size(kind, tmp_path):
     """Which checks by itself that all arms see the same steps, and the equal ones the same micro-batches."""
     file = tmp_path / "made" / "train_gpu.json"

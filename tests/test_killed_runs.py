@@ -120,7 +120,7 @@ def test_kills_in_a_row_lose_nothing(trainee, whole, record_property):
     [
         pytest.param(LORA, id="lora with dropout"),
         pytest.param({"dataloader_num_workers": 1}, id="workers", marks=pytest.mark.slow),
-        pytest.param({"max_steps": 6, "save_steps": 5}, id="last step within an epoch"),
+        pytest.param({"max_steps": 6, "save_steps": 5}, id="last step within an epoch", marks=pytest.mark.slow),
         pytest.param(
             {"logging_steps": 5, "save_steps": 4, "per_device_train_batch_size": 3, "num_train_epochs": 6},
             id="epochs that end short of rows",

@@ -114,7 +114,7 @@ def test_the_planned_peak_is_within_15_percent_of_what_is_allocated(name, larger
     compare(larger, rows_file, tmp_path / "out", *RUNS[name])
 
 
-@pytest.mark.parametrize("name", ["stage 1, bf16, checkpointing", "LoRA, bf16"])
+@pytest.mark.parametrize("name", [pytest.param("stage 1, bf16, checkpointing", marks=pytest.mark.slow), "LoRA, bf16"])
 def test_the_planned_peak_holds_where_frozen_matrices_are_kept_in_16_bits(name, larger, rows_file, tmp_path):
     rounded = shutil.copytree(larger, tmp_path / "rounded")
     weights = load_file(rounded / "model.safetensors")
