@@ -49,7 +49,8 @@ class Run:
         if self.process is None:
             return ""
         code = self.process.poll()
-        named = {None: "running", 0: "done", 130: "stopped", 143: "stopped", -signal.SIGINT: "stopped"}
+        ended = "stopped" if self.words[:1] == ["chat"] else "done"  # Gradio takes Ctrl-C for a good end
+        named = {None: "running", 0: ended, 130: "stopped", 143: "stopped", -signal.SIGINT: "stopped"}
         return "killed" if code == -signal.SIGKILL else named.get(code, f"ended with exit code {code}")
 
     @property
@@ -116,7 +117,7 @@ class Studio:
         """The newest report of the command at hand, by its path in the folder."""
         if not self.run.report:
             return None
-        with suppress(BadInput, OSError, ValueError):  # also a line that is damaged
+        with suppress(BadInput, OSError):
             place = inside(self.run.report, self.folder, "output").relative_to(os.path.abspath(self.folder))
             made = [(file.stat().st_mtime, file) for file in self.folder.glob(str(place))]
             if made and max(made)[0] >= self.run.began - 1:
@@ -127,7 +128,7 @@ class Studio:
         """Of the training at hand: step, loss, and of which rows."""
         if not self.run.output:
             return []
-        with suppress(BadInput, OSError):
+        with suppress(BadInput, OSError, ValueError):  # also a line that is damaged
             text = read_bounded(inside(self.run.output, self.folder, "output_dir") / "log.jsonl").decode()
             rows = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
             found = {"loss": "training", "eval_loss": "held-out rows"}
