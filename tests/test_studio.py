@@ -73,6 +73,12 @@ def test_no_value_leads_out_of_the_folder_or_becomes_a_flag(step, name, value, s
         words_of(step, step.actions[-1], {name: value}, tmp_path)
 
 
+def test_no_value_takes_the_place_of_an_empty_one(tmp_path):
+    with pytest.raises(BadInput, match="field folder: is empty"):
+        words_of(PUBLISH, PUBLISH.actions[1], {"kind": "model", "repo_id": "me/shapes"}, tmp_path)
+    assert words_of(TALK, TALK.actions[0], {"model": "base"}, tmp_path) == ["chat", "base"]
+
+
 def test_what_looks_like_a_shell_is_a_word(tmp_path):
     words = words_of(CHOOSE, CHOOSE.actions[0], {"dataset": "$(touch x); a b.csv"}, tmp_path)
     assert words == ["prune", "--dataset", "$(touch x); a b.csv", "--dry_run"]

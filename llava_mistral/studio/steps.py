@@ -151,19 +151,23 @@ def words_of(step: Step, action: Action, values: Mapping[str, str], folder: Path
         folder: no path leads out of it.
 
     Raises:
-        BadInput: a value is a path elsewhere, or would be read as a flag.
+        BadInput: a value is a path elsewhere, would be read as a flag, or would take an empty one's place.
     """
     kinds, words, flags = {field.name: field.kind for field in step.fields}, [action.verb], []
+    empty = ""
     for given in action.fields.split():
         name, _, flag = given.strip("<>").partition("=")
         value = (values.get(name) or "").strip()
         if not value:
+            empty = empty or (name if given.startswith("<") else "")
             continue
         if value.startswith("-") or not value.isprintable():
             raise BadInput(f"{value!r} is not a value", remedy="give another", field=name)
         if kinds[name] not in ("text", "choice"):
             inside(value.rpartition("=")[2] if kinds[name] == "results" else value, folder, name)  # NAME=FOLDER
         if given.startswith("<"):
+            if empty:
+                raise BadInput("is empty", remedy="fill it in", field=empty)
             words.append(value)
         else:
             flags += [f"--{flag or name}", value]
